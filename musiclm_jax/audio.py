@@ -1,0 +1,141 @@
+"""Waveforms: reading, writing, resampling, STFT and log-mel spectrograms.
+
+A waveform is float32 in [-1, 1], [samples] or [batch, samples], mono. Reading and writing are
+numpy; the transforms are JAX and run inside models.
+"""
+
+import functools
+import os
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+LOG_FLOOR = 1e-5  # log-mel spectrograms are ln(max(mel, LOG_FLOOR)), about -100 dB
+
+
+def read(path: str, sample_rate: int) -> np.ndarray:
+  """The mono waveform [samples] float32 of an audio file that is already at `sample_rate` Hz.
+
+  Nothing is converted behind the caller's back. Raises ValueError, naming the file, where it is
+  missing, is not audio, is empty, has another rate or more than one channel, holds NaN or infinity,
+  or is silent.
+  """
+  import soundfile
+
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"{path}: no such file")
+  try:
+    waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+  except soundfile.LibsndfileError as error:
+    raise ValueError(
+      f"{path}: not an audio file libsndfile can read ({error.error_string})"
+    ) from None
+  if rate != sample_rate:
+    raise ValueError(f"{path}: wanted {sample_rate} Hz, found {rate} Hz; resample it first")
+  if waveform.shape[1] != 1:
+    raise ValueError(f"{path}: wanted mono, found {waveform.shape[1]} channels; mix it down first")
+  waveform = waveform[:, 0]
+  if not waveform.size:
+    raise ValueError(f"{path}: wanted audio, found 0 samples")
+  if not np.isfinite(waveform).all():
+    raise ValueError(
+      f"{path}: sample {int(np.argmin(np.isfinite(waveform)))} is not a finite number"
+    )
+  if not np.any(np.abs(waveform) > 1e-4):
+    raise ValueError(f"{path}: wanted audio, found silence (no sample above -80 dB)")
+  return waveform
+
+
+def write(path: str, waveform: np.ndarray, sample_rate: int) -> None:
+  """Writes [samples] float32 in [-1, 1] as 16-bit WAV, whole or not at all.
+
+  Raises ValueError where samples are not finite. Peaks above 1 scale the whole down: no clipping.
+  """
+  import soundfile
+
+  waveform = np.asarray(waveform, np.float32)
+  if not np.isfinite(waveform).all():
+    raise ValueError(f"{path}: refusing to write samples that are not finite numbers")
+  pathlib.Path(path).resolve().parent.mkdir(parents=True, exist_ok=True)
+  partial = f"{path}.partial"
+  soundfile.write(
+    partial,
+    waveform / max(1.0, float(np.abs(waveform).max(initial=0))),
+    sample_rate,
+    "PCM_16",
+    format="WAV",
+  )
+  os.replace(partial, path)
+
+
+def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+  """[samples] float32 at `from_rate` Hz to the same sound at `to_rate` Hz (soxr, high quality)."""
+  import soxr
+
+  return waveform if from_rate == to_rate else soxr.resample(waveform, from_rate, to_rate)
+
+
+def frame(waveform: jnp.ndarray, window: int, hop: int) -> jnp.ndarray:
+  """[..., samples] to [..., frames, window], frames = 1 + (samples - window) // hop, no padding."""
+  frames = 1 + (waveform.shape[-1] - window) // hop
+  if (
+    window % hop == 0
+  ):  # strided views as reshapes: no gather, so forward and backward stay fast on every backend
+    parts = window // hop
+    blocks = waveform[..., : (frames + parts - 1) * hop].reshape(
+      *waveform.shape[:-1], frames + parts - 1, hop
+    )
+    return jnp.concatenate([blocks[..., i : i + frames, :] for i in range(parts)], axis=-1)
+  index = np.arange(frames)[:, None] * hop + np.arange(window)
+  return waveform[..., index]
+
+
+def stft(waveform: jnp.ndarray, *, window: int, hop: int) -> jnp.ndarray:
+  """Short-time Fourier transform [..., frames, window // 2 + 1] complex64 of [..., samples].
+
+  The window is a periodic Hann window; frames as in `frame`.
+  """
+  hann = np.hanning(window + 1)[:-1].astype(np.float32)
+  frames = frame(waveform, window, hop)
+  return jnp.fft.rfft(frames * hann.reshape((1,) * (frames.ndim - 1) + (-1,)))
+
+
+@functools.lru_cache(maxsize=64)
+def mel_filters(
+  sample_rate: int, window: int, num_mels: int, fmin: float, fmax: float | None
+) -> np.ndarray:
+  """Slaney mel filters [window // 2 + 1, num_mels] float32 (librosa)."""
+  import warnings
+
+  import librosa
+
+  with (
+    warnings.catch_warnings()
+  ):  # short windows leave low filters empty, which the multi-scale loss accepts
+    warnings.simplefilter("ignore")
+    return librosa.filters.mel(
+      sr=sample_rate, n_fft=window, n_mels=num_mels, fmin=fmin, fmax=fmax
+    ).T.copy()
+
+
+def mel(waveform, *, sample_rate, window, hop, num_mels, fmin=0.0, fmax=None) -> jnp.ndarray:
+  """Mel magnitudes [..., frames, num_mels] float32 of [..., samples] at `sample_rate` Hz."""
+  spectrum = stft(waveform, window=window, hop=hop)
+  # the gradient of |z| at 0 is not a number; the offset is 60 dB below LOG_FLOOR
+  magnitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-16)
+  return magnitude @ mel_filters(sample_rate, window, num_mels, fmin, fmax)
+
+
+def log_mel(waveform, *, sample_rate, window, hop, num_mels, fmin=0.0, fmax=None) -> jnp.ndarray:
+  """ln(max(mel, LOG_FLOOR)) [..., frames, num_mels] float32 of [..., samples] at `sample_rate` Hz."""
+  spectrogram = mel(
+    waveform,
+    sample_rate=sample_rate,
+    window=window,
+    hop=hop,
+    num_mels=num_mels,
+    fmin=fmin,
+    fmax=fmax,
+  )
+  return jnp.log(jnp.maximum(spectrogram, LOG_FLOOR))

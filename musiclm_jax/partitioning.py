@@ -1,0 +1,111 @@
+"""The device mesh and the one table that maps logical axis names to mesh axes.
+
+Models name the axes of parameters and of a few activations; nothing outside this file speaks of
+mesh axes.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.linen import spmd
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Parameters are sharded over fsdp and tensor, activations over data + fsdp (batch) and tensor.
+RULES = (
+  ("batch", ("data", "fsdp")),
+  ("length", None),
+  ("embed_act", None),
+  ("mlp_act", "tensor"),
+  ("embed", "fsdp"),
+  ("mlp", "tensor"),
+  ("heads", "tensor"),
+  ("head_dim", None),
+  ("vocab", "tensor"),
+  ("layers", None),
+  ("codebook", None),
+  ("code", None),
+  ("kernel", None),
+  ("channels_in", "fsdp"),
+  ("channels_out", "tensor"),
+  ("position", None),
+)
+_NARROWEST_SHARD = 8  # narrower shards made XLA turn all-gathers into all-reduces
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+  """How many devices each mesh axis takes; one axis may be -1, the rest of the devices."""
+
+  data: int
+  fsdp: int
+  tensor: int
+
+
+def make_mesh(shape: MeshShape, devices=None) -> Mesh:
+  """A mesh with the axes data, fsdp and tensor over all devices.
+
+  Raises ValueError where the shape does not use exactly the devices there are.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = dataclasses.astuple(shape)
+  if sizes.count(-1) == 1:
+    rest = len(devices) // -math.prod(sizes)
+    sizes = tuple(rest if size == -1 else size for size in sizes)
+  if min(sizes) < 1 or math.prod(sizes) != len(devices):
+    raise ValueError(f"{shape} wants {' x '.join(map(str, sizes))} devices, found {len(devices)}")
+  axis_types = (jax.sharding.AxisType.Auto,) * 3
+  return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types, devices=devices)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """x, with the sharding that its logical axes have in the current mesh; an unknown axis raises."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  with nn.logical_axis_rules(RULES):
+    return nn.with_logical_constraint(x, axes, fallback=spmd.RulesFallback.RAISE_ERROR)
+
+
+def shardings(abstract_variables, mesh: Mesh):
+  """NamedShardings of a tree of boxed abstract variables (`nn.Partitioned`), unboxed.
+
+  A dimension that would leave shards of fewer than 8, or that does not divide, stays whole. Raises
+  ValueError on a logical axis that is not in RULES.
+  """
+  table = dict(RULES)
+
+  def one(leaf):
+    value, names = (leaf.value, leaf.names) if isinstance(leaf, nn.Partitioned) else (leaf, ())
+    spec = []
+    for size, name in zip(value.shape, names):
+      if name is not None and name not in table:
+        raise ValueError(
+          f"logical axis {name!r} is not in partitioning.RULES; it has {sorted(table)}"
+        )
+      axis = table.get(name)
+      parts = mesh.shape[axis] if isinstance(axis, str) else 1
+      spec.append(
+        axis if parts > 1 and size % parts == 0 and size // parts >= _NARROWEST_SHARD else None
+      )
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return jax.tree.map(one, abstract_variables, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Batches are split over their first dimension by data and fsdp."""
+  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of a value that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """This process's rows of a batch {name: [rows, ...]} as global arrays [processes * rows, ...]."""
+  return {
+    k: jax.make_array_from_process_local_data(batch_sharding(mesh), v) for k, v in batch.items()
+  }

@@ -1,0 +1,1 @@
+"""What turns waveforms, embeddings and text into codes: the codec, the encoders and the quantizer they share."""
