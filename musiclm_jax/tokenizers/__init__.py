@@ -1,1 +1,3 @@
-"""What turns waveforms, embeddings and text into codes: the codec, the encoders and the quantizer they share."""
+"""What turns waveforms, embeddings and text into codes: the codec, the encoders and the quantizer
+they share.
+"""

@@ -1,6 +1,8 @@
-"""Residual vector quantization with codebooks learned by moving averages (SoundStream, arXiv 2107.03312, III-C).
+"""Residual vector quantization with codebooks learned by moving averages (SoundStream, arXiv
+2107.03312, III-C).
 
-One class serves the codec, MuLan, the melody encoder and, with one level, the k-means of the semantic tokens.
+One class serves the codec, MuLan, the melody encoder and, with one level, the k-means of the
+semantic tokens.
 """
 
 import math
@@ -14,14 +16,17 @@ from jax import lax
 def quantize(x, codebooks):
   """Codes of the nearest vectors, level by level on what is left (SoundStream, III-C).
 
-  x [..., dim] float32 and codebooks [num_quantizers, codebook_size, dim] to codes [..., num_quantizers] int32 and the
-  sum of their vectors [..., dim]. NumPy arrays stay NumPy: a data pipeline never starts JAX.
+  x [..., dim] float32 and codebooks [num_quantizers, codebook_size, dim] to codes [...,
+  num_quantizers] int32 and the sum of their vectors [..., dim]. NumPy arrays stay NumPy: a data
+  pipeline never starts JAX.
 
   Raises ValueError where the dims differ.
   """
   xp = x.__array_namespace__()
   if x.shape[-1] != codebooks.shape[-1]:
-    raise ValueError(f"quantize wants vectors of {codebooks.shape[-1]} dimensions, found {x.shape[-1]}")
+    raise ValueError(
+      f"quantize wants vectors of {codebooks.shape[-1]} dimensions, found {x.shape[-1]}"
+    )
   codebooks = xp.asarray(codebooks)
   flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
   residual, codes = flat, []
@@ -34,32 +39,49 @@ def quantize(x, codebooks):
 
 
 def dequantize(codes, codebooks):
-  """The sum [..., dim] of the vectors that codes [..., levels] name, one level of codebooks for each column.
+  """The sum [..., dim] of the vectors that codes [..., levels] name, one level of codebooks for
+  each column.
 
-  codebooks is [num_quantizers, codebook_size, dim]; levels may be fewer than num_quantizers: the first ones count.
+  codebooks is [num_quantizers, codebook_size, dim]; levels may be fewer than num_quantizers: the
+  first ones count.
 
   Raises ValueError where there are more levels than codebooks.
   """
   if codes.shape[-1] > codebooks.shape[0]:
-    raise ValueError(f"dequantize wants at most {codebooks.shape[0]} levels of codes, found {codes.shape[-1]}")
+    raise ValueError(
+      f"dequantize wants at most {codebooks.shape[0]} levels of codes, found {codes.shape[-1]}"
+    )
   codebooks = codes.__array_namespace__().asarray(codebooks)
   return sum(codebooks[level][codes[..., level]] for level in range(codes.shape[-1]))
 
 
 def perplexity(counts):
-  """How many codes are in use, as exp of the entropy: counts [..., codebook_size] to [...] in [1, codebook_size]."""
+  """How many codes are in use, as exp of the entropy: counts [..., codebook_size] to [...] in [1,
+  codebook_size].
+  """
   xp = counts.__array_namespace__()
   p = counts / xp.maximum(counts.sum(axis=-1, keepdims=True), 1e-20)
   return xp.exp(-(p * xp.log(xp.maximum(p, 1e-20))).sum(axis=-1))
 
 
 def _nearest(x, codebook):
-  """Index [n] of the vector of codebook [k, d] nearest to each of x [n, d]; |x|² is the same for all and left out."""
+  """Index [n] of the vector of codebook [k, d] nearest to each of x [n, d]; |x|² is the same for
+  all and left out.
+  """
   return ((codebook**2).sum(axis=-1)[None, :] - 2 * (x @ codebook.T)).argmin(axis=-1)
 
 
+def _pick(rng, weights, count: int):
+  """Indices [count] drawn by weights [n], each at most once where there are enough."""
+  probabilities = weights / jnp.maximum(weights.sum(), 1e-20)
+  return jax.random.choice(
+    rng, len(weights), (count,), replace=len(weights) < count, p=probabilities
+  )
+
+
 def _assign(x, weights, codebook):
-  """Codes [n] of x [n, d], and what falls to each code: weight [k] and weighted sum of vectors [k, d].
+  """Codes [n] of x [n, d], and what falls to each code: weight [k] and weighted sum of vectors [k,
+  d].
 
   A product with the one-hot codes rather than a scatter: it stays one collective when x is sharded.
   """
@@ -69,12 +91,14 @@ def _assign(x, weights, codebook):
 
 
 def _centroids(counts, sums, otherwise):
-  """sums / counts [k, d], and `otherwise` [k, d] where a code has no weight."""
-  return jnp.where(counts[:, None] > 0, sums / jnp.maximum(counts, 1e-20)[:, None], otherwise)
+  """sums / counts [..., k, d], and `otherwise` [..., k, d] where a code has no weight."""
+  return jnp.where(counts[..., None] > 0, sums / jnp.maximum(counts, 1e-20)[..., None], otherwise)
 
 
 def _spread(rng, x, weights, num_seeds):
-  """Seeds [num_seeds, d] out of x [n, d], each drawn with the squared distance to the nearest before it (k-means++)."""
+  """Seeds [num_seeds, d] out of x [n, d], each drawn with the squared distance to the nearest
+  before it (k-means++).
+  """
 
   def draw(i, state):
     seeds, distance = state
@@ -90,7 +114,8 @@ def _spread(rng, x, weights, num_seeds):
 
 
 def kmeans(rng, x, weights, *, codebook_size: int, iterations: int):
-  """Centres [codebook_size, dim] of x [n, dim] weighted by weights [n], with the weight [codebook_size] of each.
+  """Centres [codebook_size, dim] of x [n, dim] weighted by weights [n], with the weight
+  [codebook_size] of each.
 
   k-means++ seeds, then Lloyd's iterations; float32, the same result on any mesh.
   """
@@ -104,12 +129,14 @@ def kmeans(rng, x, weights, *, codebook_size: int, iterations: int):
 
 
 class ResidualQuantizer(nn.Module):
-  """A stack of codebooks, each on what the ones before left over; no gradients, only moving averages.
+  """A stack of codebooks, each on what the ones before left over; no gradients, only moving
+  averages.
 
-  `decay` is that of the averages; a code whose average weight in a batch is under `threshold` restarts at a random
-  vector of the batch; `iterations` is how long k-means runs on the first batch; with `level_dropout` each example
-  is trained through its first 1..num_quantizers levels. The collection "codebooks" holds vectors and sums
-  [num_quantizers, codebook_size, dim], counts [num_quantizers, codebook_size] and the flag `initialised`.
+  `decay` is that of the averages; a code whose average weight in a batch is under `threshold`
+  restarts at a random vector of the batch; `iterations` is how long k-means runs on the first
+  batch; with `level_dropout` each example is trained through its first 1..num_quantizers levels.
+  The collection "codebooks" holds vectors and sums [num_quantizers, codebook_size, dim], counts
+  [num_quantizers, codebook_size] and the flag `initialised`.
   """
 
   num_quantizers: int
@@ -140,32 +167,159 @@ class ResidualQuantizer(nn.Module):
     """Quantized x, codes and metrics of x [batch, n, dim]; updates the codebooks where `train`.
 
     quantized [batch, n, dim] has one straight-through gradient on the sum of the levels; codes are
-    [batch, n, num_quantizers] int32; metrics name -> (sum, weight): commitment (mean squared distance of x to what it
-    became, with a gradient to x), perplexity_LEVEL of this batch, dead (share of codes under the threshold).
-    Vectors of weight 0 (weights [batch, n]) change nothing.
+    [batch, n, num_quantizers] int32; metrics name -> (sum, weight): commitment (mean squared
+    distance of x to what it became, with a gradient to x), perplexity_LEVEL of this batch, dead
+    (share of codes under the threshold). Vectors of weight 0 (weights [batch, n]) change nothing.
     """
     batch, n, dim = x.shape
     weights = jnp.ones((batch, n), jnp.float32) if weights is None else weights
-    # 0 * NaN is NaN: what is masked may hold anything
-    x = jnp.where(weights[..., None] > 0, x.astype(jnp.float32), 0.0)
+    x = jnp.where(weights[..., None] > 0, x.astype(jnp.float32), 0.0)  # what is masked may be NaN
     flat, flat_weights = lax.stop_gradient(x).reshape(batch * n, dim), weights.reshape(batch * n)
+    kept = jnp.full((batch * n,), self.num_quantizers)
+    picks = jnp.zeros((self.codebook_size,), jnp.int32)
     learn = train and not self.is_initializing()
     with jax.default_matmul_precision("float32"):
       if learn:
         self._initialise(flat, flat_weights)
-      last, (codes, counts, sums) = self._levels(flat, flat_weights, self.vectors.value)
-      kept = self._kept_levels(batch) if learn and self.level_dropout else None
-    if kept is None:
-      quantized = (flat - last).reshape(batch, n, dim)
-    else:
-      levels = [self.vectors.value[q][codes[q]].reshape(batch, n, dim) for q in range(self.num_quantizers)]
-      quantized = sum(jnp.where((q < kept)[:, None, None], level, 0.0) for q, level in enumerate(levels))
-    error = jnp.square(x - quantized).mean(axis=-1) * weights
-    metrics = {"commitment": (error.sum(), weights.sum())}
-    one = jnp.ones((), jnp.float32)
-    metrics |= {f"perplexity_{q}": (value, one) for q, value in enumerate(perplexity(counts))}
+        picks = _pick(self.make_rng("dropout"), flat_weights, self.codebook_size)
+      if learn and self.level_dropout:
+        kept = jax.random.randint(self.make_rng("dropout"), (batch, 1), 1, self.num_quantizers + 1)
+        kept = jnp.broadcast_to(kept, (batch, n)).reshape(batch * n)
+      (_, quantized), (codes, counts, sums, candidates) = self._levels(
+        flat, flat_weights, kept, picks
+      )
     if learn:
-      self._update(flat, flat_weights, codes, counts, sums)
-    metrics["dead"] = ((self.counts.value < self.threshold).mean(), one)
-    codes = jnp.moveaxis(codes, 0, -1).reshape(batch, n, self.num_quantizers).astype(jnp.int32)
+      self._update(counts, sums, candidates)
+    quantized = quantized.reshape(batch, n, dim)
+    error = jnp.square(x - quantized).mean(axis=-1) * weights
+    one = jnp.ones((), jnp.float32)
+    metrics = {
+      f"perplexity_{level}": (value, one) for level, value in enumerate(perplexity(counts))
+    }
+    metrics["commitment"] = error.sum(), weights.sum()
+    metrics["dead"] = (self.counts.value < self.threshold).mean(), one
+    codes = codes.T.reshape(batch, n, self.num_quantizers).astype(jnp.int32)
     return x + lax.stop_gradient(quantized - x), codes, metrics
+
+  def _levels(self, x, weights, kept, picks):
+    """Carries (what is left of x [n, dim], sum of the first `kept` [n] levels) through all levels.
+
+    Each level gives its codes [n], their weights and sums of vectors, and the vectors it was given
+    at `picks`.
+    """
+
+    def level(carry, inputs):
+      residual, quantized = carry
+      index, codebook = inputs
+      codes, counts, sums = _assign(residual, weights, codebook)
+      vectors = codebook[codes]
+      quantized = quantized + jnp.where((index < kept)[:, None], vectors, 0.0)
+      return (residual - vectors, quantized), (codes, counts, sums, residual[picks])
+
+    return lax.scan(
+      level, (x, jnp.zeros_like(x)), (jnp.arange(self.num_quantizers), self.vectors.value)
+    )
+
+  def _initialise(self, x, weights):
+    """k-means of each level on the first batch that has any weight."""
+
+    def level(residual, rng):
+      vectors, counts = kmeans(
+        rng, residual, weights, codebook_size=self.codebook_size, iterations=self.iterations
+      )
+      return residual - vectors[_nearest(residual, vectors)], (vectors, counts)
+
+    def first():
+      vectors, counts = lax.scan(level, x, jax.random.split(rng, self.num_quantizers))[1]
+      return vectors, counts, vectors * counts[:, :, None]
+
+    rng = self.make_rng("dropout")
+    state = self.vectors.value, self.counts.value, self.sums.value
+    state = lax.cond(self.initialised.value, lambda: state, first)
+    self.vectors.value, self.counts.value, self.sums.value = state
+    self.initialised.value = self.initialised.value | (weights.sum() > 0)
+
+  def _update(self, counts, sums, candidates):
+    """Moves the averages by one batch and restarts the codes that have become rare at their
+    candidates.
+    """
+    counts = self.decay * self.counts.value + (1 - self.decay) * counts
+    sums = self.decay * self.sums.value + (1 - self.decay) * sums
+    vectors = _centroids(counts, sums, self.vectors.value)
+    dead = (counts < self.threshold)[:, :, None] & self.initialised.value
+    self.vectors.value = jnp.where(dead, candidates, vectors)
+    self.counts.value = jnp.where(dead[:, :, 0], self.threshold, counts)
+    self.sums.value = jnp.where(dead, candidates * self.threshold, sums)
+
+
+class EmbeddingQuantizer(nn.Module):
+  """Learns codebooks for vectors of a frozen model; meets the model contract and has no parameters.
+
+  The batch is {"embeddings": [batch, n, dim] float32, optional "weights": [batch, n]}. With
+  `standardise` every dimension is brought to mean 0 and variance 1 first, by averages over all that
+  was seen in training (collection "statistics"); the codes are those of the standardised vectors.
+  """
+
+  quantizer: ResidualQuantizer
+  standardise: bool
+
+  def setup(self):
+    dim = self.quantizer.dim
+    self.seen = self.variable("statistics", "seen", jnp.zeros, ())
+    self.mean = self.variable("statistics", "mean", jnp.zeros, (dim,))
+    self.variance = self.variable("statistics", "variance", jnp.ones, (dim,))
+
+  def __call__(self, batch, *, train: bool):
+    """(loss, metrics); the loss is the squared error over the variance of the input, 1 for knowing
+    only the mean.
+    """
+    x = batch["embeddings"]
+    weights = batch.get("weights", jnp.ones(x.shape[:2], jnp.float32))
+    x = jnp.where(weights[..., None] > 0, x, 0.0)
+    if train and not self.is_initializing():
+      self._see(x, weights)
+    shift, scale = self._affine(x.ndim)
+    _, _, metrics = self.quantizer((x - shift) / scale, train, weights)
+    error, total = metrics.pop("commitment")
+    variance = (self.variance.value / jnp.square(scale).reshape(-1)).mean()
+    loss = lax.stop_gradient(error / jnp.maximum(total, 1e-20) / jnp.maximum(variance, 1e-20))
+    return loss, metrics | {"loss": (loss * total, total), "chance": (total, total)}
+
+  def encode(self, x):
+    """Codes [..., num_quantizers] int32 of embeddings [..., dim]."""
+    shift, scale = self._affine(x.ndim)
+    return self.quantizer.encode((x - shift) / scale)
+
+  def decode(self, codes):
+    """Embeddings [..., dim], in the space of the input, of codes [..., levels], levels <=
+    num_quantizers.
+    """
+    x = self.quantizer.decode(codes)
+    shift, scale = self._affine(x.ndim)
+    return x * scale + shift
+
+  def _affine(self, ndim: int):
+    """(shift, scale), [1, ..., dim] each, that standardise embeddings of `ndim` axes."""
+    shape = (1,) * (ndim - 1) + (-1,)
+    if not self.standardise:
+      return jnp.zeros_like(self.mean.value).reshape(shape), jnp.ones_like(self.mean.value).reshape(
+        shape
+      )
+    return self.mean.value.reshape(shape), jnp.sqrt(
+      jnp.maximum(self.variance.value, 1e-10)
+    ).reshape(shape)
+
+  def _see(self, x, weights):
+    """Merges the mean and variance of a batch x [batch, n, dim], weights [batch, n], into those of
+    all before.
+    """
+    total = weights.sum()
+    shares = (weights / jnp.maximum(total, 1e-20))[..., None]
+    mean = (shares * x).sum(axis=(0, 1))
+    variance = (shares * jnp.square(x - mean[None, None, :])).sum(axis=(0, 1))
+    self.seen.value = self.seen.value + total
+    share = total / jnp.maximum(self.seen.value, 1e-20)
+    delta = mean - self.mean.value
+    self.mean.value = self.mean.value + share * delta
+    merged = (1 - share) * self.variance.value + share * variance
+    self.variance.value = merged + share * (1 - share) * jnp.square(delta)
