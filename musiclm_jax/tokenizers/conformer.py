@@ -1,0 +1,138 @@
+"""The Conformer: feed-forward, attention and convolution in one block.
+
+Gulati et al. 2020 (arXiv 2005.08100), the encoder of w2v-BERT. As there, but with RMS norms instead
+of layer and batch norms (no state, nothing that depends on the other clips of a batch) and T5's
+relative bias instead of Transformer-XL's.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from musiclm_jax.partitioning import constrain
+from musiclm_jax.transformer import RelativeBias, norm, normal
+
+
+def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Each channel of x [batch, length, channels] correlated with its own kernel [width, channels].
+
+  The same shape comes out; ends are padded with zeros, and output t meets kernel[width // 2] at
+  input t. A sum of shifts: a grouped convolution and its gradient are far slower on CPUs, and as
+  fast elsewhere for the short kernels of this model.
+  """
+  width, length = kernel.shape[0], x.shape[1]
+  padded = jnp.pad(x, ((0, 0), (width // 2, width - 1 - width // 2), (0, 0)))
+  return sum(padded[:, i : i + length] * kernel[i].reshape(1, 1, -1) for i in range(width))
+
+
+class ConformerLayer(nn.Module):
+  """Half a feed-forward, self-attention, convolution, half a feed-forward, a final norm.
+
+  x [batch, length, embed] and an additive bias [1, heads, length, length] to (x, None).
+  """
+
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  kernel_size: int
+  dropout_rate: float
+  dtype: str
+
+  def _param(self, name, shape, axes, fan_in_axes=1):
+    init = nn.with_logical_partitioning(normal(fan_in_axes=fan_in_axes), axes)
+    return self.param(name, init, shape).astype(self.dtype)
+
+  def _feed_forward(self, name: str, x, dropout):
+    y = norm(f"{name}_norm", self.dtype)(x)
+    wi = self._param(f"{name}_wi", (x.shape[-1], self.mlp_dim), ("embed", "mlp"))
+    y = constrain(dropout(nn.swish(y @ wi)), "batch", "length", "mlp_act")
+    wo = self._param(f"{name}_wo", (self.mlp_dim, x.shape[-1]), ("mlp", "embed"))
+    return dropout(y @ wo)
+
+  def _attention(self, x, bias, dropout):
+    heads = (self.num_heads, self.head_dim)
+    y = norm("attention_norm", self.dtype)(x)
+    qkv = self._param("qkv", (x.shape[-1], 3, *heads), ("embed", None, "heads", "head_dim"))
+    query, key, value = jnp.moveaxis(jnp.einsum("btd,dcnh->btcnh", y, qkv), 2, 0)
+    y = jax.nn.dot_product_attention(query, key, value, bias=bias.astype(self.dtype))
+    out = self._param("out", (*heads, x.shape[-1]), ("heads", "head_dim", "embed"), 2)
+    return dropout(jnp.einsum("btnh,nhd->btd", y, out))
+
+  def _convolution(self, x, dropout):
+    embed_dim = x.shape[-1]
+    y = norm("convolution_norm", self.dtype)(x)
+    gated = self._param("gated", (embed_dim, 2, embed_dim), ("embed", None, "mlp"))
+    gate, up = jnp.moveaxis(jnp.einsum("btd,dcf->btcf", y, gated), 2, 0)
+    kernel = self._param("depthwise", (self.kernel_size, embed_dim), ("kernel", "mlp"))
+    y = depthwise_convolution(nn.sigmoid(gate) * up, kernel)
+    y = nn.swish(norm("depthwise_norm", self.dtype)(y))
+    return dropout(y @ self._param("pointwise", (embed_dim, embed_dim), ("mlp", "embed")))
+
+  @nn.compact
+  def __call__(self, x, bias, train: bool):
+    dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+    x = x + 0.5 * self._feed_forward("first", x, dropout)
+    x = x + self._attention(x, bias, dropout)
+    x = x + self._convolution(x, dropout)
+    x = x + 0.5 * self._feed_forward("second", x, dropout)
+    x = norm("final_norm", self.dtype)(x)
+    return constrain(x, "batch", "length", "embed_act"), None
+
+
+class Conformer(nn.Module):
+  """A stack of Conformer layers over [batch, length, embed]; every layer ends in a norm."""
+
+  num_layers: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  kernel_size: int
+  dropout_rate: float
+  num_buckets: int
+  max_distance: int
+  remat: bool
+  unroll: bool
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, depth: int, train: bool = False) -> jax.Array:
+    """The output [batch, length, embed] of layer `depth`, of 1..num_layers; 0 gives x itself.
+
+    Layers behind `depth` are not computed. Raises ValueError where there are fewer layers.
+    """
+    if not 0 <= depth <= self.num_layers:
+      raise ValueError(f"wanted a layer of 0..{self.num_layers}, found {depth}")
+    x = constrain(x.astype(self.dtype), "batch", "length", "embed_act")
+    if depth == 0:
+      return x
+    positions = jnp.arange(x.shape[1])
+    bias = RelativeBias(
+      self.num_heads, self.num_buckets, self.max_distance, causal=False, name="relative_bias"
+    )(positions, positions)[None]
+    layer = ConformerLayer
+    if self.remat:
+      layer = nn.remat(layer, prevent_cse=False, static_argnums=(3,))
+    stack = nn.scan(
+      layer,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=(nn.broadcast, nn.broadcast),
+      length=depth,
+      unroll=depth if self.unroll else 1,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    if depth < self.num_layers:
+      # The stacked parameters of the first layers alone.
+      stack = nn.map_variables(
+        stack, "params", trans_in_fn=lambda p: jax.tree.map(lambda leaf: leaf[:depth], p)
+      )
+    layers = stack(
+      num_heads=self.num_heads,
+      head_dim=self.head_dim,
+      mlp_dim=self.mlp_dim,
+      kernel_size=self.kernel_size,
+      dropout_rate=self.dropout_rate,
+      dtype=self.dtype,
+      name="layers",
+    )
+    return layers(x, bias, train)[0]
