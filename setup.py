@@ -25,6 +25,7 @@ setup(
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pretty-midi>=0.2.10,<0.3",
+    "safetensors>=0.4,<1",
     "scikit-learn>=1.5,<2",
     "scipy>=1.14,<2",
     "sentencepiece>=0.2,<0.2.3",  # 0.2.3 needs protobuf 7, which apache-beam refuses

@@ -128,7 +128,7 @@ def mel(waveform, *, sample_rate, window, hop, num_mels, fmin=0.0, fmax=None) ->
 
 
 def log_mel(waveform, *, sample_rate, window, hop, num_mels, fmin=0.0, fmax=None) -> jnp.ndarray:
-  """ln(max(mel, LOG_FLOOR)) [..., frames, num_mels] float32 of [..., samples] at `sample_rate` Hz."""
+  """ln(max(mel, LOG_FLOOR)) [..., frames, num_mels] of [..., samples] at `sample_rate` Hz."""
   spectrogram = mel(
     waveform,
     sample_rate=sample_rate,

@@ -35,19 +35,19 @@ def normal(*, fan_in_axes: int):
 
 @flax.struct.dataclass
 class Cache:
-  """Keys and values [layers, batch, length, heads, head_dim] of the first `index` positions."""
+  """Keys and values [layers, batch, heads, length, head_dim] of the first `index` positions."""
 
   keys: jax.Array
   values: jax.Array
   index: jax.Array
 
   def append(self, keys: jax.Array, values: jax.Array) -> "Cache":
-    """The cache with [layers, batch, new, heads, head_dim] written behind position `index`."""
-    start = (0, 0, self.index, 0, 0)
+    """The cache with [layers, batch, heads, new, head_dim] written behind position `index`."""
+    start = (0, 0, 0, self.index, 0)
     return Cache(
       keys=jax.lax.dynamic_update_slice(self.keys, keys.astype(self.keys.dtype), start),
       values=jax.lax.dynamic_update_slice(self.values, values.astype(self.values.dtype), start),
-      index=self.index + keys.shape[2],
+      index=self.index + keys.shape[3],
     )
 
 
@@ -91,29 +91,30 @@ class RelativeBias(nn.Module):
 
 
 def _attend(query, keys, values, bias):
-  """[b, t, n, h] from blocks of keys and values [b, s, n, h], each with a bias for [b, n, t, s]."""
+  """[b, n, t, h] from blocks of keys and values [b, n, s, h], each with a bias for [b, n, t, s]."""
   scores = [
-    jnp.einsum("btnh,bsnh->bnts", query, k, preferred_element_type=jnp.float32) + b
+    jnp.einsum("bnth,bnsh->bnts", query, k, preferred_element_type=jnp.float32) + b
     for k, b in zip(keys, bias)
   ]
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
-  ends = np.cumsum([k.shape[1] for k in keys])[:-1]
+  ends = np.cumsum([k.shape[2] for k in keys])[:-1]
   parts = jnp.split(weights, ends, axis=-1)
-  return sum(jnp.einsum("bnts,bsnh->btnh", w, v) for w, v in zip(parts, values))
+  return sum(jnp.einsum("bnts,bnsh->bnth", w, v) for w, v in zip(parts, values))
 
 
 def causal_attention(query, key, value, bias, block: int):
-  """Causal attention [b, t, n, h] by blocks of queries, so that the masked half costs nothing.
+  """Causal attention [b, n, t, h] by blocks of queries, so that the masked half costs nothing.
 
   bias [1, n, t, s] already holds the causal mask; a block of queries meets the keys up to its end.
   """
-  length = query.shape[1]
+  length = query.shape[2]
   outs = []
   for start in range(0, length, block):
     end = min(start + block, length)
     scope = bias[:, :, start:end, :end]
-    outs.append(_attend(query[:, start:end], [key[:, :end]], [value[:, :end]], [scope]))
-  return jnp.concatenate(outs, axis=1)
+    keys, values = key[:, :, :end], value[:, :, :end]
+    outs.append(_attend(query[:, :, start:end], [keys], [values], [scope]))
+  return jnp.concatenate(outs, axis=2)
 
 
 class Layer(nn.Module):
@@ -139,7 +140,7 @@ class Layer(nn.Module):
 
     y = norm("attention_norm", self.dtype)(x)
     qkv = param("qkv", (embed_dim, 3, *heads), ("embed", None, "heads", "head_dim"), 1)
-    query, key, value = jnp.moveaxis(jnp.einsum("btd,dcnh->btcnh", y, qkv), 2, 0)
+    query, key, value = jnp.einsum("btd,dcnh->cbnth", y, qkv)
     query = query * (self.head_dim**-0.5)
     if cached is not None:
       y = _attend(query, [cached[0], key], [cached[1], value], [cached_bias, bias])
@@ -148,7 +149,7 @@ class Layer(nn.Module):
     else:
       y = _attend(query, [key], [value], [bias])
     out = param("out", (*heads, embed_dim), ("heads", "head_dim", "embed"), 2)
-    x = constrain(x + dropout(jnp.einsum("btnh,nhd->btd", y, out)), "batch", "length", "embed_act")
+    x = constrain(x + dropout(jnp.einsum("bnth,nhd->btd", y, out)), "batch", "length", "embed_act")
 
     y = norm("mlp_norm", self.dtype)(x)
     wi = param("wi", (embed_dim, 2, self.mlp_dim), ("embed", None, "mlp"), 1)
@@ -189,7 +190,7 @@ class Transformer(nn.Module):
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `length` positions of `batch` sequences."""
-    shape = (self.num_layers, batch, length, self.num_heads, self.head_dim)
+    shape = (self.num_layers, batch, self.num_heads, length, self.head_dim)
     zeros = functools.partial(jnp.zeros, shape, self.dtype)
     return Cache(keys=zeros(), values=zeros(), index=jnp.zeros((), jnp.int32))
 
@@ -206,13 +207,14 @@ class Transformer(nn.Module):
       bias_new += jnp.where(mask, 0.0, _MASKED)[:, None, None, :]
     if cache is None:
       return bias_new, None
-    old = jnp.arange(cache.keys.shape[2])
+    old = jnp.arange(cache.keys.shape[3])
     free = jnp.where(old < cache.index, 0.0, _MASKED)[None, None, None, :]
     return bias_new, bias(cache.index + new, old)[None] + free
 
   @nn.compact
   def __call__(self, x, *, mask=None, cache: Cache | None = None, train: bool = False):
-    x = constrain(x.astype(self.dtype), "batch", "length", "embed_act")
+    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x.astype(self.dtype))
+    x = constrain(x, "batch", "length", "embed_act")
     bias, cached_bias = self._biases(x.shape[1], mask, cache)
     cached = None if cache is None else (cache.keys, cache.values)
     layer = Layer

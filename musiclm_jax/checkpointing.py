@@ -1,0 +1,202 @@
+"""What a run leaves on disk: checkpoints, the model's description and its final weights.
+
+A model directory holds model.json (the module, rebuilt from its fields, and where its data came
+from), config.gin (for people), checkpoints/STEP (Orbax) and, when training has ended,
+weights.safetensors. A directory with both model.json and weights.safetensors is a part: everything
+that runs the model loads it from there.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import json
+import os
+import pathlib
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+_PACKAGE = __name__.split(".")[0]
+
+
+def describe(value):
+  """JSON for a module, dataclass, tuple or plain value; `build` makes the value from it again."""
+  if isinstance(value, nn.Module) or dataclasses.is_dataclass(value):
+    cls = type(value)
+    names = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
+    fields = {name: describe(getattr(value, name)) for name in names}
+    return {"class": f"{cls.__module__}.{cls.__qualname__}", **fields}
+  if isinstance(value, tuple | list):
+    return [describe(v) for v in value]
+  return value
+
+
+def build(description):
+  """The value that `describe` described. Raises ValueError for a class outside this package."""
+  if isinstance(description, list):
+    return tuple(build(d) for d in description)
+  if not isinstance(description, dict):
+    return description
+  fields = {name: build(d) for name, d in description.items() if name != "class"}
+  module, _, name = description["class"].rpartition(".")
+  if module.split(".")[0] != _PACKAGE:
+    raise ValueError(f"model.json names {description['class']}, which is not of {_PACKAGE}")
+  cls = getattr(importlib.import_module(module), name, None)
+  if cls is None:
+    raise ValueError(f"model.json names {description['class']}, which this version does not have")
+  return cls(**fields)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a text file whole or not at all."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(text)
+  os.replace(partial, path)
+
+
+def describe_run(model_dir: str, module: nn.Module, provenance: dict) -> None:
+  """Writes model.json; if there is one already, it must be the same.
+
+  `provenance` says where the training data came from (fingerprints of tokenizers). Raises
+  ValueError with the differing lines where the directory belongs to another configuration.
+  """
+  text = json.dumps({"module": describe(module), "provenance": provenance}, indent=1) + "\n"
+  path = pathlib.Path(model_dir, "model.json")
+  if path.exists() and path.read_text() != text:
+    lines = difflib.unified_diff(path.read_text().split("\n"), text.split("\n"), n=0, lineterm="")
+    changed = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    raise ValueError(
+      f"{path}: another configuration was trained here; choose another MODEL_DIR. "
+      f"Differences (- there, + now): {'; '.join(' '.join(c.split()) for c in changed[:8])}"
+    )
+  write_text(path, text)
+
+
+class Checkpoints:
+  """Asynchronous Orbax checkpoints of a train state, the last `keep` of them."""
+
+  def __init__(self, directory: str, keep: int):
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, create=True, enable_async_checkpointing=True
+    )
+    path = pathlib.Path(directory).resolve() / "checkpoints"
+    self._manager = ocp.CheckpointManager(path, options=options)
+
+  @property
+  def latest_step(self) -> int | None:
+    """The step of the newest whole checkpoint, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state) -> None:
+    """Starts saving; returns when the state has been copied, not when it is written."""
+    if step not in self._manager.all_steps():
+      self._manager.save(step, args=ocp.args.StandardSave(state))
+
+  def restore(self, abstract_state):
+    """The newest state, with the shapes and shardings of `abstract_state`.
+
+    Raises ValueError, naming what differs, where the saved tree is another.
+    """
+    step = self.latest_step
+    saved = _shapes(self._manager.item_metadata(step))
+    wanted = _shapes(abstract_state)
+    if saved != wanted:
+      raise ValueError(
+        f"{self._manager.directory}/{step}: {difference(wanted, saved, 'this run', 'checkpoint')}"
+      )
+    return self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
+
+  def close(self) -> None:
+    """Waits until everything is written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def _shapes(tree) -> dict[str, tuple]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {_name(path): tuple(getattr(leaf, "shape", ())) for path, leaf in leaves}
+
+
+def _name(path) -> str:
+  keys = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
+  return "/".join(str(k) for k in keys)
+
+
+def difference(wanted: dict, found: dict, wanted_by: str, found_in: str) -> str:
+  """One line that says how two {name: shape} differ, at most five names of each kind."""
+
+  def some(names):
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+  missing = sorted(set(wanted) - set(found))
+  extra = sorted(set(found) - set(wanted))
+  other = [
+    f"{n} {found[n]} instead of {wanted[n]}"
+    for n in sorted(set(wanted) & set(found))
+    if wanted[n] != found[n]
+  ]
+  parts = [
+    f"{found_in} lacks {some(missing)}" if missing else "",
+    f"{found_in} has {some(extra)}, which {wanted_by} has not" if extra else "",
+    f"{found_in} has {some(other)}" if other else "",
+  ]
+  return "; ".join(p for p in parts if p)
+
+
+def write_weights(directory: str, variables) -> None:
+  """Writes the variables (a dict of collections) as weights.safetensors, whole or not at all."""
+  from safetensors.numpy import save_file
+
+  path = pathlib.Path(directory, "weights.safetensors")
+  flat = traverse_util.flatten_dict(variables, sep="/")
+  partial = path.with_name(path.name + ".partial")
+  arrays = {name: np.ascontiguousarray(jax.device_get(value)) for name, value in flat.items()}
+  save_file(arrays, partial)
+  os.replace(partial, path)
+
+
+def read_weights(directory: str):
+  """The variables in weights.safetensors as a tree of numpy arrays."""
+  from safetensors import SafetensorError
+  from safetensors.numpy import load_file
+
+  path = pathlib.Path(directory, "weights.safetensors")
+  try:
+    return traverse_util.unflatten_dict(load_file(path), sep="/")
+  except SafetensorError as error:
+    raise ValueError(f"{path}: not a whole weights file ({error})") from None
+
+
+def read_part(directory: str) -> tuple[nn.Module, dict, dict]:
+  """(module, variables, provenance) of a part.
+
+  Raises ValueError where a file is missing, or the weights do not fit the module exactly.
+  """
+  for name, reason in (
+    ("model.json", "no model was trained here"),
+    ("weights.safetensors", "its training has not ended: run the same command again"),
+  ):
+    if not pathlib.Path(directory, name).is_file():
+      raise ValueError(f"{directory}: {name} is missing; {reason}")
+  try:
+    description = json.loads(pathlib.Path(directory, "model.json").read_text())
+    module = build(description["module"])
+  except (json.JSONDecodeError, KeyError, TypeError) as error:
+    raise ValueError(f"{directory}/model.json: not a model description ({error})") from None
+  return module, read_weights(directory), description["provenance"]
+
+
+def fingerprint(directory: str) -> str:
+  """Twelve hexadecimal digits that name the model.json and weights.safetensors of a part."""
+  digest = hashlib.sha256()
+  for name in ("model.json", "weights.safetensors"):
+    with open(pathlib.Path(directory, name), "rb") as file:
+      while block := file.read(1 << 20):
+        digest.update(block)
+  return digest.hexdigest()[:12]

@@ -1,0 +1,288 @@
+"""Audio records to token shards, as an Apache Beam pipeline.
+
+Each element of the pipeline is one output shard, so that a killed extraction continues with the
+shards that are missing, on any runner and any number of workers. The result is a TFDS directory
+with a manifest that says which tokenizers made it.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import time
+
+import apache_beam as beam
+import numpy as np
+import tensorflow_datasets as tfds
+from apache_beam.options.pipeline_options import PipelineOptions
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from musiclm_jax import checkpointing
+from musiclm_jax.tokenizers import frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One feature of the token shards.
+
+  The part `encoder` is run by its method `method` (with `layer` where it takes one) over the whole
+  clip, or over windows of `window_seconds` every `hop_seconds`; where a part `quantizer` is named it
+  turns the embeddings into codes. `frame_rate` in Hz is asserted. Results that are codes are uint16
+  [frames, num_quantizers], embeddings are float32 [frames, dim].
+  """
+
+  name: str
+  encoder: str
+  method: str
+  layer: int | None
+  window_seconds: float
+  hop_seconds: float
+  quantizer: str
+  frame_rate: float
+
+
+class Encoder:
+  """A source's models, loaded: waveforms [batch, samples] to a feature [batch, frames, width]."""
+
+  def __init__(self, source: Source, sample_rate: int):
+    self.source, self.sample_rate = source, sample_rate
+    self._encoder = frozen.load(source.encoder)
+    self._quantizer = frozen.load(source.quantizer) if source.quantizer else None
+    self._static = {} if source.layer is None else {"layer": source.layer}
+    rate = getattr(self._encoder.module, "sample_rate", sample_rate)
+    if rate != sample_rate:
+      raise ValueError(f"{source.encoder}: wants {rate} Hz, the records are {sample_rate} Hz")
+    if self._quantizer:
+      self._check_pair()
+
+  def _check_pair(self):
+    """The quantizer must have been trained on this very encoder's embeddings."""
+    for made in self._quantizer.provenance.values():
+      if made["encoder"] != self._encoder.fingerprint:
+        raise ValueError(
+          f"source {self.source.name}: quantizer {self.source.quantizer} was trained on embeddings "
+          f"of encoder {made['encoder']}, not of {self.source.encoder} ({self._encoder.fingerprint})"
+        )
+
+  def __call__(self, waveforms: np.ndarray) -> np.ndarray:
+    windows = self._windows(waveforms)
+    result = self._encoder(self.source.method, windows, **self._static)
+    if self.source.window_seconds:
+      result = result.reshape(len(waveforms), -1, result.shape[-1])
+    if self._quantizer:
+      result = self._quantizer("encode", result)
+    result = np.asarray(result)
+    if np.issubdtype(result.dtype, np.integer):
+      return result.astype(np.uint16)
+    return result.astype(np.float32)
+
+  def _windows(self, waveforms):
+    """[batch * windows, samples]; the last windows may reach past the end, into silence."""
+    if not self.source.window_seconds:
+      return waveforms
+    window = round(self.source.window_seconds * self.sample_rate)
+    hop = round(self.source.hop_seconds * self.sample_rate)
+    samples = waveforms.shape[1]
+    count = window_count(samples, window, hop)
+    padded = np.pad(waveforms, ((0, 0), (0, max(0, (count - 1) * hop + window - samples))))
+    return np.concatenate(
+      [padded[:, None, i * hop : i * hop + window] for i in range(count)], axis=1
+    ).reshape(-1, window)
+
+  def describe(self, example: np.ndarray) -> dict:
+    """The manifest's entry of this source."""
+    entry = {
+      "frame_rate": self.source.frame_rate,
+      "window_seconds": self.source.window_seconds,
+      "width": int(example.shape[-1]),
+      "encoder": self._encoder.fingerprint,
+    }
+    if self._quantizer:
+      entry["quantizer"] = self._quantizer.fingerprint
+    if example.dtype == np.uint16:
+      module = self._quantizer.module if self._quantizer else self._encoder.module
+      entry["codebook_size"] = module.quantizer.codebook_size
+    return entry
+
+
+def window_count(samples: int, window: int, hop: int) -> int:
+  """Windows that start inside the clip and lie in it by more than half; at least one."""
+  return max(1, 1 + (samples - window // 2 - 1) // hop) if samples > window else 1
+
+
+@functools.lru_cache(maxsize=1)
+def _load(sources: tuple[Source, ...], sample_rate: int) -> tuple[Encoder, ...]:
+  """The encoders, loaded once per worker process."""
+  return tuple(Encoder(source, sample_rate) for source in sources)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What every shard needs to know."""
+
+  data_dir: str
+  output_dir: str
+  sources: tuple[Source, ...]
+  sample_rate: int
+  batch_size: int
+  num_shards: int
+  fingerprint: str
+
+  def shard_path(self, split: str, shard: int) -> pathlib.Path:
+    """Where a shard goes: TFDS's file name."""
+    name = f"tokens-{split}.array_record-{shard:05}-of-{self.num_shards:05}"
+    return pathlib.Path(self.output_dir, name)
+
+
+def extract_shard(job: Job, split: str, shard: int) -> tuple[str, int, int]:
+  """Writes one shard unless it is there, whole or not at all; gives (split, shard, records)."""
+  path = job.shard_path(split, shard)
+  done = path.with_name(path.name + ".json")
+  if path.exists() and done.exists():
+    return split, shard, json.loads(done.read_text())["records"]
+  data = tfds.builder_from_directory(job.data_dir).as_data_source(split)
+  clips = [data[i] for i in range(shard, len(data), job.num_shards)]
+  rows = _encode_clips(_load(job.sources, job.sample_rate), clips, job.batch_size)
+  features = _features(job, rows[0]) if rows else None
+  partial = f"{path}.partial"
+  writer = ArrayRecordWriter(partial, "group_size:1")
+  for clip, row in zip(clips, rows):
+    writer.write(features.serialize_example({"id": clip["id"], **row}))
+  writer.close()
+  os.replace(partial, path)
+  checkpointing.write_text(done, json.dumps({"records": len(clips)}))
+  return split, shard, len(clips)
+
+
+def _encode_clips(encoders, clips, batch_size: int) -> list[dict[str, np.ndarray]]:
+  """The features of each clip; clips of equal length are encoded together."""
+  by_length = collections.defaultdict(list)
+  for index, clip in enumerate(clips):
+    by_length[len(clip["waveform"])].append(index)
+  rows: list[dict] = [{} for _ in clips]
+  for length, indices in sorted(by_length.items()):
+    for start in range(0, len(indices), batch_size):
+      some = indices[start : start + batch_size]
+      waveforms = np.zeros((batch_size, length), np.float32)  # one shape, one compilation
+      for row, index in enumerate(some):
+        waveforms[row] = clips[index]["waveform"].astype(np.float32) / 32768.0
+      for encoder in encoders:
+        for index, value in zip(some, encoder(waveforms)):
+          rows[index][encoder.source.name] = value
+  return rows
+
+
+def _features(job: Job, row: dict[str, np.ndarray]) -> tfds.features.FeaturesDict:
+  specs = {
+    name: tfds.features.Tensor(shape=(None, value.shape[-1]), dtype=value.dtype.type)
+    for name, value in row.items()
+  }
+  return tfds.features.FeaturesDict({"id": tfds.features.Text(), **specs})
+
+
+def extract(
+  *,
+  data_dir: str,
+  output_dir: str,
+  splits: tuple[str, ...],
+  sources: tuple[Source, ...],
+  sample_rate: int,
+  batch_size: int,
+  num_shards: int,
+  beam_options: tuple[str, ...],
+) -> dict:
+  """Token shards of `splits` in output_dir, and their manifest, which it gives.
+
+  Runs on any Beam runner by `beam_options` (("--runner=DirectRunner",) on this machine); the
+  directories must then be on storage that all workers see. Raises ValueError where output_dir holds
+  shards of other tokenizers or of other audio.
+  """
+  parts = [p for s in sources for p in (s.encoder, s.quantizer) if p]
+  fingerprints = {part: checkpointing.fingerprint(_checked(part)) for part in parts}
+  identity = json.dumps([[dataclasses.astuple(s) for s in sources], fingerprints, data_dir])
+  identity = hashlib.sha256(identity.encode()).hexdigest()[:12]
+  manifest_path = pathlib.Path(output_dir, "manifest.json")
+  if manifest_path.exists():
+    manifest = json.loads(manifest_path.read_text())
+    if manifest["identity"] == identity and set(splits) <= set(manifest["records"]):
+      print(f"{output_dir}: already extracted", file=sys.stderr)
+      return manifest
+  _claim(output_dir, identity)
+  job = Job(data_dir, output_dir, sources, sample_rate, batch_size, num_shards, identity)
+  shards = [(split, shard) for split in splits for shard in range(num_shards)]
+  began = time.perf_counter()
+
+  with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
+    _ = (
+      pipeline
+      | beam.Create(shards)
+      | beam.Reshuffle()
+      | beam.MapTuple(lambda split, shard: _report(extract_shard(job, split, shard), began))
+    )
+  return _write_manifest(job, splits, manifest_path)
+
+
+def _checked(part: str) -> str:
+  checkpointing.read_part(part)
+  return part
+
+
+def _claim(output_dir: str, identity: str) -> None:
+  """Marks a directory as this extraction's; shards of another one are refused."""
+  path = pathlib.Path(output_dir, "identity.txt")
+  if path.exists() and path.read_text() != identity:
+    raise ValueError(
+      f"{output_dir}: holds shards of other tokenizers or audio (identity {path.read_text()}, "
+      f"this extraction is {identity}); choose another directory"
+    )
+  checkpointing.write_text(path, identity)
+
+
+def _report(result, began: float):
+  split, shard, records = result
+  seconds = time.perf_counter() - began
+  print(f"extract {split} shard {shard}: {records} records, {seconds:.0f} s", file=sys.stderr)
+  return result
+
+
+def _write_manifest(job: Job, splits, path: pathlib.Path) -> dict:
+  """Counts the shards and writes the manifest and what TFDS needs to read them."""
+  counts = {
+    split: [
+      json.loads(
+        job.shard_path(split, i).with_name(job.shard_path(split, i).name + ".json").read_text()
+      )["records"]
+      for i in range(job.num_shards)
+    ]
+    for split in splits
+  }
+  data = tfds.builder_from_directory(job.data_dir).as_data_source(splits[0])
+  encoders = _load(job.sources, job.sample_rate)
+  row = _encode_clips(encoders, [data[0]], job.batch_size)[0]
+  infos = [
+    tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=counts[split],
+      num_bytes=sum(job.shard_path(split, i).stat().st_size for i in range(job.num_shards)),
+      filename_template=tfds.core.ShardedFileTemplate(
+        dataset_name="tokens", split=split, data_dir=job.output_dir, filetype_suffix="array_record"
+      ),
+    )
+    for split in splits
+  ]
+  tfds.folder_dataset.write_metadata(
+    data_dir=job.output_dir, features=_features(job, row), split_infos=infos, check_data=False
+  )
+  manifest = {
+    "identity": job.fingerprint,
+    "audio": job.data_dir,
+    "sample_rate": job.sample_rate,
+    "records": {split: sum(counts[split]) for split in splits},
+    "sources": {e.source.name: e.describe(row[e.source.name]) for e in encoders},
+  }
+  checkpointing.write_text(path, json.dumps(manifest, indent=1) + "\n")
+  return manifest

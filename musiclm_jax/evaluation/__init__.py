@@ -1,0 +1,1 @@
+"""What is measured of models and of generated music, and the page that shows it."""

@@ -1,0 +1,38 @@
+"""Trained models at work: load a part, call its methods, compiled, never trained again."""
+
+import functools
+
+import jax
+
+from musiclm_jax import checkpointing
+
+
+class Frozen:
+  """A trained module with its weights.
+
+  Calling it runs one of the module's methods: `codec("encode", waveform)`. Arrays are positional;
+  keyword arguments are static. Each method is compiled once per shape.
+  """
+
+  def __init__(self, module, variables, provenance=None, fingerprint=""):
+    self.module = module
+    self.variables = jax.device_put(variables)
+    self.provenance = provenance or {}
+    self.fingerprint = fingerprint
+
+  def __call__(self, method: str, *arrays, **static):
+    return _apply(self.module, method, tuple(sorted(static.items())), self.variables, *arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _apply(module, method, static, variables, *arrays):
+  return module.apply(variables, *arrays, method=method, **dict(static))
+
+
+def load(directory: str) -> Frozen:
+  """The trained model of a part: a finished model directory or a folder of a bundle.
+
+  Raises ValueError where the directory holds no finished model.
+  """
+  module, variables, provenance = checkpointing.read_part(directory)
+  return Frozen(module, variables, provenance, checkpointing.fingerprint(directory))

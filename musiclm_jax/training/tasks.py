@@ -1,0 +1,207 @@
+"""SeqIO tasks: from records to the features a model trains on.
+
+Each public function takes a source of records and gives a tf.data.Dataset of examples. Whatever is
+random is a function of (seed, position), where `position` numbers the examples of a run.
+"""
+
+import functools
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from musiclm_jax import checkpointing
+from musiclm_jax.tokenizers.quantizer import quantize
+from musiclm_jax.tokens import PAD, Stage, Stream, Vocabulary
+
+
+def _uniform(seed: int, position, bound):
+  """An int64 in 0..bound-1 that depends on seed and position alone."""
+  seeds = tf.stack([tf.cast(seed, tf.int64), position])
+  return tf.random.stateless_uniform([], seeds, 0, bound, tf.int64)
+
+
+def _dataset(name, source, split, preprocess, features) -> tf.data.Dataset:
+  """The examples of a SeqIO task whose features are {name: (dtype, rank)}, none of them tokens."""
+  nothing = seqio.PassThroughVocabulary(0)
+  specs = {
+    key: seqio.Feature(nothing, add_eos=False, dtype=dtype, rank=rank)
+    for key, (dtype, rank) in features.items()
+  }
+
+  def keep(dataset):
+    return dataset.map(preprocess, num_parallel_calls=2)
+
+  task = seqio.Task(name, source, output_features=specs, preprocessors=[keep])
+  examples = task.get_dataset(sequence_length=None, split=split, shuffle=False)
+  return examples.map(lambda example: {key: example[key] for key in features})
+
+
+def _crop_waveform(example, *, seed: int, samples: int):
+  """float32 [samples] of the int16 waveform from a random start; a shorter one is followed by 0."""
+  waveform = example["waveform"]
+  spare = tf.maximum(tf.size(waveform, tf.int64) - samples, 0)
+  start = _uniform(seed, example["position"], spare + 1)
+  crop = tf.cast(waveform[start : start + samples], tf.float32) / 32768.0
+  crop = tf.pad(crop, [[0, samples - tf.size(crop)]])
+  return tf.ensure_shape(crop, [samples])
+
+
+def waveforms(*, source, split, seed, crop_seconds: float, sample_rate: int):
+  """Examples {waveform [samples] float32}: random crops, for the codec and w2v-BERT."""
+  crop = functools.partial(_crop_waveform, seed=seed, samples=round(crop_seconds * sample_rate))
+  return _dataset(
+    "waveforms", source, split, lambda e: {"waveform": crop(e)}, {"waveform": (tf.float32, 1)}
+  )
+
+
+def melodies(*, source, split, seed, crop_seconds: float, sample_rate: int):
+  """Examples {waveform [samples] float32, melody [] int32}: for the melody encoder.
+
+  Renditions of one melody have one label. The crop is the clip's beginning, so that two renditions
+  show the same notes.
+  """
+  samples = round(crop_seconds * sample_rate)
+
+  def preprocess(example):
+    waveform = tf.cast(example["waveform"][:samples], tf.float32) / 32768.0
+    waveform = tf.ensure_shape(tf.pad(waveform, [[0, samples - tf.size(waveform)]]), [samples])
+    label = tf.strings.to_hash_bucket_fast(example["melody"], 2**31 - 1)
+    return {"waveform": waveform, "melody": tf.cast(label, tf.int32)}
+
+  features = {"waveform": (tf.float32, 1), "melody": (tf.int32, 0)}
+  return _dataset("melodies", source, split, preprocess, features)
+
+
+def captioned(
+  *, source, split, seed, crop_seconds: float, sample_rate: int, text_model: str, text_length: int
+):
+  """Examples {waveform [samples] float32, text [text_length] int32, 0 = padding}: for MuLan.
+
+  The text is the caption or one entry of the aspect list, by chance half and half.
+  """
+  crop = functools.partial(_crop_waveform, seed=seed, samples=round(crop_seconds * sample_rate))
+  vocabulary = seqio.SentencePieceVocabulary(text_model)
+
+  def preprocess(example):
+    aspects = example["aspect_list"]
+    count = tf.size(aspects, tf.int64)
+    choice = _uniform(seed + 1, example["position"], 2 * tf.maximum(count, 1))
+    text = tf.cond(choice < count, lambda: aspects[choice], lambda: example["caption"])
+    ids = vocabulary.encode_tf(text)[:text_length]
+    ids = tf.pad(tf.cast(ids, tf.int32), [[0, text_length - tf.size(ids)]])
+    return {"waveform": crop(example), "text": tf.ensure_shape(ids, [text_length])}
+
+  features = {"waveform": (tf.float32, 1), "text": (tf.int32, 1)}
+  return _dataset("captioned", source, split, preprocess, features)
+
+
+def embeddings(*, source, split, seed, name: str, rows: int):
+  """Examples {embeddings [rows, dim] float32, weights [rows] float32}: for the quantizers.
+
+  `rows` random rows of the shards' embeddings `name`, or all of them and padding of weight 0.
+  """
+
+  def preprocess(example):
+    values = tf.cast(example[name], tf.float32)
+    count = tf.shape(values)[0]
+    seeds = tf.stack([tf.cast(seed, tf.int64), example["position"]])
+    order = tf.argsort(tf.random.stateless_uniform([count], seeds))[:rows]
+    spare = rows - tf.size(order)
+    values = tf.pad(tf.gather(values, order), [[0, spare], [0, 0]])
+    weights = tf.pad(tf.ones([tf.size(order)]), [[0, spare]])
+    return {
+      "embeddings": tf.ensure_shape(values, [rows, None]),
+      "weights": tf.ensure_shape(weights, [rows]),
+    }
+
+  features = {"embeddings": (tf.float32, 2), "weights": (tf.float32, 1)}
+  return _dataset("embeddings", source, split, preprocess, features)
+
+
+def tokens(
+  *, source, split, seed, stage: Stage, vocabulary: Vocabulary, mulan: "MulanCodes | None"
+):
+  """Examples decoder_{input_tokens, target_tokens, loss_weights} [stage.length] for a stage.
+
+  All streams are cropped at one instant, a multiple of stage.grid_seconds. A clip shorter than the
+  crop is followed by null ids in the conditions and by padding without loss in the target. Only the
+  target has loss. A worked example, 2 condition tokens and 2 frames of 2 levels, is the test:
+
+    inputs  [11, 12], targets [21, 32, 22, 31]
+    decoder_target_tokens [11 12 21 32 22 31]
+    decoder_input_tokens  [ 0 11 12 21 32 22]
+    decoder_loss_weights  [ 0  0  1  1  1  1]
+  """
+  crop = functools.partial(_crop_stage, seed=seed, stage=stage, vocabulary=vocabulary, mulan=mulan)
+  ids = seqio.PassThroughVocabulary(vocabulary.size)
+  feature = seqio.Feature(ids, add_eos=False, dtype=tf.int32)
+  task = seqio.Task(
+    f"{stage.name}_tokens",
+    source,
+    output_features={"inputs": feature, "targets": feature},
+    preprocessors=[lambda dataset: dataset.map(crop, num_parallel_calls=2)],
+  )
+  lengths = {"inputs": stage.condition_length, "targets": stage.target_length}
+  examples = seqio.get_dataset(
+    task,
+    lengths,
+    dataset_split=split,
+    shuffle=False,
+    feature_converter=seqio.PrefixLMFeatureConverter(pack=False),
+  )
+  names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
+  return examples.map(lambda example: {name: example[name] for name in names})
+
+
+class MulanCodes:
+  """Codes of MuLan embeddings averaged over the windows of a crop (MusicLM Section 3.1).
+
+  `directory` is the part of the residual quantizer. The mean is brought back to length 1, where
+  the text embeddings lie too. Raises ValueError where the quantizer wants standardised inputs.
+  """
+
+  def __init__(self, *, directory: str, window_seconds: float):
+    module, variables, self.provenance = checkpointing.read_part(directory)
+    if module.standardise:
+      raise ValueError(f"{directory}: the MuLan quantizer must not standardise its inputs")
+    self.codebooks = np.asarray(variables["codebooks"]["quantizer"]["vectors"])
+    self.window_seconds = window_seconds
+    self.directory = directory
+
+  def __call__(self, embeddings, start, crop_seconds: float):
+    """[1, num_quantizers] int32 from embeddings [seconds, dim], one window a second."""
+    last = tf.shape(embeddings, tf.int64)[0] - 1
+    first = tf.minimum(tf.cast(start, tf.int64), last)
+    spare = int(max(crop_seconds - self.window_seconds, 0))
+    mean = tf.reduce_mean(embeddings[first : tf.minimum(first + spare, last) + 1], axis=0)
+    mean = tf.math.l2_normalize(mean)[None]
+    codes = tf.numpy_function(lambda x: quantize(x, self.codebooks)[0], [mean], tf.int32)
+    return tf.ensure_shape(codes, [1, len(self.codebooks)])
+
+
+def _crop_stage(example, *, seed, stage: Stage, vocabulary: Vocabulary, mulan):
+  """{inputs, targets} int32 tokens of one crop."""
+  target = stage.target
+  spare = tf.shape(example[target.source], tf.int64)[0] - target.frames(stage.crop_seconds)
+  grid = stage.grid_seconds
+  grid_frames = round(float(grid) * target.frame_rate)
+  slots = tf.maximum(spare, 0) // grid_frames + 1
+  start = _uniform(seed, example["position"], slots)  # in steps of the grid
+  seconds = tf.cast(start, tf.float64) * float(grid)
+
+  def crop(stream: Stream, filler: int):
+    if stream.frame_rate == 0:
+      codes = mulan(example[stream.source], seconds, stage.crop_seconds)
+    else:
+      first = tf.cast(tf.round(seconds * stream.frame_rate), tf.int64)
+      codes = example[stream.source][first : first + stream.frames(stage.crop_seconds)]
+    levels = slice(stream.first_quantizer, stream.first_quantizer + stream.num_quantizers)
+    ids = tf.cast(codes[:, levels], tf.int32) + vocabulary.offsets(stream)
+    ids = tf.reshape(ids, [-1])
+    missing = stream.length(stage.crop_seconds) - tf.size(ids)
+    return tf.pad(ids, [[0, missing]], constant_values=filler)
+
+  conditions = [crop(stream, vocabulary.null(stream)) for stream in stage.conditions]
+  inputs = tf.concat(conditions, axis=0) if conditions else tf.zeros([0], tf.int32)
+  return {"inputs": inputs, "targets": crop(target, PAD)}

@@ -1,0 +1,219 @@
+"""The one trainer: any module that maps a batch to (loss, {name: (sum, weight)}).
+
+State besides parameters is Linen collections; randomness is fold_in(seed, step). A step is one
+jitted program over the mesh, and running the same command again continues where it stopped.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import time
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from musiclm_jax import checkpointing, partitioning
+from musiclm_jax.training import progress
+
+_KEEP = 2  # checkpoints
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything a step changes: params, other collections (codebooks, statistics), the optimizer."""
+
+  step: jax.Array
+  params: dict
+  collections: dict
+  opt_state: optax.OptState
+
+  @property
+  def variables(self) -> dict:
+    """What `module.apply` takes."""
+    return {"params": self.params, **self.collections}
+
+
+@dataclasses.dataclass(frozen=True)
+class Periods:
+  """Every how many steps to log, evaluate (0: only at the end) and save."""
+
+  log: int
+  evaluate: int
+  checkpoint: int
+
+
+def init_state(model: nn.Module, optimizer, batch: dict, seed: int) -> TrainState:
+  """The state of step 0, parameters still boxed with their axis names."""
+  variables = dict(model.init(jax.random.key(seed), batch, train=False))
+  params = variables.pop("params", {})
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    collections=variables,
+    opt_state=optimizer.init(nn.unbox(params)),
+  )
+
+
+def state_shardings(boxed: TrainState, optimizer, mesh) -> TrainState:
+  """Shardings of a state from the axis names of its abstract, boxed parameters.
+
+  A moment of the shape of its parameter is sharded like it; everything else is replicated.
+  """
+  params = partitioning.shardings(boxed.params, mesh)
+  whole = partitioning.replicated(mesh)
+
+  def moment(value, param, sharding):
+    return sharding if value.shape == param.shape else whole
+
+  opt_state = optax.tree_map_params(
+    optimizer,
+    moment,
+    boxed.opt_state,
+    nn.unbox(boxed.params),
+    params,
+    transform_non_params=lambda _: whole,
+  )
+  collections = partitioning.shardings(boxed.collections, mesh)
+  return TrainState(step=whole, params=params, collections=collections, opt_state=opt_state)
+
+
+def loss_and_updates(model, params, collections, batch, rng):
+  """(loss, (metrics, updated collections)) of one batch in training."""
+  (loss, metrics), updates = model.apply(
+    {"params": params, **collections},
+    batch,
+    train=True,
+    rngs={"dropout": rng},
+    mutable=list(collections),
+  )
+  return loss, (metrics, {**collections, **updates})
+
+
+def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainState, batch):
+  """(next state, metrics): one update from `batch`, in `num_microbatches` parts one by one.
+
+  Parts are weighted by the weight of their loss, so that for a model without other state the
+  update is that of the whole batch.
+  """
+  rng = jax.random.fold_in(jax.random.key(seed), state.step)
+  grad = jax.value_and_grad(functools.partial(loss_and_updates, model), has_aux=True)
+  # rows i, i + n, i + 2n, ... form a part, so that each part spreads over all devices
+  parts = jax.tree.map(
+    lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+
+  def part(carry, inputs):
+    collections, total, summed = carry
+    index, rows = inputs
+    part_rng = jax.random.fold_in(rng, index)
+    (_, (metrics, collections)), grads = grad(state.params, collections, rows, part_rng)
+    weight = metrics["loss"][1]
+    total = jax.tree.map(lambda t, g: t + g * weight, total, grads)
+    return (collections, total, summed + weight), metrics
+
+  zeros = jax.tree.map(jnp.zeros_like, state.params)
+  carry = (state.collections, zeros, jnp.float32(0))
+  (collections, grads, weight), metrics = jax.lax.scan(
+    part, carry, (jnp.arange(num_microbatches), parts), unroll=num_microbatches == 1
+  )
+  grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
+  metrics = jax.tree.map(lambda x: x.sum(0), metrics)
+  metrics["gradient_norm"] = (optax.global_norm(grads), jnp.float32(1))
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  return TrainState(state.step + 1, params, collections, opt_state), metrics
+
+
+def evaluate(eval_step, variables, data, mesh) -> dict[str, float]:
+  """Mean metrics over one pass of `data`, which is the same at every call."""
+  total = {}
+  batches = data.batches(0)
+  for _ in range(data.num_batches):
+    metrics = eval_step(variables, partitioning.global_batch(next(batches), mesh))
+    total = jax.tree.map(jnp.add, total, metrics) if total else metrics
+  return progress.means(total)
+
+
+def train(
+  *,
+  model: nn.Module,
+  train_data,
+  eval_data,
+  optimizer: optax.GradientTransformation,
+  mesh_shape: partitioning.MeshShape,
+  model_dir: str,
+  total_steps: int,
+  periods: Periods,
+  seed: int,
+  num_microbatches: int,
+  config_text: str = "",
+) -> dict[str, float]:
+  """Trains `model` to `total_steps` and leaves a part in `model_dir`; gives the last evaluation.
+
+  Continues from the newest checkpoint if there is one. Raises ValueError where model_dir belongs
+  to another configuration, or its checkpoint has another tree.
+  """
+  mesh = partitioning.make_mesh(mesh_shape)
+  checkpointing.describe_run(model_dir, model, train_data.provenance)
+  checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
+  with jax.set_mesh(mesh), progress.Progress(model_dir, total_steps) as log:
+    # Shapes alone are needed of the first batch, before it is known where to start.
+    sample = partitioning.global_batch(next(train_data.batches(0)), mesh)
+    init = functools.partial(init_state, model, optimizer, seed=seed)
+    boxed = jax.eval_shape(init, sample)
+    shardings = state_shardings(boxed, optimizer, mesh)
+    checkpoints = checkpointing.Checkpoints(model_dir, _KEEP)
+    if checkpoints.latest_step is None:
+      state = jax.jit(lambda batch: nn.unbox(init(batch)), out_shardings=shardings)(sample)
+    else:
+      abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings
+      )
+      state = checkpoints.restore(abstract)
+    step_fn = jax.jit(
+      functools.partial(train_step, model, optimizer, num_microbatches, seed),
+      donate_argnums=0,
+      out_shardings=(shardings, None),
+    )
+    eval_step = jax.jit(
+      lambda variables, batch: model.apply(
+        variables, batch, train=False, rngs={"dropout": jax.random.key(seed)}
+      )[1]
+    )
+    state = _loop(
+      state, step_fn, eval_step, train_data, eval_data, mesh, total_steps, periods, checkpoints, log
+    )
+    final = evaluate(eval_step, state.variables, eval_data, mesh)
+    log.evaluation(total_steps, final)
+    checkpoints.save(total_steps, state)
+    checkpoints.close()
+    if jax.process_index() == 0:
+      checkpointing.write_weights(model_dir, state.variables)
+  return final
+
+
+def _loop(
+  state, step_fn, eval_step, train_data, eval_data, mesh, total_steps, periods, checkpoints, log
+):
+  """The steps from the state's own to `total_steps`."""
+  start = int(state.step)
+  batches = train_data.batches(start)
+  for step in range(start + 1, total_steps + 1):
+    waited = time.perf_counter()
+    batch = partitioning.global_batch(next(batches), mesh)
+    waited = time.perf_counter() - waited
+    state, metrics = step_fn(state, batch)
+    log.step(step, metrics, rows=train_data.batch_size, waited=waited)
+    if step % periods.log == 0 or step == total_steps:
+      loss = log.flush(step)
+      if not math.isfinite(loss):
+        raise ValueError(f"step {step}: the loss is {loss}; lower the learning rate")
+    if periods.evaluate and step % periods.evaluate == 0 and step < total_steps:
+      log.evaluation(step, evaluate(eval_step, state.variables, eval_data, mesh))
+    if step % periods.checkpoint == 0:
+      checkpoints.save(step, state)
+  return state
