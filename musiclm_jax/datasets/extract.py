@@ -30,9 +30,9 @@ class Source:
   """One feature of the token shards.
 
   The part `encoder` is run by its method `method` (with `layer` where it takes one) over the whole
-  clip, or over windows of `window_seconds` every `hop_seconds`; where a part `quantizer` is named it
-  turns the embeddings into codes. `frame_rate` in Hz is asserted. Results that are codes are uint16
-  [frames, num_quantizers], embeddings are float32 [frames, dim].
+  clip, or over windows of `window_seconds` every `hop_seconds`; where a part `quantizer` is named
+  it turns the embeddings into codes. `frame_rate` in Hz is asserted. Results that are codes are
+  uint16 [frames, num_quantizers], embeddings are float32 [frames, dim].
   """
 
   name: str
@@ -61,11 +61,12 @@ class Encoder:
 
   def _check_pair(self):
     """The quantizer must have been trained on this very encoder's embeddings."""
-    for made in self._quantizer.provenance.values():
-      if made["encoder"] != self._encoder.fingerprint:
+    ours = self._encoder.fingerprint
+    for made in self._quantizer.provenance["sources"].values():
+      if made["encoder"] != ours:
         raise ValueError(
-          f"source {self.source.name}: quantizer {self.source.quantizer} was trained on embeddings "
-          f"of encoder {made['encoder']}, not of {self.source.encoder} ({self._encoder.fingerprint})"
+          f"source {self.source.name}: quantizer {self.source.quantizer} was trained on embeddings"
+          f" of encoder {made['encoder']}, not of {self.source.encoder} ({ours})"
         )
 
   def __call__(self, waveforms: np.ndarray) -> np.ndarray:
@@ -73,12 +74,22 @@ class Encoder:
     result = self._encoder(self.source.method, windows, **self._static)
     if self.source.window_seconds:
       result = result.reshape(len(waveforms), -1, result.shape[-1])
+    else:
+      self._check_rate(result.shape[1], waveforms.shape[1])
     if self._quantizer:
       result = self._quantizer("encode", result)
     result = np.asarray(result)
     if np.issubdtype(result.dtype, np.integer):
       return result.astype(np.uint16)
     return result.astype(np.float32)
+
+  def _check_rate(self, frames: int, samples: int):
+    wanted = samples / self.sample_rate * self.source.frame_rate
+    if abs(frames - wanted) > 1:
+      raise ValueError(
+        f"source {self.source.name}: {self.source.frame_rate} Hz would give {wanted:.0f} frames, "
+        f"{self.source.encoder} gave {frames}"
+      )
 
   def _windows(self, waveforms):
     """[batch * windows, samples]; the last windows may reach past the end, into silence."""

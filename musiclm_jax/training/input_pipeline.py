@@ -16,6 +16,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from musiclm_jax import checkpointing
+
 tf.config.set_visible_devices([], "GPU")
 
 
@@ -122,18 +124,24 @@ class Dataset:
   features; `order` one of the functions above, which says the record at each position.
   """
 
-  def __init__(self, *, directory: str, split: str, examples, order, batch_size: int, seed: int):
+  def __init__(
+    self,
+    *,
+    directory: str,
+    split: str,
+    examples,
+    order,
+    batch_size: int,
+    seed: int,
+    sources: tuple[str, ...],
+    parts: tuple[str, ...],
+  ):
     self.directory, self.split, self.seed = directory, split, seed
     self.batch_size = batch_size
     self._examples = examples
     self._records = Records(directory, split)
     self._order = order(self._records, seed)
-
-  @property
-  def provenance(self) -> dict:
-    """What made the data: the sources of the manifest of token shards, nothing for audio."""
-    path = pathlib.Path(self.directory, "manifest.json")
-    return json.loads(path.read_text())["sources"] if path.is_file() else {}
+    self.provenance = _provenance(directory, sources, parts)
 
   @property
   def num_batches(self) -> int:
@@ -166,3 +174,26 @@ class Dataset:
 
   def _parse(self, position, record):
     return {**self._records.features.deserialize_example(record), "position": position}
+
+
+def _provenance(directory: str, sources: tuple[str, ...], parts: tuple[str, ...]) -> dict:
+  """{sources: their entries in the manifest, parts: {folder: fingerprint}}."""
+  if not sources:
+    return {"sources": {}, "parts": {}}
+  path = pathlib.Path(directory, "manifest.json")
+  if not path.is_file():
+    raise ValueError(f"{directory}: no token shards here (manifest.json is missing)")
+  made = json.loads(path.read_text())["sources"]
+  for name in sources:
+    if name not in made:
+      raise ValueError(f"{path}: no source {name!r}; the shards hold {', '.join(sorted(made))}")
+  for part in parts:
+    _, _, provenance = checkpointing.read_part(part)
+    for name, entry in provenance["sources"].items():
+      if name in made and made[name]["encoder"] != entry["encoder"]:
+        raise ValueError(
+          f"{directory}: its {name} is of encoder {made[name]['encoder']}, "
+          f"but {part} was trained on that of {entry['encoder']}"
+        )
+  fingerprints = {pathlib.Path(part).name: checkpointing.fingerprint(part) for part in parts}
+  return {"sources": {name: made[name] for name in sources}, "parts": fingerprints}

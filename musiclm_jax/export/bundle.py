@@ -1,0 +1,124 @@
+"""A bundle: one self-describing directory with everything that generation needs.
+
+bundle.json names the parts with their fingerprints; each part is a folder of model.json and
+weights.safetensors. Paths of the machine that made it are nowhere in it.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+from musiclm_jax import checkpointing
+
+_FORMAT = 1
+_TEXT_MODEL = "text.model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """The SentencePiece model of the text tower and how many tokens it reads."""
+
+  model: str
+  length: int
+
+
+def export(
+  *,
+  output_dir: str,
+  stages: tuple[str, ...],
+  tokenizers: dict[str, str],
+  text: Text,
+  sample_rate: int,
+  to: str,
+) -> None:
+  """Writes a bundle, whole or not at all.
+
+  `stages` are the model directories of the token models in the order in which they run;
+  `tokenizers` maps a role (soundstream, mulan, mulan_rvq, and those that only prompts of audio
+  need) to its model directory. Raises ValueError where a part is not trained to its end, or where
+  two parts do not belong together.
+  """
+  if to != "bundle":
+    raise ValueError(f"export: wanted --to bundle, found --to {to}")
+  parts = {pathlib.Path(stage).name: stage for stage in stages} | tokenizers
+  prints = {}
+  for role, directory in parts.items():
+    checkpointing.read_part(directory)
+    prints[role] = checkpointing.fingerprint(directory)
+  for stage in stages:
+    _check_stage(stage, prints)
+  if not pathlib.Path(text.model).is_file():
+    raise ValueError(f"{text.model}: the text model is missing")
+  partial = pathlib.Path(f"{output_dir}.partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  for role, directory in parts.items():
+    (partial / role).mkdir(parents=True)
+    for name in ("model.json", "weights.safetensors"):
+      shutil.copy(pathlib.Path(directory, name), partial / role / name)
+  shutil.copy(text.model, partial / _TEXT_MODEL)
+  description = {
+    "format": _FORMAT,
+    "sample_rate": sample_rate,
+    "stages": [pathlib.Path(stage).name for stage in stages],
+    "text_length": text.length,
+    "parts": prints,
+  }
+  checkpointing.write_text(partial / "bundle.json", json.dumps(description, indent=1) + "\n")
+  if pathlib.Path(output_dir).exists():
+    _refuse_other(output_dir)
+    shutil.rmtree(output_dir)
+  os.replace(partial, output_dir)
+  print(f"{output_dir}: {len(parts)} parts", file=sys.stderr)
+
+
+def _refuse_other(output_dir: str) -> None:
+  """Only a bundle may be replaced."""
+  if not pathlib.Path(output_dir, "bundle.json").is_file():
+    raise ValueError(f"{output_dir}: exists and is no bundle; choose another directory")
+
+
+def _check_stage(stage: str, prints: dict[str, str]) -> None:
+  """A stage must have been trained on tokens of these very tokenizers."""
+  _, _, provenance = checkpointing.read_part(stage)
+  used = dict(provenance["parts"])
+  roles = {"acoustic": ("soundstream", "encoder"), "mulan": ("mulan", "encoder")}
+  for source, entry in provenance["sources"].items():
+    if source in roles:
+      role, key = roles[source]
+      used[role] = entry[key]
+  for role, wanted in used.items():
+    if role in prints and prints[role] != wanted:
+      raise ValueError(
+        f"{stage}: was trained on tokens of {role} {wanted}, the bundle would hold {prints[role]}"
+      )
+
+
+def load_description(directory: str) -> dict:
+  """bundle.json, with the fingerprint of every part checked.
+
+  Raises ValueError, naming the part, where the directory is no bundle, or a part is missing or
+  has changed.
+  """
+  path = pathlib.Path(directory, "bundle.json")
+  if not path.is_file():
+    raise ValueError(f"{directory}: no bundle here (bundle.json is missing)")
+  try:
+    description = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path}: not JSON ({error})") from None
+  if description.get("format") != _FORMAT:
+    raise ValueError(f"{path}: wanted format {_FORMAT}, found {description.get('format')}")
+  for role, wanted in description["parts"].items():
+    part = pathlib.Path(directory, role)
+    for name in ("model.json", "weights.safetensors"):
+      if not (part / name).is_file():
+        raise ValueError(f"{directory}: part {role} is incomplete ({name} is missing)")
+    found = checkpointing.fingerprint(part)
+    if found != wanted:
+      raise ValueError(f"{part}: has fingerprint {found}, bundle.json wants {wanted}")
+  if not pathlib.Path(directory, _TEXT_MODEL).is_file():
+    raise ValueError(f"{directory}: {_TEXT_MODEL} is missing")
+  return {**description, "text_model": str(pathlib.Path(directory, _TEXT_MODEL))}
