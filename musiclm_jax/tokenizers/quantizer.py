@@ -1,8 +1,6 @@
-"""Residual vector quantization with codebooks learned by moving averages (SoundStream, arXiv
-2107.03312, III-C).
+"""Residual vector quantization, codebooks by moving averages (SoundStream, 2107.03312, III-C).
 
-One class serves the codec, MuLan, the melody encoder and, with one level, the k-means of the
-semantic tokens.
+One class serves the codec, MuLan, melody and, with one level, the k-means of semantic tokens.
 """
 
 import math
@@ -16,11 +14,9 @@ from jax import lax
 def quantize(x, codebooks):
   """Codes of the nearest vectors, level by level on what is left (SoundStream, III-C).
 
-  x [..., dim] float32 and codebooks [num_quantizers, codebook_size, dim] to codes [...,
-  num_quantizers] int32 and the sum of their vectors [..., dim]. NumPy arrays stay NumPy: a data
-  pipeline never starts JAX.
-
-  Raises ValueError where the dims differ.
+  x [..., dim] float32 and codebooks [num_quantizers, codebook_size, dim] to codes
+  [..., num_quantizers] int32 and the sum of their vectors [..., dim]. NumPy arrays stay NumPy: a
+  data pipeline never starts JAX. Raises ValueError where the dims differ.
   """
   xp = x.__array_namespace__()
   if x.shape[-1] != codebooks.shape[-1]:
@@ -39,13 +35,10 @@ def quantize(x, codebooks):
 
 
 def dequantize(codes, codebooks):
-  """The sum [..., dim] of the vectors that codes [..., levels] name, one level of codebooks for
-  each column.
+  """The sum [..., dim] of the vectors that codes [..., levels] name, one column for each level.
 
   codebooks is [num_quantizers, codebook_size, dim]; levels may be fewer than num_quantizers: the
-  first ones count.
-
-  Raises ValueError where there are more levels than codebooks.
+  first ones count. Raises ValueError where there are more levels than codebooks.
   """
   if codes.shape[-1] > codebooks.shape[0]:
     raise ValueError(
@@ -56,32 +49,28 @@ def dequantize(codes, codebooks):
 
 
 def perplexity(counts):
-  """How many codes are in use, as exp of the entropy: counts [..., codebook_size] to [...] in [1,
-  codebook_size].
-  """
+  """exp of the entropy, [...] in [1, codebook_size], of counts [..., codebook_size]."""
   xp = counts.__array_namespace__()
   p = counts / xp.maximum(counts.sum(axis=-1, keepdims=True), 1e-20)
   return xp.exp(-(p * xp.log(xp.maximum(p, 1e-20))).sum(axis=-1))
 
 
 def _nearest(x, codebook):
-  """Index [n] of the vector of codebook [k, d] nearest to each of x [n, d]; |x|² is the same for
-  all and left out.
-  """
+  """Index [n] of the vector of codebook [k, d] nearest to each of x [n, d]."""
+  # |x|² is the same for all vectors and left out
   return ((codebook**2).sum(axis=-1)[None, :] - 2 * (x @ codebook.T)).argmin(axis=-1)
 
 
-def _pick(rng, weights, count: int):
-  """Indices [count] drawn by weights [n], each at most once where there are enough."""
-  probabilities = weights / jnp.maximum(weights.sum(), 1e-20)
-  return jax.random.choice(
-    rng, len(weights), (count,), replace=len(weights) < count, p=probabilities
-  )
+def _draw(rng, weights, count: int):
+  """Indices [count] drawn by weights [n] not all 0, with replacement."""
+  cumulative = jnp.cumsum(weights)
+  targets = jax.random.uniform(rng, (count,)) * cumulative[-1]
+  # float rounding may put a target on the end
+  return jnp.minimum(jnp.searchsorted(cumulative, targets, side="right"), len(weights) - 1)
 
 
 def _assign(x, weights, codebook):
-  """Codes [n] of x [n, d], and what falls to each code: weight [k] and weighted sum of vectors [k,
-  d].
+  """Codes [n] of x [n, d], and the weight [k] and weighted sum [k, d] of what falls to each.
 
   A product with the one-hot codes rather than a scatter: it stays one collective when x is sharded.
   """
@@ -96,17 +85,13 @@ def _centroids(counts, sums, otherwise):
 
 
 def _spread(rng, x, weights, num_seeds):
-  """Seeds [num_seeds, d] out of x [n, d], each drawn with the squared distance to the nearest
-  before it (k-means++).
-  """
+  """Seeds [num_seeds, d] out of x [n, d], drawn by squared distance to those before (k-means++)."""
 
   def draw(i, state):
     seeds, distance = state
-    cumulative = jnp.cumsum(weights * distance)
-    target = jax.random.uniform(jax.random.fold_in(rng, i)) * cumulative[-1]
-    index = jnp.minimum(jnp.searchsorted(cumulative, target, side="right"), len(x) - 1)
-    squares = jnp.square(x - x[index][None, :]).sum(axis=-1)
-    return seeds.at[i].set(x[index]), jnp.minimum(distance, squares)
+    seed = x[_draw(jax.random.fold_in(rng, i), weights * distance, 1)]
+    squares = jnp.square(x - seed).sum(axis=-1)
+    return seeds.at[i].set(seed[0]), jnp.minimum(distance, squares)
 
   # a large finite start: the first seed is drawn uniformly
   start = jnp.zeros((num_seeds, x.shape[-1]), x.dtype), jnp.full((len(x),), 1e10, x.dtype)
@@ -114,8 +99,7 @@ def _spread(rng, x, weights, num_seeds):
 
 
 def kmeans(rng, x, weights, *, codebook_size: int, iterations: int):
-  """Centres [codebook_size, dim] of x [n, dim] weighted by weights [n], with the weight
-  [codebook_size] of each.
+  """Centres [codebook_size, dim] of x [n, dim], weights [n], and the weight of each.
 
   k-means++ seeds, then Lloyd's iterations; float32, the same result on any mesh.
   """
@@ -129,8 +113,7 @@ def kmeans(rng, x, weights, *, codebook_size: int, iterations: int):
 
 
 class ResidualQuantizer(nn.Module):
-  """A stack of codebooks, each on what the ones before left over; no gradients, only moving
-  averages.
+  """A stack of codebooks, each on what the ones before left over, learned by moving averages.
 
   `decay` is that of the averages; a code whose average weight in a batch is under `threshold`
   restarts at a random vector of the batch; `iterations` is how long k-means runs on the first
@@ -181,31 +164,24 @@ class ResidualQuantizer(nn.Module):
     with jax.default_matmul_precision("float32"):
       if learn:
         self._initialise(flat, flat_weights)
-        picks = _pick(self.make_rng("dropout"), flat_weights, self.codebook_size)
+        picks = _draw(self.make_rng("dropout"), flat_weights, self.codebook_size)
       if learn and self.level_dropout:
         kept = jax.random.randint(self.make_rng("dropout"), (batch, 1), 1, self.num_quantizers + 1)
         kept = jnp.broadcast_to(kept, (batch, n)).reshape(batch * n)
-      (_, quantized), (codes, counts, sums, candidates) = self._levels(
-        flat, flat_weights, kept, picks
-      )
-    if learn:
-      self._update(counts, sums, candidates)
+      quantized, (codes, *news) = self._levels(flat, flat_weights, kept, picks)
+    dead = self._update(*news) if learn else self.counts.value < self.threshold
     quantized = quantized.reshape(batch, n, dim)
     error = jnp.square(x - quantized).mean(axis=-1) * weights
     one = jnp.ones((), jnp.float32)
-    metrics = {
-      f"perplexity_{level}": (value, one) for level, value in enumerate(perplexity(counts))
-    }
-    metrics["commitment"] = error.sum(), weights.sum()
-    metrics["dead"] = (self.counts.value < self.threshold).mean(), one
+    used = perplexity(news[0])
+    metrics = {f"perplexity_{level}": (used[level], one) for level in range(self.num_quantizers)}
+    metrics |= {"commitment": (error.sum(), weights.sum()), "dead": (dead.mean(), one)}
     codes = codes.T.reshape(batch, n, self.num_quantizers).astype(jnp.int32)
     return x + lax.stop_gradient(quantized - x), codes, metrics
 
   def _levels(self, x, weights, kept, picks):
-    """Carries (what is left of x [n, dim], sum of the first `kept` [n] levels) through all levels.
-
-    Each level gives its codes [n], their weights and sums of vectors, and the vectors it was given
-    at `picks`.
+    """The sum [n, dim] of the first `kept` [n] levels of x [n, dim], and what each level saw:
+    codes [n], their weights and sums of vectors, and the vectors it was given at `picks`.
     """
 
     def level(carry, inputs):
@@ -216,9 +192,9 @@ class ResidualQuantizer(nn.Module):
       quantized = quantized + jnp.where((index < kept)[:, None], vectors, 0.0)
       return (residual - vectors, quantized), (codes, counts, sums, residual[picks])
 
-    return lax.scan(
-      level, (x, jnp.zeros_like(x)), (jnp.arange(self.num_quantizers), self.vectors.value)
-    )
+    inputs = jnp.arange(self.num_quantizers), self.vectors.value
+    (_, quantized), seen = lax.scan(level, (x, jnp.zeros_like(x)), inputs)
+    return quantized, seen
 
   def _initialise(self, x, weights):
     """k-means of each level on the first batch that has any weight."""
@@ -240,16 +216,18 @@ class ResidualQuantizer(nn.Module):
     self.initialised.value = self.initialised.value | (weights.sum() > 0)
 
   def _update(self, counts, sums, candidates):
-    """Moves the averages by one batch and restarts the codes that have become rare at their
-    candidates.
+    """Moves the averages by one batch and restarts codes that became rare, which it returns, a
+    mask [num_quantizers, codebook_size].
     """
+    anything = counts.sum() > 0
     counts = self.decay * self.counts.value + (1 - self.decay) * counts
     sums = self.decay * self.sums.value + (1 - self.decay) * sums
     vectors = _centroids(counts, sums, self.vectors.value)
-    dead = (counts < self.threshold)[:, :, None] & self.initialised.value
-    self.vectors.value = jnp.where(dead, candidates, vectors)
-    self.counts.value = jnp.where(dead[:, :, 0], self.threshold, counts)
-    self.sums.value = jnp.where(dead, candidates * self.threshold, sums)
+    dead = (counts < self.threshold) & anything
+    self.vectors.value = jnp.where(dead[..., None], candidates, vectors)
+    self.counts.value = jnp.where(dead, self.threshold, counts)
+    self.sums.value = jnp.where(dead[..., None], candidates * self.threshold, sums)
+    return dead
 
 
 class EmbeddingQuantizer(nn.Module):
@@ -270,9 +248,7 @@ class EmbeddingQuantizer(nn.Module):
     self.variance = self.variable("statistics", "variance", jnp.ones, (dim,))
 
   def __call__(self, batch, *, train: bool):
-    """(loss, metrics); the loss is the squared error over the variance of the input, 1 for knowing
-    only the mean.
-    """
+    """(loss, metrics); loss: squared error over the input's variance, 1 for only the mean."""
     x = batch["embeddings"]
     weights = batch.get("weights", jnp.ones(x.shape[:2], jnp.float32))
     x = jnp.where(weights[..., None] > 0, x, 0.0)
@@ -291,9 +267,7 @@ class EmbeddingQuantizer(nn.Module):
     return self.quantizer.encode((x - shift) / scale)
 
   def decode(self, codes):
-    """Embeddings [..., dim], in the space of the input, of codes [..., levels], levels <=
-    num_quantizers.
-    """
+    """Embeddings [..., dim], as they came in, of codes [..., levels], levels <= num_quantizers."""
     x = self.quantizer.decode(codes)
     shift, scale = self._affine(x.ndim)
     return x * scale + shift
@@ -301,18 +275,13 @@ class EmbeddingQuantizer(nn.Module):
   def _affine(self, ndim: int):
     """(shift, scale), [1, ..., dim] each, that standardise embeddings of `ndim` axes."""
     shape = (1,) * (ndim - 1) + (-1,)
+    shift, scale = self.mean.value, jnp.sqrt(jnp.maximum(self.variance.value, 1e-10))
     if not self.standardise:
-      return jnp.zeros_like(self.mean.value).reshape(shape), jnp.ones_like(self.mean.value).reshape(
-        shape
-      )
-    return self.mean.value.reshape(shape), jnp.sqrt(
-      jnp.maximum(self.variance.value, 1e-10)
-    ).reshape(shape)
+      shift, scale = jnp.zeros_like(shift), jnp.ones_like(scale)
+    return shift.reshape(shape), scale.reshape(shape)
 
   def _see(self, x, weights):
-    """Merges the mean and variance of a batch x [batch, n, dim], weights [batch, n], into those of
-    all before.
-    """
+    """Merges the mean and variance of x [batch, n, dim], weights [batch, n], into those before."""
     total = weights.sum()
     shares = (weights / jnp.maximum(total, 1e-20))[..., None]
     mean = (shares * x).sum(axis=(0, 1))

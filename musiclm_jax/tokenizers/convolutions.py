@@ -1,0 +1,136 @@
+"""The causal convolutional encoder and decoder of SoundStream (2107.03312, III-A and III-B, Fig.
+3).
+
+A convolution of kernel 2S and stride S is one of kernel 2 over folded frames, and its transpose is
+one of kernel 2 that is unfolded: the same function, written so that narrow layers at a high rate
+become wide matrix products. ELU, no normalisation, nothing looks ahead.
+"""
+
+import math
+
+import flax.linen as nn
+from jax import lax
+
+from musiclm_jax.partitioning import constrain
+
+
+def fold(x, factor: int):
+  """[batch, frames, channels] to [batch, frames / factor, factor * channels].
+
+  >>> fold([[[0], [1], [2], [3]]], 2)
+  [[[0, 1], [2, 3]]]
+  """
+  batch, frames, channels = x.shape
+  return x.reshape(batch, frames // factor, factor * channels)
+
+
+def unfold(x, factor: int):
+  """[batch, frames, channels] to [batch, frames * factor, channels / factor], undoing fold."""
+  batch, frames, channels = x.shape
+  return x.reshape(batch, frames * factor, channels // factor)
+
+
+class CausalConv(nn.Module):
+  """A convolution [batch, frames, channels] to [batch, frames, features] of the past only."""
+
+  features: int
+  kernel: int
+  dilation: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x):
+    shape = (self.kernel, x.shape[-1], self.features)
+    init = nn.with_logical_partitioning(
+      nn.initializers.lecun_normal(), ("kernel", "channels_in", "channels_out")
+    )
+    bias_init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("channels_out",))
+    kernel, bias = self.param("kernel", init, shape), self.param("bias", bias_init, shape[-1:])
+    x = lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      window_strides=(1,),
+      padding=[((self.kernel - 1) * self.dilation, 0)],
+      rhs_dilation=(self.dilation,),
+      dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+    return x + bias.astype(self.dtype)[None, None, :]
+
+
+class ResidualUnit(nn.Module):
+  """x plus a dilated convolution and one of kernel 1; [batch, frames, channels] stays."""
+
+  kernel: int
+  dilation: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x):
+    h = CausalConv(x.shape[-1], self.kernel, self.dilation, self.dtype, name="dilated")(nn.elu(x))
+    return x + CausalConv(x.shape[-1], 1, 1, self.dtype, name="pointwise")(nn.elu(h))
+
+
+class Encoder(nn.Module):
+  """Waveform [batch, samples] to embeddings [batch, samples / hop, dim], hop = patch *
+  prod(strides).
+
+  `patch` samples are folded into channels in front of the first convolution (1 in the paper);
+  `channels` come out of it and double with each stride; each block has one residual unit of
+  `kernel` for each of `dilations`.
+  """
+
+  channels: int
+  strides: tuple[int, ...]
+  dim: int
+  kernel: int
+  dilations: tuple[int, ...]
+  patch: int
+  dtype: str
+
+  @property
+  def hop(self) -> int:
+    """Samples in a frame."""
+    return self.patch * math.prod(self.strides)
+
+  @nn.compact
+  def __call__(self, waveform):
+    x = fold(constrain(waveform, "batch", "length")[..., None], self.patch)
+    x = CausalConv(self.channels, 7, 1, self.dtype, name="first")(x)
+    for block, stride in enumerate(self.strides):
+      for unit, dilation in enumerate(self.dilations):
+        x = ResidualUnit(self.kernel, dilation, self.dtype, name=f"unit_{block}_{unit}")(x)
+      features = self.channels * 2 ** (block + 1)
+      x = CausalConv(features, 2, 1, self.dtype, name=f"down_{block}")(fold(nn.elu(x), stride))
+    return CausalConv(self.dim, 3, 1, self.dtype, name="last")(nn.elu(x)).astype("float32")
+
+
+class Decoder(nn.Module):
+  """Embeddings [batch, frames, dim] to a waveform [batch, frames * hop] float32; mirrors Encoder.
+
+  `strides` are in the encoder's order; `channels` enter the last convolution.
+  """
+
+  channels: int
+  strides: tuple[int, ...]
+  kernel: int
+  dilations: tuple[int, ...]
+  patch: int
+  dtype: str
+
+  @property
+  def hop(self) -> int:
+    """Samples in a frame."""
+    return self.patch * math.prod(self.strides)
+
+  @nn.compact
+  def __call__(self, x):
+    width = self.channels * 2 ** len(self.strides)
+    x = CausalConv(width, 7, 1, self.dtype, name="first")(constrain(x, "batch", "length", None))
+    for block, stride in enumerate(reversed(self.strides)):
+      width //= 2
+      x = CausalConv(width * stride, 2, 1, self.dtype, name=f"up_{block}")(nn.elu(x))
+      x = unfold(x, stride)
+      for unit, dilation in enumerate(self.dilations):
+        x = ResidualUnit(self.kernel, dilation, self.dtype, name=f"unit_{block}_{unit}")(x)
+    x = CausalConv(self.patch, 7, 1, self.dtype, name="last")(nn.elu(x))
+    return unfold(x, self.patch)[..., 0].astype("float32")

@@ -1,0 +1,164 @@
+"""SoundStream, a neural audio codec (Zeghidour et al. 2021, 2107.03312): waveforms to codes and
+back.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from musiclm_jax import audio
+from musiclm_jax.tokenizers import discriminators as adversaries
+from musiclm_jax.tokenizers.convolutions import Decoder, Encoder
+from musiclm_jax.tokenizers.discriminators import Discriminators
+from musiclm_jax.tokenizers.quantizer import ResidualQuantizer
+
+WINDOWS = (64, 128, 256, 512, 1024, 2048)
+NUM_MELS = 64
+
+
+def spectral_loss(x, y, sample_rate: int):
+  """Multi-scale spectral distance of waveforms [batch, samples], a float32 scalar (III-E, eq. 4-5).
+
+  Over windows s of 64 to 2048 samples, hop s / 4: mean absolute difference of 64-bin mel
+  spectrograms, plus sqrt(s / 2) times the root mean square difference of their logarithms in a
+  frame.
+  """
+  loss = 0.0
+  for window in WINDOWS:
+    mels = [_mel(waveform, sample_rate, window) for waveform in (x, y)]
+    logs = [jnp.log(jnp.maximum(mel, audio.LOG_FLOOR)) for mel in mels]
+    squares = jnp.square(logs[0] - logs[1]).mean(axis=-1)
+    # the gradient of the root is infinite at 0
+    roots = jnp.sqrt(squares + 1e-8).mean()
+    loss += jnp.abs(mels[0] - mels[1]).mean() + (window / 2) ** 0.5 * roots
+  return loss
+
+
+def log_mel_distance(x, y, sample_rate: int):
+  """Mean absolute difference [batch] of natural-log 64-bin mel spectrograms of [batch, samples].
+
+  The mean is over the windows of 64 to 2048 samples (hop a quarter), frames and bins; floor 1e-5.
+  """
+  distances = []
+  for window in WINDOWS:
+    mels = [_mel(waveform, sample_rate, window) for waveform in (x, y)]
+    logs = [jnp.log(jnp.maximum(mel, audio.LOG_FLOOR)) for mel in mels]
+    distances.append(jnp.abs(logs[0] - logs[1]).mean(axis=(1, 2)))
+  return sum(distances) / len(distances)
+
+
+def si_snr(target, estimate):
+  """Scale-invariant signal-to-noise ratio [batch] in dB of an estimate [batch, samples]."""
+  target = target - target.mean(axis=-1, keepdims=True)
+  estimate = estimate - estimate.mean(axis=-1, keepdims=True)
+  power = jnp.square(target).sum(axis=-1, keepdims=True)
+  signal = (target * estimate).sum(axis=-1, keepdims=True) / (power + 1e-8) * target
+  noise = jnp.square(estimate - signal).sum(axis=-1)
+  return 10 * jnp.log10((jnp.square(signal).sum(axis=-1) + 1e-8) / (noise + 1e-8))
+
+
+def _mel(waveform, sample_rate, window):
+  return audio.mel(
+    waveform, sample_rate=sample_rate, window=window, hop=window // 4, num_mels=NUM_MELS
+  )
+
+
+class SoundStream(nn.Module):
+  """The codec with its adversaries; meets the model contract on {"waveform": [batch, samples]}.
+
+  The loss is the generator's plus the discriminators': stop-gradients keep each from moving the
+  other's parameters, so an optimizer may treat "discriminators", one branch of the parameters, its
+  own way. `adversarial_samples` of each waveform, a random slice, are shown to the discriminators.
+  """
+
+  sample_rate: int
+  encoder: Encoder
+  quantizer: ResidualQuantizer
+  decoder: Decoder
+  discriminators: Discriminators
+  reconstruction_weight: float
+  adversarial_weight: float
+  feature_weight: float
+  commitment_weight: float
+  adversarial_samples: int
+
+  @property
+  def frame_rate(self) -> float:
+    """Frames of codes in a second."""
+    return self.sample_rate / self.encoder.hop
+
+  def encode(self, waveform):
+    """Codes [batch, ceil(samples / hop), num_quantizers] int32 of [batch, samples], zeros after its
+    end.
+    """
+    return self.quantizer.encode(self.encoder(self._whole_frames(waveform)))
+
+  def decode(self, codes):
+    """Waveform [batch, frames * hop] float32 of codes [batch, frames, levels], levels <=
+    num_quantizers.
+    """
+    return self.decoder(self.quantizer.decode(codes))
+
+  def __call__(self, batch, *, train: bool):
+    """(loss, metrics): all parts of the loss, chance (the reconstruction loss of silence), si_snr
+    in dB, log_mel and log_mel_silence (log_mel_distance to the output and to silence), codebook
+    use.
+    """
+    if self.encoder.hop != self.decoder.hop:
+      raise ValueError(
+        f"SoundStream wants one hop, found {self.encoder.hop} and {self.decoder.hop}"
+      )
+    x = self._whole_frames(batch["waveform"])
+    quantized, _, metrics = self.quantizer(self.encoder(x), train)
+    y = self.decoder(quantized)
+    commitment = metrics["commitment"][0] / metrics["commitment"][1]
+    adversarial, features, discriminator = self._adversaries(*self._slice(x, y, train))
+    reconstruction = spectral_loss(x, y, self.sample_rate)
+    loss = (
+      self.reconstruction_weight * reconstruction
+      + self.adversarial_weight * adversarial
+      + self.feature_weight * features
+      + self.commitment_weight * commitment
+      + discriminator
+    )
+    silence = jnp.zeros_like(x)
+    parts = {
+      "loss": loss,
+      "chance": self.reconstruction_weight * spectral_loss(x, silence, self.sample_rate),
+      "reconstruction": reconstruction,
+      "adversarial": adversarial,
+      "features": features,
+      "discriminator": discriminator,
+      "si_snr": si_snr(x, y).mean(),
+      "log_mel": log_mel_distance(x, y, self.sample_rate).mean(),
+      "log_mel_silence": log_mel_distance(x, silence, self.sample_rate).mean(),
+    }
+    weight = jnp.asarray(len(x), jnp.float32)
+    parts = {name: (lax.stop_gradient(value) * weight, weight) for name, value in parts.items()}
+    return loss, metrics | parts
+
+  def _whole_frames(self, waveform):
+    return jnp.pad(waveform, ((0, 0), (0, -waveform.shape[1] % self.encoder.hop)))
+
+  def _slice(self, x, y, train: bool):
+    """The same `adversarial_samples` of x and y [batch, samples]; from the start unless `train`."""
+    length, start = min(self.adversarial_samples, x.shape[1]), 0
+    if train and not self.is_initializing():
+      start = jax.random.randint(self.make_rng("dropout"), (), 0, x.shape[1] - length + 1)
+    return [lax.dynamic_slice_in_dim(z, start, length, axis=1) for z in (x, y)]
+
+  def _adversaries(self, x, y):
+    """The generator's adversarial and feature loss and the discriminators' loss on y [batch,
+    samples].
+
+    The first two have no gradient to the discriminators, the third none to the generator.
+    """
+    real, fake = self.discriminators(x), self.discriminators(lax.stop_gradient(y))
+    frozen, variables = self.discriminators.unbind()
+    judged = frozen.apply(jax.tree.map(lax.stop_gradient, variables), y)
+    return (
+      adversaries.adversarial_loss(judged),
+      adversaries.feature_loss(real, judged),
+      adversaries.discriminator_loss(real, fake),
+    )
