@@ -1,0 +1,104 @@
+"""What can be wrong with a configuration as a whole: each a ConfigurationError with its place."""
+
+import re
+
+from musiclm_jax import signatures
+from musiclm_jax.configuration import (
+  ENTRY,
+  REQUIRED,
+  Binding,
+  Configuration,
+  ConfigurationError,
+  Macro,
+  Reference,
+  leaves,
+)
+
+_KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+_KINDS |= {"None": (type(None),), "tuple": (tuple, list), "list": (tuple, list), "dict": (dict,)}
+
+
+def check(configuration: Configuration) -> None:
+  """Raises ConfigurationError for the first mistake in the whole of files and flags.
+
+  In this order: flags and macros without effect, a run without a job, macros without a value,
+  parameters left required or without any value, values that are not of the annotated type.
+  """
+  targets, macros = configuration.reached()
+  _check_effect(configuration, targets, macros)
+  last = configuration.last().values()
+  if not any(b.target == ENTRY and b.name == "job" for b in last):
+    raise ConfigurationError(configuration.texts[0][0], "binds no job: main.run.job = @...")
+  _check_values(configuration, macros)
+  reached = [
+    b for b in last if b.target in (ENTRY, *targets) or (not b.target and b.name in macros)
+  ]
+  for binding in reached:
+    if binding.target and binding.value == REQUIRED:
+      raise ConfigurationError(binding.place, f"{binding.target}.{binding.name} needs a value")
+    _check_calls(binding, last)
+  for binding in last:
+    _check_type(configuration, binding)
+
+
+def _check_effect(configuration: Configuration, targets: dict, macros: dict) -> None:
+  """A flag must reach what the run calls; a macro of a file must be used by some file."""
+  spoken = configuration.spoken()
+  for binding in configuration.bindings:
+    flag = binding.place.startswith("--")
+    if not binding.target:
+      known = macros if flag else spoken
+      if binding.name not in known:
+        message = f"this run has no macro {binding.name}{signatures.nearest(binding.name, known)}"
+        if binding.name in spoken:
+          message = f"nothing that this run calls uses the macro {binding.name}"
+        raise ConfigurationError(binding.place, message)
+    elif flag and not any(f"{binding.target}.".startswith(f"{t}.") for t in (ENTRY, *targets)):
+      raise ConfigurationError(binding.place, f"this run does not call {binding.target}")
+
+
+def _check_values(configuration: Configuration, macros: dict[str, Binding]) -> None:
+  """All macros that the run leads to have values, else one error that lists the flags."""
+  bound = {name: configuration.macro(name) for name in macros}
+  missing = [name for name, binding in bound.items() if not binding or binding.value == REQUIRED]
+  if missing:
+    flags = (f"--gin.{name}=..." if "/" in name else f"--{name}=..." for name in sorted(missing))
+    raise ConfigurationError(macros[missing[0]].place, f"needs {' '.join(flags)}")
+
+
+def _check_calls(binding: Binding, last) -> None:
+  """What gin will call without arguments has values for all it requires, in some scope."""
+  for leaf in leaves(binding.value):
+    if isinstance(leaf, Reference) and (leaf.called or binding.target == ENTRY):
+      signature = signatures.signature(leaf.target)
+      bound = {b.name for b in last if b.target == leaf.target}
+      if binding.target == ENTRY:
+        bound.add("config_text")  # main.run gives it
+      missing = sorted(signature.required - bound) if signature else []
+      if missing:
+        raise ConfigurationError(binding.place, f"{leaf} needs values for {', '.join(missing)}")
+
+
+def _check_type(configuration: Configuration, binding: Binding) -> None:
+  """A literal has the type that the parameter is annotated with."""
+  signature = signatures.signature(binding.target) if binding.target else None
+  wanted = signature.parameters.get(binding.name, "") if signature else ""
+  parameter = f"{binding.target}.{binding.name}"
+  while binding is not None and isinstance(binding.value, Macro):
+    binding = configuration.macro(binding.value.name)
+  if binding is not None and not _fits(binding.value, wanted):
+    hint = f"; as a string, \"'{binding.value}'\"" if wanted == "str" else ""
+    got = f"{wanted}, got {binding.value!r}{hint}"
+    raise ConfigurationError(binding.place, f"{parameter} wants {got}")
+
+
+def _fits(value, wanted: str) -> bool:
+  while "[" in wanted:
+    wanted, changes = re.subn(r"\[[^\[\]]*\]", "", wanted)
+    if not changes:
+      return True
+  kinds = [kind.strip() for kind in wanted.split("|")]
+  if isinstance(value, Reference) or not all(kind in _KINDS for kind in kinds):
+    return True
+  types = sum((_KINDS[kind] for kind in kinds), ())
+  return bool in types if isinstance(value, bool) else isinstance(value, types)

@@ -1,0 +1,201 @@
+"""Strict numerics and eight simulated devices for every test, set before jax starts its backend."""
+
+import random
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+from musiclm_jax import configuration, signatures
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+  random.seed(0)
+  np.random.seed(0)
+
+
+@pytest.fixture
+def rng():
+  """A numpy Generator, the same in every test."""
+  return np.random.default_rng(0)
+
+
+def pytest_sessionstart(session):
+  """Fails at once where something started jax's backend before the settings above."""
+  if jax.device_count() != 8:
+    pytest.exit(f"8 simulated devices wanted, jax has {jax.device_count()}", returncode=2)
+
+
+_STUDIO = {
+  "studio/__init__.py": "",
+  "studio/models.py": """
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+
+
+class Base(nn.Module):
+  width: int
+  rate: float = 1.0
+
+
+class Small(Base):
+  depth: int = 2
+  strides: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  data: int
+  tensor: int = 1
+  unit: ClassVar[str] = "devices"
+
+  def __post_init__(self):
+    if self.data < 1:
+      raise ValueError(f"Shape.data must be positive, got {self.data}")
+    self.data + 0
+
+  def scaled(self, factor: int):
+    return self.data * factor
+
+
+class Plain:
+  def __init__(self, path, *, size: int | None = None):
+    self.path, self.size = path, size
+""",
+  "studio/jobs.py": """
+from studio import models
+from studio.models import Shape
+
+CALLS = []
+try:
+  from studio.absent import missing as alias
+except ImportError:
+  alias = None
+
+
+def train(model, *, steps: int, model_dir: str, config_text: str, seed: int = 0):
+  CALLS.append(dict(model=model, steps=steps, model_dir=model_dir, text=config_text, seed=seed))
+
+
+def speak(prompt: str, seconds: float, json: bool, shape):
+  CALLS.append(dict(prompt=prompt, seconds=seconds, json=json, shape=shape))
+
+
+def crash(kind: str):
+  if kind == "nested":
+    raise ValueError("two\\n  lines")
+  if kind == "file":
+    open("/nowhere/at/all.wav")
+  if kind == "interrupt":
+    raise KeyboardInterrupt
+  return None + kind
+
+
+def several(prompts: tuple[str, ...], speak):
+  from musiclm_jax import main
+
+  for prompt in prompts:
+    assert main.main(["speak", "" + prompt]) == 0
+
+
+def anything(**options):
+  CALLS.append(options)
+""",
+  "gin/shared.gin": """
+from __gin__ import dynamic_registration
+from studio import models
+
+models.Shape.data = %DATA
+DATA = 2
+""",
+  "gin/run/train.gin": """# Trains one model.
+#
+# More about it.
+from __gin__ import dynamic_registration
+from musiclm_jax import main
+from studio import jobs
+
+STEPS = 10  # how long
+main.run.job = @jobs.train
+jobs.train:
+  model = %MODEL
+  steps = %STEPS
+  model_dir = %MODEL_DIR
+""",
+  "gin/run/speak.gin": """# Speaks a prompt.
+from __gin__ import dynamic_registration
+from musiclm_jax import main
+from studio import jobs
+from studio import models as parts
+
+include "shared.gin"
+
+SECONDS = 1.5
+JSON = False
+main.run.job = @jobs.speak
+jobs.speak.prompt = %PROMPT
+jobs.speak.seconds = %SECONDS
+jobs.speak.json = %JSON
+jobs.speak.shape = @parts.Shape()
+""",
+  "gin/run/several.gin": """# Speaks twice.
+from __gin__ import dynamic_registration
+from musiclm_jax import main
+from studio import jobs
+
+main.run.job = @inner/jobs.several
+inner/jobs.several.prompts = %PROMPTS
+PROMPTS = ("one", "two")
+inner/jobs.several.speak = @jobs.speak
+""",
+  "gin/run/crash.gin": """# Fails.
+from __gin__ import dynamic_registration
+from musiclm_jax import main
+from studio import jobs
+
+main.run.job = @jobs.crash
+jobs.crash.kind = %KIND
+""",
+  "gin/model/small.gin": """
+from __gin__ import dynamic_registration
+import studio.models
+
+MODEL = @studio.models.Small()
+studio.models.Small.width = %WIDTH
+""",
+  "gin/size/tiny.gin": "WIDTH = 8\n",
+  "gin/size/demo.gin": "WIDTH = 64\n",
+}
+
+
+@pytest.fixture(scope="session")
+def _studio_folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("studio")
+  for name, text in _STUDIO.items():
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+  return folder
+
+
+@pytest.fixture
+def studio(_studio_folder, monkeypatch, tmp_path):
+  """A small package `studio` with gin files in the place of this one; its folder.
+
+  The working directory is tmp_path, so that a test can write its own gin files there.
+  """
+  monkeypatch.syspath_prepend(str(_studio_folder))
+  monkeypatch.setattr(signatures, "PACKAGE", "studio")
+  monkeypatch.setattr(signatures, "FOLDER", _studio_folder / "studio")
+  monkeypatch.setattr(configuration, "FOLDER", _studio_folder / "gin")
+  monkeypatch.chdir(tmp_path)
+  return _studio_folder

@@ -1,0 +1,260 @@
+"""Gin files and flags read without importing anything: what is legal must pass, and be the same."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gin
+from musiclm_jax import checks, configuration, signatures
+from musiclm_jax.configuration import Configuration, ConfigurationError
+
+HEAD = """from __gin__ import dynamic_registration
+from musiclm_jax import main
+from studio import jobs
+from studio import models
+
+main.run.job = @jobs.anything
+"""
+
+LEGAL = {
+  "scopes": """
+jobs.anything.a = @left/models.Shape()
+jobs.anything.b = @right/models.Shape()
+left/models.Shape.data = 1
+right/models.Shape.data = 2
+""",
+  "a scope inside a scope": "jobs.anything.a = @x/y/models.Shape()\nx/models.Shape.data = 3\n",
+  "a macro in a scope": "jobs.anything.a = %sub/SIZE\nsub/SIZE = 3\n",
+  "a macro of macros": "jobs.anything.a = {'x': [%B, (%C, 1)]}\nB = %C\nC = -1.5e-3\n",
+  "a reference as a dict key": "jobs.anything.a = {@models.Shape: 1}\n",
+  "a block": "jobs.anything:\n  # why\n  a = 1\n\n  b = (1,\n       2)\n",
+  "strings over lines": "jobs.anything.a = ('one '\n  'two # no comment')  # a comment\n",
+  "a function unevaluated": "jobs.anything.a = @jobs.train\n",
+  "a class unevaluated": "jobs.anything.a = @models.Small\n",
+  "inherited fields": "jobs.anything.a = @models.Small()\nmodels.Small.width = 1\n",
+  "fields of Linen": """
+jobs.anything.a = @models.Small()
+models.Small.width = 1
+models.Small.name = "x"
+""",
+  "a constructor": "jobs.anything.a = @models.Plain()\nmodels.Plain.path = 'x'\n",
+  "None where allowed": """
+jobs.anything.a = @models.Plain()
+models.Plain.path = None
+models.Plain.size = None
+""",
+  "an int for a float": "models.Small.rate = 1\njobs.anything.a = @models.Small\n",
+  "a list for a tuple": "models.Small.strides = [1, 2]\njobs.anything.a = @models.Small\n",
+  "a method": "models.Shape.scaled.factor = 2\n",
+  "a name that another module imported": """
+jobs.anything.a = @jobs.Shape()
+models.Shape.data = 2
+""",
+  "an import with as": """import studio.models as parts
+jobs.anything.a = @parts.Shape()
+parts.Shape.data = 2
+""",
+  "an import of a whole path": """import studio.models
+jobs.anything.a = @studio.models.Shape()
+studio.models.Shape.data = 2
+""",
+  "another package": """import fractions
+jobs.anything.a = @fractions.Fraction()
+fractions.Fraction.numerator = 3
+""",
+  "a singleton": """
+jobs.anything.a = @one/gin.singleton()
+jobs.anything.b = @one/gin.singleton()
+one/gin.singleton.constructor = @models.Shape
+models.Shape.data = 2
+""",
+  "later files win": "jobs.anything.a = %gin.REQUIRED\njobs.anything.a = 2\n",
+  "a macro whose use is replaced": "jobs.anything.a = %NOWHERE\njobs.anything.a = 2\n",
+  "what the run does not call": "jobs.train.steps = %NOWHERE\n",
+  "includes between statements": """
+A = 1
+include "shared.gin"
+A = 2
+jobs.anything.a = %A
+jobs.anything.b = @models.Shape()
+""",
+  "the same include twice": 'include "shared.gin"\ninclude "shared.gin"\n',
+}
+
+
+def checked(path):
+  config = Configuration([path])
+  checks.check(config)
+  return config
+
+
+def applied(config):
+  gin.clear_config()
+  for _, text in config.texts:
+    gin.parse_config(text)
+  return gin.config_str()
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_legal_gin_passes_and_means_what_gin_says(studio, tmp_path, name):
+  path = tmp_path / "legal.gin"
+  path.write_text(HEAD + LEGAL[name])
+  text = applied(checked(path))
+  gin.clear_config()
+  gin.add_config_file_search_path(str(studio / "gin"))
+  gin.parse_config_file(str(path))
+  assert text == gin.config_str()
+  if "NOWHERE" not in LEGAL[name]:
+    gin.finalize()
+  gin.clear_config()
+
+
+def test_pieces_keep_their_line_numbers(studio, tmp_path):
+  path = tmp_path / "legal.gin"
+  path.write_text(HEAD + LEGAL["includes between statements"])
+  config = checked(path)
+  assert [file for file, _ in config.texts] == ["legal.gin", "gin/shared.gin", "legal.gin"]
+  lines = path.read_text().splitlines()
+  for file, text in config.texts:
+    if file == "legal.gin":
+      for line, kept in zip(lines, text.splitlines()):
+        assert kept in ("", line)
+  macro = config.macro("A")
+  assert (macro.value, macro.place) == (2, "legal.gin:10")
+
+
+def test_a_file_beside_the_including_one(studio, tmp_path):
+  (tmp_path / "deep").mkdir()
+  (tmp_path / "deep/part.gin").write_text("A = 3\n")
+  (tmp_path / "deep/whole.gin").write_text(HEAD + 'include "part.gin"\njobs.anything.a = %A\n')
+  assert checked(tmp_path / "deep/whole.gin").macro("A").place == "deep/part.gin:1"
+
+
+def test_the_gin_folder_comes_before_the_working_directory(studio, tmp_path):
+  (tmp_path / "shared.gin").write_text("nonsense\n")
+  assert configuration.find("shared") == (studio / "gin/shared.gin").resolve()
+  assert configuration.find("./shared.gin") != tmp_path / "nowhere"
+  assert configuration.find("size/tiny").name == "tiny.gin"
+  assert configuration.find("size") is None
+
+
+@pytest.mark.parametrize(
+  ("text", "source"),
+  [
+    ("3", "3"),
+    ("-1e-4", "-1e-4"),
+    ("True", "True"),
+    ("None", "None"),
+    ("(1, 2)", "(1, 2)"),
+    ("['a', %B]", "['a', %B]"),
+    ("'quoted'", "'quoted'"),
+    ("@models.Shape()", "@models.Shape()"),
+    ("%SIZE", "%SIZE"),
+    ("demo", "'demo'"),
+    ("runs/x", "'runs/x'"),
+    ("1,2", "'1,2'"),
+    ("100%", "'100%'"),
+    ("3 # comment", "'3 # comment'"),
+    ("(calm", "'(calm'"),
+    ("", "''"),
+    ("true", "'true'"),
+    ("it's", '"it\'s"'),
+  ],
+)
+def test_literal(text, source):
+  assert configuration.literal(text) == source
+
+
+@given(st.text())
+def test_literal_is_always_one_value_that_gin_reads(text):
+  source = configuration.literal(text)
+  assert source in (text, repr(text))
+  if "@" not in source and "%" not in source:
+    value = gin.config.parse_value(source)
+    assert source == text or value == text
+
+
+@given(st.one_of(st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False)))
+def test_literals_stay_what_they_are(value):
+  if value not in (float("inf"), float("-inf")):
+    assert gin.config.parse_value(configuration.literal(repr(value))) == value
+
+
+def test_signatures(studio):
+  train = signatures.signature("studio.jobs.train")
+  assert list(train.parameters) == ["model", "steps", "model_dir", "config_text", "seed"]
+  assert train.required == {"model", "steps", "model_dir", "config_text"}
+  assert train.parameters["steps"] == "int" and not train.open
+  small = signatures.signature("studio.models.Small")
+  assert set(small.parameters) == {"parent", "name", "width", "rate", "depth", "strides"}
+  assert small.required == {"width"}
+  shape = signatures.signature("studio.jobs.Shape")  # imported there, defined in models
+  assert (shape.name, set(shape.parameters)) == ("studio.models.Shape", {"data", "tensor"})
+  assert signatures.signature("studio.jobs.anything").open
+  assert signatures.signature("studio.jobs.alias") is None
+  assert signatures.signature("studio.models.nn.Dense") is None
+  assert signatures.signature("optax.adamw") is None
+  with pytest.raises(LookupError, match="nearest train"):
+    signatures.signature("studio.jobs.trian")
+
+
+def test_nearest():
+  assert (
+    signatures.nearest("semantic", ["model/semantic", "size/demo"]) == "; nearest model/semantic"
+  )
+  assert signatures.nearest("bundle", ["BUNDLE"]) == "; nearest BUNDLE"
+  assert signatures.nearest("xyz", ["b", "a"]) == "; there is a, b"
+  assert signatures.nearest("xyz", []) == "; there is none"
+
+
+# The files of this project. Each size of a model is trained; what another verb needs beyond its own
+# file stands in COMPANIONS. Macros still without a value get one of their parameter's type.
+SIZES = ("tiny/", "demo/", "paper/")
+COMPANIONS = {}
+EXAMPLES = {"int": "1", "float": "1.0", "bool": "False", "str": "'x'", "tuple": "()", "list": "[]"}
+NAMES = configuration.names()
+INCLUDED = [
+  name
+  for name in NAMES
+  if any(f'include "{name}' in path.read_text() for path in configuration.FOLDER.rglob("*.gin"))
+]
+COMMANDS = [
+  ["run/train", name] for name in NAMES if name.startswith(SIZES) and name not in INCLUDED
+]
+COMMANDS += [
+  [name, *COMPANIONS.get(name, [])]
+  for name in NAMES
+  if name.startswith("run/") and name != "run/train"
+]
+
+
+def fill(config):
+  """Gives every macro that the run needs and that has no value one of the right type."""
+  for name in config.reached()[1]:
+    bound = config.macro(name)
+    if bound is None or bound.value == configuration.REQUIRED:
+      users = [b for b in config.bindings if b.target and b.value == configuration.Macro(name)]
+      kinds = [signatures.signature(b.target).parameters.get(b.name, "") for b in users]
+      known = [kind for kind in map(re.compile(r"\w*").match, kinds) if kind[0] in EXAMPLES]
+      config.add_flag(f"--{name}", name, EXAMPLES[known[0][0]] if known else "None")
+
+
+@pytest.mark.parametrize("files", COMMANDS, ids=" ".join)
+def test_every_run_of_the_project_is_sound(files):
+  paths = [configuration.find(file) for file in files]
+  config = Configuration(paths)
+  fill(config)
+  checks.check(config)
+  assert paths[0].read_text().startswith("# "), "a run file starts with a comment that says what"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_gin_file_of_the_project_reads(name):
+  Configuration([configuration.find(name)])
+
+
+def test_configuration_errors_are_one_line():
+  error = ConfigurationError("a.gin:3", "two\n  lines")
+  assert str(error) == "a.gin:3: two lines"

@@ -1,0 +1,142 @@
+"""The layers of the package: imports only go down, and heavy libraries stay in their files."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "musiclm_jax"
+
+# Bottom to top. A module imports only modules of lower layers, or of its own layer where the
+# imports form no circle; a name that ends in .* stands for all modules of that folder.
+LAYERS = (
+  ("audio", "tokens", "partitioning"),
+  (
+    "transformer",
+    "checkpointing",
+    "tokenizers.quantizer",
+    "tokenizers.discriminators",
+    "tokenizers.conformer",
+    "tokenizers.convolutions",
+    "evaluation.metrics",
+    "datasets.*",
+  ),
+  (
+    "tokenizers.soundstream",
+    "tokenizers.w2v_bert",
+    "tokenizers.mulan",
+    "tokenizers.melody",
+    "lm.token_lm",
+  ),
+  (
+    "tokenizers.frozen",
+    "lm.sampling",
+    "export.bundle",
+    "training.tasks",
+    "training.optimizers",
+    "training.progress",
+  ),
+  ("training.input_pipeline", "lm.generation", "datasets.extract"),
+  ("training.trainer", "evaluation.evaluate", "evaluation.report", "demo"),
+  ("signatures", "configuration", "checks", "doctor", "main", "__main__"),
+)
+SEQIO_FILES = {"training.tasks", "training.input_pipeline"}  # only they import TensorFlow
+GIN_FILES = {"main", "configuration"}
+
+
+def modules() -> dict[str, Path]:
+  """{dotted name within the package: file} of all modules that are not empty packages."""
+  files = (path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+  return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in files}
+
+
+MODULES = modules()
+
+
+def layer(module: str) -> int | None:
+  """The index of a module's layer; its own name counts before that of its folder."""
+  for name in (module, f"{module.rpartition('.')[0]}.*"):
+    for index, names in enumerate(LAYERS):
+      if name in names:
+        return index
+  return None
+
+
+def imports(path: Path) -> set[str]:
+  """Full names of all that a file imports, anywhere in it."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+def package_imports(path: Path) -> set[str]:
+  """The modules of the package that a file imports."""
+  inside = [name.removeprefix("musiclm_jax.") for name in imports(path)]
+  return {n for name in inside for n in (name, name.rpartition(".")[0]) if n in MODULES}
+
+
+def reaches(module: str) -> set[str]:
+  """All modules of the package that importing this one imports, itself included."""
+  seen, queue = set(), [module]
+  while queue:
+    name = queue.pop()
+    if name not in seen:
+      seen.add(name)
+      queue += package_imports(MODULES[name])
+  return seen
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_only_go_down(module):
+  assert layer(module) is not None, f"{module} is in no layer: add it to LAYERS"
+  for imported in package_imports(MODULES[module]):
+    assert layer(imported) <= layer(module), f"{module} imports {imported} from a higher layer"
+    assert module not in reaches(imported), f"{module} and {imported} import each other"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_heavy_libraries_stay_in_their_files(module):
+  tops = {name.split(".")[0] for name in imports(MODULES[module])}
+  if module not in SEQIO_FILES:
+    assert not tops & {"tensorflow", "seqio", "clu"}
+  assert "torch" not in tops
+  assert "gin" not in tops or module in GIN_FILES
+  assert "absl" not in tops or module == "main"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_house_rules(module):
+  text = MODULES[module].read_text()
+  tree = ast.parse(text)
+  assert module == "partitioning" or "PartitionSpec" not in text
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ExceptHandler):
+      caught = ast.unparse(node.type) if node.type else "everything"
+      assert not re.search(r"everything|\b(Base)?Exception\b", caught), f"line {node.lineno}"
+  assert len(text.splitlines()) <= 300
+  assert ast.get_docstring(tree), "a module starts with a docstring"
+
+
+def test_importing_the_package_loads_no_tensorflow_and_no_torch():
+  light = [m for m in sorted(MODULES) if not reaches(m) & SEQIO_FILES and m != "__main__"]
+  code = "\n".join(
+    [f"import musiclm_jax.{module}" for module in light]
+    + ["import sys", "print({'tensorflow', 'torch', 'seqio'} & set(sys.modules) or 'light')"]
+  )
+  command = [sys.executable, "-c", code]
+  result = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert (result.stdout.strip(), result.returncode) == ("light", 0), result.stderr
+
+
+def test_the_command_line_starts_light():
+  code = "import sys, musiclm_jax.main; print({'jax', 'flax', 'numpy'} & set(sys.modules))"
+  command = [sys.executable, "-c", code]
+  assert subprocess.check_output(command, text=True).strip() == "set()"
