@@ -1,0 +1,228 @@
+"""How good the tokenizers are on held-out works: codec, w2v-BERT, MuLan and melody encoder.
+
+A section is a dataclass of its settings with a `name`, the `parts` it runs, and a call that gives
+{"figures": {name: figure}, ...}; everything but the figures is for the report.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import numpy as np
+
+from musiclm_jax.evaluation import metrics
+from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.tokenizers.soundstream import log_mel_distance, si_snr
+
+
+def code_usage(codes: np.ndarray, codebook_size: int) -> list[dict[str, float]]:
+  """{entropy_bits, perplexity, perplexity_share, used} of each level of codes [n, levels].
+
+  perplexity_share and used are shares of the codebook.
+  """
+  rows = []
+  for counts in metrics.code_counts(codes, codebook_size):
+    nats = float(metrics.entropy(counts))
+    rows.append(
+      {
+        "entropy_bits": nats / math.log(2),
+        "perplexity": math.exp(nats),
+        "perplexity_share": math.exp(nats) / codebook_size,
+        "used": float((counts > 0).mean()),
+      }
+    )
+  return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+  """Round trips of the first `seconds` of `clips` clips through each number of `levels`.
+
+  Codebook use is that of the token shards of all clips.
+  """
+
+  clips: int
+  seconds: float
+  levels: tuple[int, ...]
+  batch_size: int
+
+  name = "codec"
+  parts = ("soundstream",)
+
+  def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
+    codec = held_out.part("soundstream")
+    quantizer, hop = codec.module.quantizer, codec.module.encoder.hop
+    seconds = math.floor(self.seconds * held_out.sample_rate / hop) * hop / held_out.sample_rate
+    waveforms = held_out.waveforms(seconds, self.clips)
+    levels = [n for n in self.levels if n <= quantizer.num_quantizers]
+    measure = functools.partial(_round_trips, codec, levels, held_out.sample_rate)
+    results = in_batches(measure, waveforms, self.batch_size)  # [clips, levels + silence, 2]
+    silence = float(results[:, -1, 0].mean())
+    table = [
+      {"levels": n, "log_mel": float(d), "log_mel_ratio": float(d) / silence, "si_snr": float(s)}
+      for n, (d, s) in zip(levels, results[:, :-1].mean(axis=0))
+    ]
+    codes = np.concatenate([row["acoustic"] for row in held_out.shards])
+    usage = code_usage(codes, quantizer.codebook_size)
+    rate = codec.module.frame_rate
+    for row in table:
+      row["bits_per_second"] = rate * row["levels"] * math.log2(quantizer.codebook_size)
+      row["entropy_bits_per_second"] = rate * sum(u["entropy_bits"] for u in usage[: row["levels"]])
+    return {"figures": _codec_figures(table, usage, silence), "levels": table, "usage": usage}
+
+
+def _round_trips(codec, levels, sample_rate: int, x: np.ndarray) -> np.ndarray:
+  """(log-mel distance, SI-SNR) [batch, levels + 1, 2] of each number of levels, then of silence."""
+  codes = codec("encode", x)
+  rows = []
+  for n in levels:
+    y = codec("decode", codes[..., :n])
+    rows.append(_compare(x, y, sample_rate))
+  rows.append(_compare(x, np.zeros_like(x), sample_rate))
+  return np.stack(rows, axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _compare(x, y, sample_rate: int):
+  return jax.numpy.stack([log_mel_distance(x, y, sample_rate), si_snr(x, y)], axis=-1)
+
+
+def _codec_figures(table, usage, silence: float) -> dict:
+  ratios = {row["levels"]: row["log_mel_ratio"] for row in table}
+  first = [ratios[n] for n in sorted(ratios) if n <= 4]
+  full = table[-1]
+  figures = {
+    "log_mel_ratio": metrics.figure(
+      full["log_mel_ratio"], "<= 0.6", baseline=1.0, baseline_is="silence"
+    ),
+    "si_snr_db": metrics.figure(full["si_snr"]),
+    "bits_per_second": metrics.figure(full["bits_per_second"]),
+    "entropy_bits_per_second": metrics.figure(
+      full["entropy_bits_per_second"],
+      baseline=full["bits_per_second"],
+      baseline_is="all codes equally often",
+    ),
+    "silence_log_mel": metrics.figure(silence),
+    "perplexity_share_of_first_levels": metrics.figure(
+      min(u["perplexity_share"] for u in usage[:4]),
+      ">= 0.1",
+      baseline=1.0,
+      baseline_is="all codes equally often",
+    ),
+  }
+  if len(first) > 1:
+    figures["largest_step_up_to_4_levels"] = metrics.figure(
+      max(np.diff(first)), "< 0", baseline=0.0, baseline_is="a level that adds nothing"
+    )
+  return figures
+
+
+@dataclasses.dataclass(frozen=True)
+class W2vBert:
+  """Masked prediction on the first `seconds` of `clips` clips, and what the semantic codes tell.
+
+  The information of the codes about the melody's pitch class and about the first instrument is
+  compared with that of `shuffles` shuffles of the clips; for the pitch class also with labels that
+  are rotated in time inside their clip, which leaves key and clip as they are.
+  """
+
+  clips: int
+  seconds: float
+  shuffles: int
+  batch_size: int
+  seed: int
+
+  name = "w2v_bert"
+  parts = ("w2v_bert", "kmeans")
+
+  def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
+    means = self._masked_prediction(held_out)
+    share = means["most_frequent_share"]
+    figures = {
+      "masked_accuracy_over_most_frequent": metrics.figure(
+        means["masked_accuracy"] / share,
+        ">= 2",
+        baseline=1.0,
+        baseline_is="always the most frequent code",
+      ),
+      "masked_accuracy": metrics.figure(
+        means["masked_accuracy"], baseline=share, baseline_is="share of the most frequent code"
+      ),
+    }
+    size = held_out.source("semantic")["codebook_size"]
+    frames = min(len(row["semantic"]) for row in held_out.shards)
+    codes = np.stack([row["semantic"][:frames, 0] for row in held_out.shards]).astype(np.int64)
+    usage = code_usage(codes.reshape(-1, 1), size)
+    figures["kmeans_codes_used"] = metrics.figure(usage[0]["used"], "> 0.9")
+    pitch, instrument = labels(held_out, frames)
+    rng = np.random.default_rng(self.seed)
+    tests = {
+      "pitch_class": self._information(codes, pitch, rng, _other_clips),
+      "pitch_class_in_time": self._information(codes, pitch, rng, _rotated),
+      "instrument": self._information(codes, instrument, rng, _other_clips),
+    }
+    for name, test in tests.items():
+      baseline = dict(baseline=test["shuffled"], baseline_is=f"{self.shuffles} shuffles")
+      wanted = "" if name == "pitch_class_in_time" else "> 5"
+      figures[f"information_{name}_nats"] = metrics.figure(test["value"], **baseline)
+      figures[f"information_{name}_z"] = metrics.figure(
+        test["z"], wanted, baseline=0.0, baseline_is=f"{self.shuffles} shuffles"
+      )
+    return {"figures": figures, "usage": usage, "information": tests, "means": means}
+
+  def _masked_prediction(self, held_out: HeldOut) -> dict[str, float]:
+    """The model's own metrics, masks fixed by the seed."""
+    part = held_out.part("w2v_bert")
+    waveforms = held_out.waveforms(self.seconds, self.clips)
+
+    @jax.jit
+    def step(variables, waveform, key):
+      batch = {"waveform": waveform}
+      return part.module.apply(variables, batch, train=False, rngs={"dropout": key})[1]
+
+    batch_size = min(self.batch_size, len(waveforms))
+    totals: dict[str, np.ndarray] = {}
+    for index in range(len(waveforms) // batch_size):  # a rest that is no whole batch is left out
+      rows = waveforms[index * batch_size : (index + 1) * batch_size]
+      key = jax.random.fold_in(jax.random.key(self.seed), index)
+      for name, pair in step(part.variables, rows, key).items():
+        totals[name] = totals.get(name, 0) + np.array([float(v) for v in pair])
+    return {name: float(total / weight) for name, (total, weight) in totals.items() if weight}
+
+  def _information(self, codes, truth, rng, shuffle) -> dict[str, float]:
+    """Mutual information of codes and truth [clips, frames] where the truth is known (>= 0)."""
+
+    def information(values):
+      known = values >= 0
+      return metrics.mutual_information(codes[known], values[known])
+
+    shuffled = [information(shuffle(truth, rng)) for _ in range(self.shuffles)]
+    return metrics.against_shuffled(information(truth), np.array(shuffled))
+
+
+def _other_clips(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  return truth[rng.permutation(len(truth))]
+
+
+def _rotated(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  shifts = rng.integers(1, truth.shape[1], len(truth))
+  return np.stack([np.roll(row, shift) for row, shift in zip(truth, shifts)])
+
+
+def labels(held_out: HeldOut, frames: int) -> tuple[np.ndarray, np.ndarray]:
+  """Pitch class of the melody and number of the first instrument, [clips, frames] int each.
+
+  Pitch class is that of the last onset before the middle of the frame, -1 before the first.
+  """
+  rate = held_out.source("semantic")["frame_rate"]
+  middles = (np.arange(frames) + 0.5) / rate
+  pitch = np.full((len(held_out.clips), frames), -1)
+  for row, clip in zip(pitch, held_out.clips):
+    onsets = clip["onsets"][np.argsort(clip["onsets"][:, 0], kind="stable")]
+    last = np.searchsorted(onsets[:, 0], middles, side="right") - 1
+    if len(onsets):
+      row[:] = np.where(last >= 0, np.round(onsets[last, 1]).astype(int) % 12, -1)
+  names = sorted({clip["instruments"][0] for clip in held_out.clips})
+  instrument = np.array([names.index(clip["instruments"][0]) for clip in held_out.clips])
+  return pitch, np.repeat(instrument[:, None], frames, axis=1)

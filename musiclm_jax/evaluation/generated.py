@@ -1,0 +1,199 @@
+"""Music for held-out captions: whether it is sound at all, and whether it follows its prompt."""
+
+import collections
+import dataclasses
+import math
+import pathlib
+import time
+
+import numpy as np
+
+from musiclm_jax import audio
+from musiclm_jax.evaluation import adherence, metrics
+from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_split
+from musiclm_jax.evaluation.retrieval import text_rows
+from musiclm_jax.lm.generation import Composer, Sampling
+
+_CLIPPED = 0.999  # a sample at least this loud
+
+
+def choose_prompts(clips: list[dict], count: int, seed: int) -> list[int]:
+  """Indices of `count` clips whose instruments, tempi and works differ as much as can be.
+
+  The prompts are their captions. Raises ValueError where there are fewer clips.
+  """
+  if count > len(clips):
+    raise ValueError(f"{count} prompts wanted, there are {len(clips)} held-out clips")
+  order = [int(i) for i in np.random.default_rng(seed).permutation(len(clips))]
+  seen: collections.Counter = collections.Counter()
+  chosen = []
+
+  def kinds(index):
+    clip = clips[index]
+    pair = (clip["family"], clip["tempo_word"])
+    return [("work", clip["work"]), ("pair", pair), *zip(("family", "tempo"), pair)]
+
+  while len(chosen) < count:
+    best = min(order, key=lambda index: [seen[kind] for kind in kinds(index)])
+    order.remove(best)
+    chosen.append(best)
+    seen.update(kinds(best))
+  return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """`num_prompts` prompts of `seconds`; the first `num_shown` are written beside their real clip.
+
+  Adherence is tested by `permutations` of the prompts, on real clips, their codec round trips and
+  generated audio alike; the classifier of instruments learns from `train_clips` clips.
+  """
+
+  samplings: tuple[Sampling, ...]
+  num_prompts: int
+  num_shown: int
+  seconds: float
+  train_clips: int
+  permutations: int
+  batch_size: int
+  seed: int
+
+  name = "generation"
+  parts = ("soundstream", "mulan", "bundle")
+
+  def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
+    indices = choose_prompts(held_out.clips, self.num_prompts, self.seed)
+    clips = [held_out.clips[i] for i in indices]
+    prompts = [clip["caption"] for clip in clips]
+    composer = Composer(held_out.bundle, self.samplings)
+    rate = composer.sample_rate
+    if rate != held_out.sample_rate:
+      raise ValueError(f"{held_out.bundle}: {rate} Hz, the clips are {held_out.sample_rate} Hz")
+    began = time.perf_counter()
+    music = self._compose(composer, prompts)
+    took = time.perf_counter() - began
+    real = crop(clips, round(self.seconds * rate))
+    codec = held_out.part("soundstream")
+    round_trip = in_batches(lambda x: codec("decode", codec("encode", x)), real, self.batch_size)[
+      :, : real.shape[1]
+    ]
+    sets = {"real": real, "roundtrip": round_trip, "generated": music}
+    files = self._write(sets, rate, out_dir)
+    figures = _soundness(music, round(self.seconds * rate))
+    figures["seconds_of_music_a_second"] = metrics.figure(music.size / rate / took)
+    shown = [
+      {"caption": c["caption"], "bpm": float(c["bpm"]), "family": c["family"], "key": c["key"]}
+      | {kind: f"audio/{i:02}_{kind}.wav" for kind in sets}
+      for i, c in enumerate(clips[: self.num_shown])
+    ]
+    result = self._adherence(held_out, clips, sets, rate)
+    return {"figures": figures | result.pop("figures"), "shown": shown, "files": files, **result}
+
+  def _compose(self, composer: Composer, prompts: list[str]) -> np.ndarray:
+    """Music [prompts, samples]; the last batch is filled up, so that there is one shape."""
+    music = []
+    for start in range(0, len(prompts), self.batch_size):
+      some = prompts[start : start + self.batch_size]
+      filled = some + some[:1] * (self.batch_size - len(some))
+      music.append(composer.waveforms(filled, self.seconds, self.seed)[: len(some)])
+    return np.concatenate(music)
+
+  def _write(self, sets: dict[str, np.ndarray], rate: int, out_dir: str) -> list[str]:
+    """Writes the generated audio of all prompts and the rest of those shown; gives the paths."""
+    files = []
+    for kind, waveforms in sets.items():
+      count = len(waveforms) if kind == "generated" else self.num_shown
+      for index, waveform in enumerate(waveforms[:count]):
+        files.append(f"audio/{index:02}_{kind}.wav")
+        audio.write(str(pathlib.Path(out_dir, files[-1])), waveform, rate)
+    return files
+
+  def _adherence(self, held_out: HeldOut, clips, sets, rate: int) -> dict:
+    """{"figures", "adherence": {measure: {set: its test}}, ...}."""
+    rng = np.random.default_rng(self.seed)
+    families, bpm = [c["family"] for c in clips], np.array([c["bpm"] for c in clips])
+    train = read_split(held_out.data_dir, "train")[: self.train_clips]
+    samples = round(self.seconds * rate)
+    classifier = adherence.FamilyClassifier(
+      adherence.timbre(crop(train, samples), rate), [c["family"].decode() for c in train]
+    )
+    timbre = {kind: adherence.timbre(x, rate) for kind, x in sets.items()}
+    scores = {
+      "family": {k: classifier.scores(x, families) for k, x in timbre.items()},
+      "tempo": {k: metrics.rank_agreement(bpm, adherence.tempo(x, rate)) for k, x in sets.items()},
+      "onset_rate": {
+        k: metrics.rank_agreement(bpm, adherence.onset_rate(x, rate)) for k, x in sets.items()
+      },
+      "own_mulan": self._own_mulan(held_out, clips, sets, rate),
+    }
+    tests = {
+      measure: {k: metrics.matched(x, self.permutations, rng) for k, x in each.items()}
+      for measure, each in scores.items()
+    }
+    everything = adherence.timbre(crop(held_out.clips, samples), rate)
+    accuracies = {
+      "held_out": classifier.accuracy(everything, [c["family"] for c in held_out.clips])
+    } | {k: classifier.accuracy(x, families) for k, x in timbre.items()}
+    means = [
+      classifier.standardise(x)[:, : adherence.NUM_MFCC] for x in (everything, *timbre.values())
+    ]
+    distances = {k: metrics.frechet_distance(means[0], x) for k, x in zip(timbre, means[1:])}
+    common = max(collections.Counter(c["family"] for c in held_out.clips).values())
+    figures = _adherence_figures(tests, distances, accuracies, common / len(held_out.clips))
+    return {"figures": figures, "adherence": tests, "accuracy": accuracies, "frechet": distances}
+
+  def _own_mulan(self, held_out: HeldOut, clips, sets, rate: int) -> dict[str, np.ndarray]:
+    """Cosines [prompts, outputs] by the very MuLan that conditioned the music."""
+    model = held_out.part("mulan")
+    text = model("embed_text", text_rows(held_out.bundle, [c["caption"] for c in clips]))
+    samples = round(held_out.source("mulan")["window_seconds"] * rate)
+
+    def embed(x):
+      x = np.pad(x[:, :samples], ((0, 0), (0, max(0, samples - x.shape[1]))))
+      return in_batches(lambda rows: model("embed_audio", rows), x, self.batch_size)
+
+    return {kind: np.asarray(text) @ embed(x).T for kind, x in sets.items()}
+
+
+def _soundness(music: np.ndarray, samples: int) -> dict:
+  """Figures that say whether the audio [prompts, samples] is sound at all."""
+  finite = np.isfinite(music).all(axis=1)
+  rms = np.sqrt(np.square(np.nan_to_num(music), dtype=np.float64).mean(axis=1))
+  clipped = (np.abs(music) >= _CLIPPED).mean(axis=1)
+  return {
+    "prompts": metrics.figure(len(music), ">= 8"),
+    "share_finite": metrics.figure(finite.mean(), ">= 1"),
+    "share_of_exact_length": metrics.figure(float(music.shape[1] == samples), ">= 1"),
+    "quietest_dbfs": metrics.figure(
+      20 * math.log10(max(rms.min(), 1e-10)), "> -60", baseline=-200.0, baseline_is="silence"
+    ),
+    "most_clipped_samples_share": metrics.figure(clipped.max(), "<= 0.001"),
+  }
+
+
+_MEASURES = {
+  "family": "mean probability of the prompted instrument family (MFCC classifier of real clips)",
+  "tempo": "rank correlation of prompted bpm and estimated tempo",
+  "onset_rate": "rank correlation of prompted bpm and onsets a second",
+}
+
+
+def _adherence_figures(tests, distances, accuracies, common: float) -> dict:
+  figures = {}
+  for measure in _MEASURES:
+    test = tests[measure]["generated"]
+    figures[f"adherence_{measure}"] = metrics.figure(
+      test["value"], baseline=test["shuffled"], baseline_is="shuffled prompts"
+    )
+    figures[f"adherence_{measure}_p"] = metrics.figure(test["p"])
+  best = min(tests[measure]["generated"]["p"] for measure in _MEASURES)
+  figures["adherence_best_p_corrected"] = metrics.figure(
+    min(1.0, len(_MEASURES) * best), "< 0.05", baseline_is=f"{len(_MEASURES)} measures (Bonferroni)"
+  )
+  figures["family_accuracy_on_real_clips"] = metrics.figure(
+    accuracies["held_out"], baseline=common, baseline_is="always the commonest family"
+  )
+  figures["frechet_mfcc_generated"] = metrics.figure(
+    distances["generated"], baseline=distances["roundtrip"], baseline_is="codec round trips"
+  )
+  return figures
