@@ -27,7 +27,8 @@ def describe(value):
   """JSON for a module, dataclass, tuple or plain value; `build` makes the value from it again."""
   if isinstance(value, nn.Module) or dataclasses.is_dataclass(value):
     cls = type(value)
-    names = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
+    linen = ("parent", "name") if isinstance(value, nn.Module) else ()
+    names = [f.name for f in dataclasses.fields(value) if f.name not in linen]
     fields = {name: describe(getattr(value, name)) for name in names}
     return {"class": f"{cls.__module__}.{cls.__qualname__}", **fields}
   if isinstance(value, tuple | list):

@@ -26,14 +26,14 @@ from musiclm_jax.tokens import Stream, flatten, unflatten, windows
 class Sampling:
   """How one stage is sampled.
 
-  Windows are as long as the training crop, `stride_seconds` of each are new. Temperature and
-  guidance as in `sampling.sample`.
+  Windows are as long as the training crop; the share `new` of each is new, the rest is context
+  from the window before. Temperature and guidance as in `sampling.sample`.
   """
 
   stage: str
   temperature: float
   guidance: float
-  stride_seconds: float
+  new: float
 
 
 class Composer:
@@ -103,9 +103,10 @@ class Composer:
     target, settings = plan.target, self._samplings[plan.name]
     offsets = module.vocabulary.offsets(target)
     grid = round(float(plan.grid_seconds) * target.frame_rate)
-    stride = round(settings.stride_seconds * target.frame_rate)
+    size = target.frames(plan.crop_seconds)
+    stride = max(1, round(settings.new * size / grid)) * grid
     written = np.zeros((len(keys), 0, target.num_quantizers), np.int32)
-    for window in windows(total_frames, target.frames(plan.crop_seconds), stride, grid):
+    for window in windows(total_frames, size, stride, grid):
       conditions = [
         flatten(_crop(codes[s.source], s, target, window), module.vocabulary.offsets(s))
         for s in plan.conditions

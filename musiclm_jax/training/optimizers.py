@@ -42,3 +42,8 @@ def branches(*, main: optax.GradientTransformation, discriminators: optax.Gradie
     return {name: "discriminators" if name == "discriminators" else "main" for name in params}
 
   return optax.multi_transform({"main": main, "discriminators": discriminators}, labels)
+
+
+def none() -> optax.GradientTransformation:
+  """For models without trainable parameters (quantizers)."""
+  return optax.set_to_zero()

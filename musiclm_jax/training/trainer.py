@@ -154,8 +154,8 @@ def train(
 ) -> dict[str, float]:
   """Trains `model` to `total_steps` and leaves a part in `model_dir`; gives the last evaluation.
 
-  Continues from the newest checkpoint if there is one. Raises ValueError where model_dir belongs
-  to another configuration, or its checkpoint has another tree.
+  Continues from the newest checkpoint if there is one. Raises ValueError where model_dir belongs to
+  another configuration, or its checkpoint has another tree.
   """
   mesh = partitioning.make_mesh(mesh_shape)
   checkpointing.describe_run(model_dir, model, train_data.provenance)
