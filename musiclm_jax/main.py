@@ -6,6 +6,7 @@ the verb's file binds. A mistake of the user is one line on stderr: exit code 2 
 """
 
 import collections
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -134,6 +135,8 @@ def _main(command: CommandLine) -> int:
     return 0
   checks.check(config)
   _start(processes)
+  with contextlib.nullcontext() if "--debug" in command.switches else _quiet():
+    _import(config)
   _apply(config)
   return 0
 
@@ -159,10 +162,12 @@ def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configura
 
 
 def _start(processes: dict[str, tuple[str, str]]) -> None:
-  """Quietens what TensorFlow and absl log, and joins the other processes of the run if any."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  """Quietens absl and TensorFlow, and joins the other processes of the run if there are any."""
   absl.logging.set_verbosity(absl.logging.ERROR)
   if not processes:
+    # TensorFlow calls a missing GPU an error. XLA reads this too: runs of several processes, which
+    # fail in ways that only its log tells, keep theirs.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return
   missing = [f"--{name}=..." for name in _PROCESS if name not in processes]
   if missing:
@@ -177,13 +182,30 @@ def _start(processes: dict[str, tuple[str, str]]) -> None:
   jax.distributed.initialize(address.strip("'\""), int(count), int(index))
 
 
-def _apply(config: Configuration) -> None:
-  """Imports what the files import, gives gin their text, and calls run."""
+@contextlib.contextmanager
+def _quiet():
+  """Drops what is written to file descriptor 2: TensorFlow greets there before it has a log."""
+  kept = os.dup(2)
+  with open(os.devnull, "w") as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+def _import(config: Configuration) -> None:
+  """Imports what the files import, before gin does: so that an error shows where it was wanted."""
   for module, place in config.imports.items():
     try:
       importlib.import_module(module)
     except ModuleNotFoundError as error:
       raise ConfigurationError(place, f"{module} cannot be imported: {error}") from error
+
+
+def _apply(config: Configuration) -> None:
+  """Gives gin the text of all files and flags, and calls run."""
   gin.clear_config()
   for file, text in config.texts:
     stream = io.StringIO(text)

@@ -178,6 +178,16 @@ def test_a_missing_module_behind_an_import(studio, tmp_path, capsys):
   assert line == "mine.gin:2: studio.broken cannot be imported: No module named 'torch_of_nobody'"
 
 
+@pytest.mark.parametrize(("name", "argv"), [("noisy", []), ("noisier", ["--debug"])])
+def test_what_libraries_write_while_loading_shows_with_debug_alone(
+  studio, tmp_path, capfd, name, argv
+):
+  (studio / f"studio/{name}.py").write_text("import os\nos.write(2, b'greetings')\n")
+  (tmp_path / "mine.gin").write_text(HEAD + f"from studio import {name}\n")
+  assert main.main([*TRAIN, "mine.gin", *argv]) == 0
+  assert ("greetings" in capfd.readouterr().err) == bool(argv)
+
+
 def test_what_only_gin_can_tell_has_its_place(studio, tmp_path, capsys):
   (tmp_path / "mine.gin").write_text(HEAD + "import textwrap\n\ntextwrap.dedent.txt = 3\n")
   line = fails(capsys, [*TRAIN, "mine.gin"], 2)
