@@ -14,6 +14,7 @@ from musiclm_jax.configuration import (
   leaves,
 )
 
+_SHIPPED = "gin/"  # how places in the gin folder begin
 _KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 _KINDS |= {"None": (type(None),), "tuple": (tuple, list), "list": (tuple, list), "dict": (dict,)}
 
@@ -42,19 +43,21 @@ def check(configuration: Configuration) -> None:
 
 
 def _check_effect(configuration: Configuration, targets: dict, macros: dict) -> None:
-  """A flag must reach what the run calls; a macro of a file must be used by some file."""
-  spoken = configuration.spoken()
+  """A flag must reach what the run calls; a macro of a user's file must be used by some file.
+
+  The gin folder's own files may give more macros than one run uses; a test looks after them.
+  """
+  spoken, called = configuration.spoken(), (ENTRY, *targets)
   for binding in configuration.bindings:
-    flag = binding.place.startswith("--")
-    if not binding.target:
-      known = macros if flag else spoken
-      if binding.name not in known:
-        message = f"this run has no macro {binding.name}{signatures.nearest(binding.name, known)}"
-        if binding.name in spoken:
-          message = f"nothing that this run calls uses the macro {binding.name}"
-        raise ConfigurationError(binding.place, message)
-    elif flag and not any(f"{binding.target}.".startswith(f"{t}.") for t in (ENTRY, *targets)):
-      raise ConfigurationError(binding.place, f"this run does not call {binding.target}")
+    flag, name = binding.place.startswith("--"), binding.name
+    if binding.target:
+      if flag and not any(f"{binding.target}.".startswith(f"{target}.") for target in called):
+        raise ConfigurationError(binding.place, f"this run does not call {binding.target}")
+    elif flag and name in spoken and name not in macros:
+      raise ConfigurationError(binding.place, f"nothing that this run calls uses the macro {name}")
+    elif name not in spoken and not binding.place.startswith(_SHIPPED):
+      close = signatures.nearest(name, macros if flag else spoken)
+      raise ConfigurationError(binding.place, f"this run has no macro {name}{close}")
 
 
 def _check_values(configuration: Configuration, macros: dict[str, Binding]) -> None:

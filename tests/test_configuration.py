@@ -209,25 +209,23 @@ def test_nearest():
   assert signatures.nearest("xyz", []) == "; there is none"
 
 
-# The files of this project. Each size of a model is trained; what another verb needs beyond its own
-# file stands in COMPANIONS. Macros still without a value get one of their parameter's type.
-SIZES = ("tiny/", "demo/", "paper/")
-COMPANIONS = {}
+# The files of this project: gin/{tiny,demo,paper}/NAME is for the verb of VERBS, or for train. What
+# another verb needs beyond its own file stands in COMPANIONS. Macros still without a value get one
+# of their parameter's type.
+SIZES = ("tiny", "demo", "paper")
+VERBS = {"commands": "demo", "embeddings": "extract", "tokens": "extract"}
+COMPANIONS = {"run/extract": ["tiny/tokens"], "run/train": ["tiny/semantic"]}
 EXAMPLES = {"int": "1", "float": "1.0", "bool": "False", "str": "'x'", "tuple": "()", "list": "[]"}
 NAMES = configuration.names()
-INCLUDED = [
-  name
-  for name in NAMES
-  if any(f'include "{name}' in path.read_text() for path in configuration.FOLDER.rglob("*.gin"))
-]
+TEXTS = {name: (configuration.FOLDER / f"{name}.gin").read_text() for name in NAMES}
+SHARED = re.findall(r'include "(.*)\.gin"', "".join(TEXTS.values()))
+SIZED = [name.split("/") for name in NAMES if name.startswith(SIZES)]
 COMMANDS = [
-  ["run/train", name] for name in NAMES if name.startswith(SIZES) and name not in INCLUDED
+  [f"run/{VERBS.get(model, 'train')}", f"{size}/{model}"]
+  for size, model in SIZED
+  if f"{size}/{model}" not in SHARED or model in VERBS
 ]
-COMMANDS += [
-  [name, *COMPANIONS.get(name, [])]
-  for name in NAMES
-  if name.startswith("run/") and name != "run/train"
-]
+COMMANDS += [[name, *COMPANIONS.get(name, [])] for name in NAMES if name.startswith("run/")]
 
 
 def fill(config):
@@ -248,6 +246,13 @@ def test_every_run_of_the_project_is_sound(files):
   fill(config)
   checks.check(config)
   assert paths[0].read_text().startswith("# "), "a run file starts with a comment that says what"
+
+
+def test_every_macro_of_the_project_is_used_by_some_file():
+  used = set(re.findall(r"%(\w+)", "".join(TEXTS.values())))
+  for name, text in TEXTS.items():
+    unused = set(re.findall(r"^([A-Z]\w*) *=", text, re.M)) - used
+    assert not unused, f"{name} defines {unused}, which no file uses"
 
 
 @pytest.mark.parametrize("name", NAMES)

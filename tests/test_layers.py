@@ -40,7 +40,7 @@ LAYERS = (
     "training.progress",
   ),
   ("training.input_pipeline", "lm.generation", "datasets.extract"),
-  ("training.trainer", "evaluation.evaluate", "evaluation.report", "demo"),
+  ("training.trainer", "evaluation.*", "demo"),
   ("signatures", "configuration", "checks", "doctor", "main", "__main__"),
 )
 SEQIO_FILES = {"training.tasks", "training.input_pipeline"}  # only they import TensorFlow
