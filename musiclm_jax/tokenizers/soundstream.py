@@ -70,6 +70,8 @@ class SoundStream(nn.Module):
   The loss is the generator's plus the discriminators': stop-gradients keep each from moving the
   other's parameters, so an optimizer may treat "discriminators", one branch of the parameters, its
   own way. `adversarial_samples` of each waveform, a random slice, are shown to the discriminators.
+  A share `unquantized` of the examples trains past the quantizer (0 in the paper; Mimi, 2410.00037,
+  takes a half): encoder and decoder then learn before the codebooks are any good.
   """
 
   sample_rate: int
@@ -82,6 +84,7 @@ class SoundStream(nn.Module):
   feature_weight: float
   commitment_weight: float
   adversarial_samples: int
+  unquantized: float
 
   @property
   def frame_rate(self) -> float:
@@ -110,7 +113,11 @@ class SoundStream(nn.Module):
         f"SoundStream wants one hop, found {self.encoder.hop} and {self.decoder.hop}"
       )
     x = self._whole_frames(batch["waveform"])
-    quantized, _, metrics = self.quantizer(self.encoder(x), train)
+    embeddings = self.encoder(x)
+    quantized, _, metrics = self.quantizer(embeddings, train)
+    if train and self.unquantized:
+      past = jax.random.bernoulli(self.make_rng("dropout"), self.unquantized, (len(x), 1, 1))
+      quantized = jnp.where(past, embeddings, quantized)
     y = self.decoder(quantized)
     commitment = metrics["commitment"][0] / metrics["commitment"][1]
     adversarial, features, discriminator = self._adversaries(*self._slice(x, y, train))
