@@ -1,0 +1,90 @@
+"""The pieces of HTML that the report is made of."""
+
+import html
+import math
+
+STYLE = """
+:root { --ink: #1d1f23; --soft: #666b73; --line: #d9dce1; --card: #f6f7f9; --good: #1d7a46;
+  --bad: #b3401f; --paper: #fff; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e6ea; --soft: #9aa0aa; --line: #353941;
+  --card: #1f2228; --good: #5cc48c; --bad: #f08a66; --paper: #15171b; } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
+main { max-width: 62rem; margin: 0 auto; padding: 1.2rem 1rem 4rem }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .6rem 0 }
+h2 { font-size: 1.15rem; margin: 2.6rem 0 .3rem }
+p { margin: .4rem 0 }
+.lead { font-size: 1.1rem }
+.note { color: var(--soft); font-size: .88rem; max-width: 46rem }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: .8rem .9rem; margin: .9rem 0 }
+blockquote { margin: 0; font-style: italic }
+.players, .charts { display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); margin-top: .6rem }
+.charts { grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)) }
+figure { margin: 0; min-width: 0 }
+figcaption { font-size: .82rem; color: var(--soft); margin-bottom: .2rem }
+figure img { display: block; width: 100%; height: 5.5rem; border-radius: 4px }
+audio { display: block; width: 100%; height: 2.3rem; margin-top: .4rem }
+svg { display: block; width: 100%; height: auto; font-family: inherit }
+.scroll { overflow-x: auto; margin: .7rem 0 }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .22rem .9rem .22rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; overflow-wrap: anywhere; min-width: 3.2rem }
+th { font-weight: 600; color: var(--soft) }
+small { color: var(--soft) }
+ul { margin: .3rem 0; padding-left: 1.2rem }
+.good { color: var(--good) } .bad { color: var(--bad) }
+.legend { font-size: .85rem; color: var(--soft) }
+.legend span { margin-right: 1.1rem } .legend i { display: inline-block; width: .9rem;
+  height: .2rem; margin-right: .35rem; vertical-align: middle }
+summary { cursor: pointer; font-size: .88rem; color: var(--soft) }
+"""
+
+
+def amount(value: float) -> str:
+  """A number as a person reads it: three digits that count, no trailing zeros.
+
+  >>> amount(0.12345), amount(24000.0), amount(3.0)
+  ('0.123', '24,000', '3')
+  """
+  if value and abs(value) < 0.001:
+    return f"{value:.1e}"
+  if abs(value) >= 1000:
+    return f"{value:,.0f}"
+  digits = 2 - (math.floor(math.log10(abs(value))) if value else 0)
+  text = f"{value:.{max(0, digits)}f}"
+  return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def mark(met: bool | None) -> str:
+  """Whether a target was met, as a coloured word; nothing where there is no target."""
+  if met is None:
+    return ""
+  return "<span class=good>met</span>" if met else "<span class=bad>missed</span>"
+
+
+def bullet(head: str, text: str) -> str:
+  """An item of a list, plain text in, HTML out."""
+  return f"<li>{html.escape(head)} <small>{html.escape(text)}</small></li>"
+
+
+def section(title: str, note: str, inner: str) -> str:
+  """A part of the page: plain text title and note above HTML."""
+  head = f"<h2>{html.escape(title)}</h2><p class=note>{html.escape(note)}</p>"
+  return f"<section>{head}{inner}</section>"
+
+
+def table(head: list[str], rows: list[list[str]], safe: bool = False) -> str:
+  """A table that scrolls sideways on a small screen; cells are HTML where `safe`, else text."""
+
+  def row(cells, tag, clean):
+    inner = "".join(f"<{tag}>{cell if clean else html.escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{inner}</tr>"
+
+  body = "".join(row(cells, "td", safe) for cells in rows)
+  return (
+    f"<div class=scroll><table><thead>{row(head, 'th', False)}</thead>"
+    f"<tbody>{body}</tbody></table></div>"
+  )
