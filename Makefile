@@ -1,0 +1,36 @@
+# `make demo` runs everything, `make test` tests everything; both set up .venv first.
+PYTHON ?= python3
+BIN = .venv/bin
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: setup demo test check compile clean
+
+setup: .venv/done
+
+.venv/done: requirements.lock setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch .venv/done
+
+demo: setup
+	$(BIN)/musiclm demo
+
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pytest -m "not slow"
+
+# The lock file, after a change of setup.py.
+compile: setup
+	$(BIN)/uv pip compile setup.py --extra dev --python-version 3.11 --no-header \
+	  --no-emit-index-url --no-annotate --quiet -o requirements.lock
+
+clean:
+	rm -rf .venv runs build *.egg-info .pytest_cache .ruff_cache
