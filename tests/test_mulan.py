@@ -1,0 +1,256 @@
+"""MuLan: its loss against NumPy, padding, temperature, sharding, sizes and learning."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from musiclm_jax import partitioning
+from musiclm_jax.tokenizers.mulan import (
+  LogMel,
+  MuLan,
+  ResNet,
+  SpecAugment,
+  SpectrogramTransformer,
+  TextTower,
+  decoupled_loss,
+)
+from musiclm_jax.transformer import Transformer
+
+ENCODER = {
+  "num_layers": 1,
+  "num_heads": 2,
+  "head_dim": 8,
+  "embed_dim": 16,
+  "mlp_dim": 32,
+  "dropout_rate": 0.0,
+  "causal": False,
+  "num_buckets": 8,
+  "max_distance": 16,
+  "query_block": 64,
+  "remat": "none",
+  "unroll": False,
+  "dtype": "float32",
+}
+SAMPLES = 600 + 31 * 240  # 32 frames
+
+
+def mulan(**changes) -> MuLan:
+  fields = {
+    "log_mel": LogMel(24000, 600, 240, 16, 0.0, 12000.0),
+    "augment": SpecAugment(time_masks=1, time_width=4, mel_masks=1, mel_width=2),
+    "audio_tower": SpectrogramTransformer(8, 8, Transformer(**ENCODER)),
+    "text_tower": TextTower(30, Transformer(**ENCODER)),
+    "embed_dim": 12,
+    "initial_temperature": 0.1,
+    "min_temperature": 0.01,
+  }
+  return MuLan(**fields | changes)
+
+
+def abstract(model):
+  batch = {
+    "waveform": jax.ShapeDtypeStruct((2, SAMPLES), jnp.float32),
+    "text": jax.ShapeDtypeStruct((2, 6), jnp.int32),
+  }
+  return jax.eval_shape(lambda key, b: model.init(key, b, train=False), jax.random.key(0), batch)
+
+
+def filled(model):
+  """Parameters without compiling the initialization, which would take longer than all the rest."""
+  rng = np.random.default_rng(1)
+  shapes = nn.unbox(abstract(model))
+  return jax.tree.map(lambda p: rng.normal(0, 0.4, p.shape).astype(p.dtype), shapes)
+
+
+@functools.cache
+def tiny():
+  """A model, its parameters, and one compiled step to ((loss, metrics), gradients)."""
+  model = mulan()
+
+  @jax.jit
+  def step(variables, batch, key):
+    def loss(v):
+      return model.apply(v, batch, train=True, rngs={"dropout": key})
+
+    return jax.value_and_grad(loss, has_aux=True)(variables)
+
+  return model, filled(model), step
+
+
+@pytest.fixture
+def batch(rng):
+  text = rng.integers(1, 30, (8, 6)).astype(np.int32)
+  text[3, 2:] = 0
+  text[5] = text[2]
+  return {"waveform": rng.normal(size=(8, SAMPLES)).astype(np.float32), "text": text}
+
+
+def test_decoupled_loss_is_that_of_the_paper(rng):
+  similarity, caption = rng.uniform(-1, 1, (6, 6)), np.array([0, 1, 2, 1, 3, 4])
+  same = caption[:, None] == caption[None, :]
+  loss, counted = decoupled_loss(jnp.asarray(similarity), jnp.asarray(same), jnp.float32(0.3))
+  h = np.exp(similarity / 0.3)
+  for i in range(6):
+    others = [j for j in range(6) if caption[j] != caption[i]]
+    denominator = sum(h[i, j] + h[j, i] for j in others)
+    np.testing.assert_allclose(loss[i], -np.log(h[i, i] / denominator), rtol=1e-4)
+  assert counted.all()
+
+
+def test_a_batch_of_one_text_has_no_loss_and_no_nan(batch):
+  _, variables, step = tiny()
+  same = batch | {"text": np.repeat(batch["text"][:1], 8, axis=0)}
+  (loss, metrics), gradient = step(variables, same, jax.random.key(0))
+  assert loss == 0 and metrics["loss"][1] == 0
+  assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_equal_texts_count_as_found_and_not_as_negatives(batch):
+  _, variables, step = tiny()
+  (loss, metrics), _ = step(variables, batch, jax.random.key(0))
+  mean = {name: float(total / weight) for name, (total, weight) in metrics.items()}
+  np.testing.assert_allclose(mean["loss"], loss, rtol=1e-6)
+  wanted = (6 * np.log(2 * 7) + 2 * np.log(2 * 6)) / 8
+  np.testing.assert_allclose(mean["chance"], wanted, rtol=1e-5)
+
+
+def test_embeddings_have_length_one_whatever_the_input_is_long(rng):
+  model, variables, _ = tiny()
+  embed = jax.jit(lambda w: model.apply(variables, w, method="embed_audio"))
+  for frames in (8, 45):
+    waveform = rng.normal(size=(3, 600 + (frames - 1) * 240)).astype(np.float32)
+    found = embed(waveform)
+    assert found.shape == (3, 12) and found.dtype == jnp.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.ones(3), rtol=1e-5)
+
+
+def test_padding_changes_no_text_and_the_empty_text_has_an_embedding():
+  model, variables, _ = tiny()
+  tower = dict(variables["params"]["text_tower"])
+  tower["table"] = tower["table"].copy()
+  tower["table"][0] = 1e4  # the vector of padding cannot matter
+  poisoned = {"params": variables["params"] | {"text_tower": tower}}
+  embed = jax.jit(lambda v, t: model.apply(v, t, method="embed_text"))
+  short = np.array([[4, 7], [0, 0]], np.int32)
+  wanted = embed(variables, short)
+  long = np.pad(short, ((0, 0), (0, 5)))
+  np.testing.assert_allclose(embed(variables, long), wanted, atol=1e-5)
+  np.testing.assert_allclose(embed(poisoned, long), wanted, atol=1e-5)
+  np.testing.assert_allclose(np.linalg.norm(wanted, axis=1), np.ones(2), rtol=1e-5)
+
+
+def test_inputs_that_fill_no_window_or_no_patch_raise():
+  model, variables, _ = tiny()
+  with pytest.raises(ValueError, match="wanted 600 samples or more, found 599"):
+    model.apply(variables, np.zeros((1, 599), np.float32), method="embed_audio")
+  with pytest.raises(ValueError, match="wanted whole patches of 8 frames x 8 mels, found 7 frames"):
+    model.apply(variables, np.zeros((1, 600 + 6 * 240), np.float32), method="embed_audio")
+
+
+@pytest.mark.parametrize("logit", [-1e4, -5.0, 0.0, 5.0, 1e4])
+def test_the_temperature_stays_in_its_range(logit):
+  model, variables, _ = tiny()
+  params = variables["params"] | {"temperature_logit": jnp.float32(logit)}
+  assert 0.01 <= model.apply({"params": params}, method="temperature") <= 1
+
+
+def test_the_temperature_starts_where_it_was_asked_to():
+  model = mulan(initial_temperature=0.07)
+  start = model.clone().bind({}, rngs={"params": jax.random.key(0)}, mutable=["params"])
+  np.testing.assert_allclose(start.temperature(), 0.07, rtol=1e-4)
+
+
+def test_every_parameter_has_a_gradient(batch):
+  _, variables, step = tiny()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(
+    step(variables, batch, jax.random.key(0))[1]
+  ):
+    assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, path
+
+
+def test_one_and_eight_devices_give_the_same_loss(batch):
+  model, variables, step = tiny()
+  wanted = step(variables, batch, jax.random.key(0))[0]
+  mesh = partitioning.make_mesh(partitioning.MeshShape(data=4, fsdp=2, tensor=1))
+  with jax.set_mesh(mesh):
+    rows = partitioning.global_batch(batch, mesh)
+    sharded = jax.device_put(variables, partitioning.shardings(abstract(model), mesh))
+    rngs = {"dropout": jax.random.key(0)}
+    found = jax.jit(lambda v, b: model.apply(v, b, train=True, rngs=rngs))(sharded, rows)
+  for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(found)):
+    np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_masks_blank_whole_bands_of_the_widths_asked_for(rng):
+  x = jnp.asarray(rng.normal(size=(64, 30, 20)))
+  mask = SpecAugment(time_masks=1, time_width=6, mel_masks=1, mel_width=4)
+  blank = np.asarray(mask(jax.random.key(0), x) == x.mean(axis=(1, 2), keepdims=True))
+  frames, mels = blank.all(axis=2), blank.all(axis=1)
+  assert (blank == (frames[:, :, None] | mels[:, None, :])).all()
+  assert set(frames.sum(axis=1)) == set(range(7)) and set(mels.sum(axis=1)) == set(range(5))
+
+
+def test_the_residual_network_reads_any_length(rng):
+  tower = ResNet(stage_sizes=(1, 1), width=4, expansion=2, dtype="float32")
+  shape = jax.ShapeDtypeStruct((2, 33, 16), jnp.float32)
+  v = jax.eval_shape(lambda x: tower.init(jax.random.key(0), x), shape)
+  assert jax.eval_shape(tower.apply, v, shape).shape == (2, 4 * 2 * 2)
+
+
+def count(module, *inputs):
+  shapes = jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
+  return sum(p.size for p in jax.tree.leaves(nn.unbox(shapes)))
+
+
+def test_the_towers_of_the_paper_have_their_sizes():
+  spectrogram = jax.ShapeDtypeStruct((2, 998, 64), jnp.float32)
+  resnet = ResNet(stage_sizes=(3, 4, 6, 3), width=64, expansion=4, dtype="bfloat16")
+  assert abs(count(resnet, spectrogram) / 23.5e6 - 1) < 0.02  # 25.6M with the 1000 classes
+  # Three matrices of 2048 are the two of 3072 that BERT's feed-forward has.
+  base = ENCODER | {
+    "num_layers": 12,
+    "num_heads": 12,
+    "head_dim": 64,
+    "embed_dim": 768,
+    "mlp_dim": 2048,
+  }
+  text = TextTower(32000, Transformer(**base))
+  tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+  assert abs((count(text, tokens) - 32000 * 768) / 85e6 - 1) < 0.02
+  tower = SpectrogramTransformer(16, 16, Transformer(**base))
+  assert abs(count(tower, spectrogram) / 85e6 - 1) < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", ["transformer", "resnet"])
+def test_it_overfits_one_batch(rng, tower):
+  towers = {
+    "transformer": SpectrogramTransformer(8, 8, Transformer(**ENCODER)),
+    "resnet": ResNet(stage_sizes=(1, 1), width=8, expansion=1, dtype="float32"),
+  }
+  model, optimizer = mulan(audio_tower=towers[tower]), optax.adam(3e-3)
+  seconds = np.arange(SAMPLES) / 24000
+  tones = 0.3 * np.sin(2 * np.pi * 110 * 2 ** (np.arange(8)[:, None] / 3) * seconds)
+  batch = {"waveform": tones.astype(np.float32), "text": rng.integers(1, 30, (8, 6))}
+  batch["text"] = batch["text"].astype(np.int32)
+  variables = nn.unbox(jax.jit(lambda key: model.init(key, batch, train=False))(jax.random.key(0)))
+  state = optimizer.init(variables)
+
+  @jax.jit
+  def step(variables, state, key):
+    def loss(v):
+      return model.apply(v, batch, train=True, rngs={"dropout": key})
+
+    (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(variables)
+    updates, state = optimizer.update(gradient, state)
+    return optax.apply_updates(variables, updates), state, metrics
+
+  for index in range(100):
+    variables, state, metrics = step(variables, state, jax.random.key(index))
+  mean = {name: float(total / weight) for name, (total, weight) in metrics.items()}
+  assert mean["loss"] < 0 and mean["audio_to_text_recall"] > 0.9
