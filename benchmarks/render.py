@@ -1,0 +1,82 @@
+"""Prints as JSON how fast the built-in corpus is made: seconds of audio per second of reading,
+rendering, building.
+
+python benchmarks/render.py [--works=40] [--workers=2]: one core reads and renders so many works
+of the demo corpus; then the tiny corpus is built whole, records written, in a scratch folder that
+is removed.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+
+from musiclm_jax.datasets import clips, rendered, rendering, scores
+
+
+def measure(job_count: int) -> dict[str, float]:
+  """Seconds of audio made on one core in a second of rendering alone and of everything."""
+  config = rendered.size_config("demo", seed=0, soundfont="")
+  jobs = rendered.split_jobs(config, "train")[:job_count]
+  clips.render_work(jobs[0])  # imports and opens the soundfont
+  begin = time.perf_counter()
+  count = sum(len(clips.render_work(job)) for job in jobs)
+  whole = time.perf_counter() - begin
+  begin = time.perf_counter()
+  for job in jobs:
+    scores.read_music(job.work)
+  reading = time.perf_counter() - begin
+  audio = count * config.clip_seconds
+  return {
+    "works": len(jobs),
+    "audio_seconds": audio,
+    "read_ms_per_work": round(1000 * reading / len(jobs), 1),
+    "audio_per_second_one_core": round(audio / whole, 1),
+    "audio_per_second_without_reading": round(audio / (whole - reading), 1),
+  }
+
+
+def synthesis_speed() -> float:
+  """Seconds of audio that the synthesizer alone makes in a second: a solo passage over and over."""
+  config = rendered.size_config("demo", seed=0, soundfont="")
+  job = rendered.split_jobs(config, "train")[0]
+  music = rendering.played_round(scores.read_music(job.work), job.clip_seconds, 1.0)
+  passage = rendering.passages_of(music, job.work, job.clip_seconds)[0]
+  begin = time.perf_counter()
+  for _ in range(20):
+    clips.render_clip(job, music, passage, 0)
+  return 20 * job.clip_seconds / (time.perf_counter() - begin)
+
+
+def build_speed(workers: int) -> dict[str, float]:
+  """Wall-clock seconds to build the tiny corpus, and seconds of audio in each."""
+  with tempfile.TemporaryDirectory() as folder:
+    builder = rendered.Rendered(config="tiny", data_dir=folder)
+    begin = time.perf_counter()
+    rendered.build(builder, workers)
+    seconds = time.perf_counter() - begin
+    clip_count = sum(split.num_examples for split in builder.info.splits.values())
+  return {
+    "tiny_build_seconds": round(seconds, 1),
+    "tiny_audio_per_second": round(clip_count * builder.builder_config.clip_seconds / seconds, 1),
+    "workers": workers,
+  }
+
+
+def main() -> None:
+  """Measures and prints."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--works", type=int, default=40)
+  parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())
+  options = parser.parse_args()
+  result = (
+    measure(options.works)
+    | {"clip_audio_per_second": round(synthesis_speed(), 1)}
+    | build_speed(options.workers)
+  )
+  print(json.dumps(result))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,213 @@
+"""Arrangements: a passage given to instruments, alone or with bass, drone, chords and percussion.
+
+Every choice is drawn from (seed, work, passage, number), so that a rendition depends on nothing
+else.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from musiclm_jax.datasets import rendering, scores
+from musiclm_jax.datasets.rendering import Instrument, Passage, Rendition, Voice
+
+ACCOMPANIMENTS = ("solo", "drone", "bass", "chords", "band")
+OCTAVES = (0, -12, 12, -24, 24)
+
+
+def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, held_out) -> Rendition:
+  """Rendition `number` (of `renditions`) of the passage of a work that was played round.
+
+  The renditions of one passage differ in tempo word (up to three) and in leading instrument. With
+  `held_out` the instrument and its tempo are one of the pairs kept for the split `combinations`;
+  else no instrument of the clip is heard at a tempo held out for it. Raises ValueError where no
+  instrument can play the passage.
+  """
+  place = (seed, work.id, passage.name, held_out)
+  shared, own = rendering.generator(*place), rendering.generator(*place, number)
+  words = shared.permutation(list(rendering.TEMPI))
+  accompaniment = str(shared.permutation(ACCOMPANIMENTS)[number % len(ACCOMPANIMENTS)])
+  leads = shared.permutation(np.array(rendering.with_role("lead"), object))
+  shifts = own.permutation(np.arange(-5, 7))
+  for lead in np.roll(leads, -number * (len(leads) // renditions)):
+    word = lead.held_out if held_out else str(words[number % len(words)])
+    if not word or (lead.held_out == word) != held_out:
+      continue
+    low, high = rendering.TEMPI[word]
+    bpm = float(rendering.generator(*place, number, word).integers(low, high + 1))
+    start, parts = excerpt(music, work, passage, bpm, clip_seconds)
+    for shift in shifts:
+      voices = cast(parts, lead, int(shift), word)
+      if voices:
+        break
+    else:
+      continue
+    key = transpose_key(work.key, int(shift))
+    melody = scores.melody_of(voices[0].notes)
+    articulation = str(own.choice(["legato", "legato", "detached"]))
+    if passage.place == "ending":
+      articulation = "legato"  # so that the last note rings out
+    share = np.array([[1.0, rendering.ARTICULATION[articulation], 1.0]])
+    voices = tuple(dataclasses.replace(voice, notes=voice.notes * share) for voice in voices)
+    if len(parts) == 1:
+      downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
+      voices += accompany(
+        accompaniment, melody, key, work.metre, downbeat=downbeat, word=word, rng=own
+      )
+    return Rendition(
+      work=work,
+      passage=passage,
+      start=start,
+      bpm=bpm,
+      tempo_word=word,
+      key=key,
+      arrangement=accompaniment if len(parts) == 1 else "parts",
+      dynamics=str(own.choice(list(rendering.DYNAMICS))),
+      articulation=articulation,
+      voices=voices,
+      melody=melody,
+    )
+  raise ValueError(
+    f"{work.id}: wanted an instrument for passage {passage.name}, found none whose range holds it"
+  )
+
+
+def excerpt(
+  music, work, passage: Passage, bpm: float, clip_seconds: float
+) -> tuple[float, list[np.ndarray]]:
+  """Start in quarters and the parts' notes [notes, 3] of a clip; an ending starts on a beat and
+  leaves a tail."""
+  beat = scores.BEAT_QUARTERS[work.metre]
+  start = passage.start
+  if passage.place == "ending":
+    start = music.length - np.floor((clip_seconds - rendering.TAIL_SECONDS) * bpm / 60.0) * beat
+  stop = start + clip_seconds * bpm / 60.0 * beat
+  parts = [rendering.between(part, start, stop) for part in music.parts]
+  return float(start), [part for part in parts if len(part)]
+
+
+def cast(parts, lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
+  """Voices for the parts transposed by `shift` semitones, or () where a range is left.
+
+  A single line may move by octaves. Parts go to the leading instrument, or, if it plays in a
+  consort, to the members of its family that suit them; a member held out at this tempo is not
+  used.
+  """
+  step = np.array([[0.0, 0.0, 1.0]])
+  if len(parts) == 1:
+    for octave in OCTAVES:
+      notes = parts[0] + (shift + octave) * step
+      if in_range(notes, lead):
+        return (Voice(lead, notes, 1.0),)
+    return ()
+  members = [lead]
+  if "consort" in lead.roles:
+    family = [each for each in rendering.with_role("consort") if each.family == lead.family]
+    members = [each for each in family if each is lead or each.held_out != word]
+  voices = []
+  for part in parts:
+    notes = part + shift * step
+    able = [each for each in ([lead] if not voices else members) if in_range(notes, each)]
+    if not able:
+      return ()
+    middle = notes[:, 2].mean()
+    best = min(able, key=lambda each: abs((each.low + each.high) / 2 - middle))
+    voices.append(Voice(best, notes, 0.85 if voices else 1.0))
+  return tuple(voices)
+
+
+def in_range(notes: np.ndarray, instrument: Instrument) -> bool:
+  """True where all pitches of notes [notes, 3] lie in the instrument's range."""
+  return bool(notes[:, 2].min() >= instrument.low and notes[:, 2].max() <= instrument.high)
+
+
+def transpose_key(key: str, shift: int) -> str:
+  """transpose_key("D dorian", 3) == "F dorian"."""
+  tonic, mode = scores.split_key(key)
+  return f"{scores.TONICS[(tonic + shift) % 12]} {mode}"
+
+
+def accompany(kind, melody, key, metre, *, downbeat, word, rng) -> tuple[Voice, ...]:
+  """Voices that go with a melody [notes, 3] whose first downbeat is at `downbeat` quarters; ()
+  for solo."""
+  if kind == "solo":
+    return ()
+  end = float((melody[:, 0] + melody[:, 1]).max())
+
+  def pick(role):
+    able = [each for each in rendering.with_role(role) if each.held_out != word]
+    return able[int(rng.integers(len(able)))]
+
+  if kind == "drone":
+    tonic = 48 + scores.split_key(key)[0] - (12 if scores.split_key(key)[0] > 5 else 0)
+    notes = np.array([[0.0, end, tonic], [0.0, end, tonic + 7]])
+    return (Voice(pick("drone"), notes, 0.5),)
+  harmony = harmonise(melody, key, metre, downbeat=downbeat, end=end)
+  bass = [(onset, length, 28 + (triad[0] - 28) % 12) for onset, length, triad in harmony]
+  voices = []
+  if kind in ("bass", "band"):
+    voices.append(Voice(pick("bass"), within(bass, end), 0.85))
+  if kind in ("chords", "band"):
+    voices.append(
+      Voice(pick("chords"), within(strum(harmony, scores.BEAT_QUARTERS[metre]), end), 0.6)
+    )
+  if kind == "band":
+    voices.append(Voice(pick("percussion"), within(drum_pattern(metre, downbeat, end), end), 0.7))
+  return tuple(voices)
+
+
+def within(rows: list, end: float) -> np.ndarray:
+  """Rows (onset, duration, pitch) as notes [notes, 3] that sound in [0, end)."""
+  return rendering.between(np.array(rows, np.float64).reshape(-1, 3), 0.0, end)
+
+
+def harmonise(
+  melody, key, metre, *, downbeat: float, end: float
+) -> list[tuple[float, float, tuple[int, ...]]]:
+  """Chords (onset, duration in quarters, pitch classes from the root) under a melody, one to each
+  bar, two to long bars.
+
+  Each is the triad of the key (on degrees 1, 4, 5, and 2 or 6, or 7 in minor-like modes) that
+  holds most of the melody's time; the last is the tonic where the melody ends on it.
+  """
+  tonic, mode = scores.split_key(key)
+  scale = scores.SCALES[mode]
+  degrees = (0, 3, 4, 6) if scale[6] == 10 else (0, 3, 4, 1, 5)
+  triads = [tuple((tonic + scale[(degree + i) % 7]) % 12 for i in (0, 2, 4)) for degree in degrees]
+  bar = scores.BAR_QUARTERS[metre]
+  unit = bar / 2 if metre in ("4/4", "12/8") else bar
+  chords = []
+  for onset in np.arange(downbeat - bar, end - 1e-6, unit):
+    heard = rendering.between(melody, onset, onset + unit)
+    pitch_classes = heard[:, 2].astype(int) % 12
+    fit = [
+      heard[np.isin(pitch_classes, triad), 1].sum() + 0.1 * unit * (i < 3)
+      for i, triad in enumerate(triads)
+    ]
+    chords.append((float(onset), unit, triads[int(np.argmax(fit))]))
+  if int(melody[-1, 2]) % 12 == tonic:
+    chords[-1] = (*chords[-1][:2], triads[0])
+  return chords
+
+
+def strum(harmony, beat: float) -> list[tuple[float, float, float]]:
+  """Notes of the chords struck on every beat, voiced from G3 to F#4."""
+  return [
+    (onset + i * beat, 0.9 * beat, 55 + (pitch_class - 55) % 12)
+    for onset, length, triad in harmony
+    for i in range(round(length / beat))
+    for pitch_class in triad
+  ]
+
+
+def drum_pattern(metre: str, downbeat: float, end: float) -> list[tuple[float, float, float]]:
+  """Bass drum on strong beats, snare on the others, hi-hat on the beats' halves (thirds in
+  compound metres)."""
+  bar, beat = scores.BAR_QUARTERS[metre], scores.BEAT_QUARTERS[metre]
+  strong = (0, 2) if metre in ("4/4", "12/8") else (0,)
+  rows = []
+  for start in np.arange(downbeat - bar, end - 1e-6, bar):
+    for i in range(round(bar / beat)):
+      rows.append((start + i * beat, 0.2, rendering.KICK if i in strong else rendering.SNARE))
+    rows += [(start + x, 0.1, rendering.HAT) for x in np.arange(0, bar - 1e-6, 0.5)]
+  return rows

@@ -1,0 +1,190 @@
+"""Captions and aspect lists of renditions, true by construction, and the text model trained on
+them.
+
+The phrasings stand in `data/phrasings.json`; every word that describes is chosen by a measurable
+fact: mood by mode and tempo, register by mean pitch, density by notes a second.
+"""
+
+import functools
+import io
+import json
+import pathlib
+import re
+
+import numpy as np
+
+from musiclm_jax.datasets import rendering, scores
+
+LOW, HIGH = 58.0, 76.0  # mean MIDI pitch of a melody below, above which its register is low, high
+SPARSE, BUSY = 1.6, 4.0  # melody notes a second below, above which it is sparse, busy
+
+
+@functools.cache
+def phrasings() -> dict:
+  """The phrasings of `data/phrasings.json`."""
+  return json.loads((scores.data_folder() / "phrasings.json").read_text("utf-8"))
+
+
+def describe(rendition: rendering.Rendition, rng: np.random.Generator) -> tuple[str, list[str]]:
+  """Caption of one to four sentences that tell nothing twice, and the aspect list, as in
+  MusicCaps."""
+  words = choose_words(rendition, rng)
+  table = phrasings()
+  sentences = [str(rng.choice(table["openings"]))]
+  count = 1 + int(rng.integers(0, 3))
+  for detail in rng.permutation(table["details"]):
+    if len(sentences) < count and not slots(detail) & slots(" ".join(sentences)):
+      sentences.append(str(detail))
+  place = table["places"][rendition.passage.place]
+  if place and rng.random() < 0.5:
+    sentences.append(str(rng.choice(place)))
+  caption = " ".join(sentences).format(**words)
+  return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", caption), aspects(rendition, words, rng)
+
+
+def slots(template: str) -> set[str]:
+  """Facts that a sentence tells: slots("{Tempo} music in {key}") == {"tempo", "key"}."""
+  found = {name.lower() for name in re.findall(r"{(\w+)}", template)}
+  return {"tempo" if name == "tempo_word" else name for name in found}
+
+
+def choose_words(rendition: rendering.Rendition, rng: np.random.Generator) -> dict[str, str]:
+  """What fills the slots of the sentences."""
+  table, work = phrasings(), rendition.work
+  names = unique(voice.instrument.name for voice in rendition.voices)
+  parts = rendition.arrangement == "parts"
+  leads, others = (names, []) if parts else (names[:1], names[1:])
+  lead = join([article(name) for name in leads])
+  played = str(rng.choice(table["played"]))
+  texture = str(rng.choice(table["texture"][rendition.arrangement])).format(
+    accompaniment=join([article(name) for name in others]),
+    count=table["numbers"].get(str(len(rendition.voices)), "many"),
+  )
+  words = {
+    "tempo_word": rendition.tempo_word,
+    "tempo": pick(rng, "tempo", rendition.tempo_word),
+    "mood": pick(rng, "mood", f"{brightness(rendition.key)} {rendition.tempo_word}"),
+    "dynamics": pick(rng, "dynamics", rendition.dynamics),
+    "articulation": pick(rng, "articulation", rendition.articulation),
+    "register": pick(rng, "register", register(rendition)),
+    "density": pick(rng, "density", density(rendition)),
+    "key": rendition.key,
+    "metre": work.metre,
+    "form": work.form,
+    "family": table["families"][rendition.voices[0].instrument.family],
+    "bpm": f"{rendition.bpm:.0f}",
+    "lead": lead,
+    "play": "play" if len(leads) > 1 or not lead.startswith("a") else "plays",
+    "played": played,
+    "texture": texture,
+  }
+  words |= {key.capitalize(): capital(words[key]) for key in ("tempo", "articulation", "lead")}
+  return words
+
+
+def aspects(
+  rendition: rendering.Rendition, words: dict[str, str], rng: np.random.Generator
+) -> list[str]:
+  """Phrases that are each true of the clip, in random order, instruments always among them."""
+  sure = unique(voice.instrument.name for voice in rendition.voices)
+  sure += [
+    f"{rendition.tempo_word} tempo",
+    str(rng.choice(phrasings()["aspects"][rendition.arrangement])),
+  ]
+  maybe = [
+    rendition.key,
+    f"{words['metre']} time",
+    words["form"],
+    words["mood"],
+    words["dynamics"],
+    words["articulation"],
+    f"{words['bpm']} bpm",
+    f"{words['register']} register",
+    rendition.voices[0].instrument.family,
+    "instrumental",
+  ]
+  kept = [
+    str(each) for each in rng.choice(maybe, int(rng.integers(3, len(maybe) + 1)), replace=False)
+  ]
+  return [str(each) for each in rng.permutation(unique(sure + kept))]
+
+
+def brightness(key: str) -> str:
+  """ "bright" for modes with a major third, else "dark"."""
+  return "bright" if scores.SCALES[scores.split_key(key)[1]][2] == 4 else "dark"
+
+
+def register(rendition: rendering.Rendition) -> str:
+  """ "low", "middle" or "high" by the mean pitch of the melody."""
+  middle = rendition.melody[:, 2].mean()
+  return "low" if middle < LOW else "high" if middle > HIGH else "middle"
+
+
+def density(rendition: rendering.Rendition) -> str:
+  """ "sparse", "flowing" or "busy" by the melody's notes a second."""
+  melody = rendition.melody
+  seconds = float((melody[:, 0] + melody[:, 1]).max()) * rendition.seconds_per_quarter
+  rate = len(melody) / max(seconds, 1e-9)
+  return "sparse" if rate < SPARSE else "busy" if rate > BUSY else "flowing"
+
+
+def pick(rng: np.random.Generator, slot: str, fact: str) -> str:
+  """One of the words for a fact."""
+  return str(rng.choice(phrasings()[slot][fact]))
+
+
+def unique(names) -> list[str]:
+  """The names without repetition, in order."""
+  return list(dict.fromkeys(names))
+
+
+def article(name: str) -> str:
+  """article("oboe") == "an oboe"; plural names have none: article("bagpipes") == "bagpipes"."""
+  plural = name.endswith(("bells", "strings", "bagpipes"))
+  return name if plural else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def capital(text: str) -> str:
+  """The text with its first letter large, the others as they are."""
+  return text[:1].upper() + text[1:]
+
+
+def join(names: list[str]) -> str:
+  """join(["a flute", "a viola", "a cello"]) == "a flute, a viola and a cello"."""
+  return (
+    names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
+  )
+
+
+def train_text_model(captions: list[str], path: pathlib.Path, vocab_size: int) -> None:
+  """Writes a SentencePiece unigram model of the captions to `path`, the same bytes for the same
+  captions.
+
+  It lower-cases (nmt_nfkc_cf), falls back to bytes, has pad 0, end 1, unknown 2, and at most
+  `vocab_size` pieces, fewer where the text has fewer. Raises ValueError where there are no
+  captions.
+  """
+  import sentencepiece
+
+  if not captions:
+    raise ValueError(f"{path}: wanted captions to train the text model on, got none")
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(captions),
+    model_writer=model,
+    model_type="unigram",
+    vocab_size=vocab_size,
+    hard_vocab_limit=False,
+    byte_fallback=True,
+    normalization_rule_name="nmt_nfkc_cf",
+    character_coverage=1.0,
+    num_threads=1,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  partial = path.with_name(path.name + ".partial")
+  partial.write_bytes(model.getvalue())
+  partial.replace(path)

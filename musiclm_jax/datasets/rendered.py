@@ -1,0 +1,183 @@
+"""The built-in corpus as a TFDS data set: real scores rendered, with captions and measurable truth.
+
+`prepare` builds it where it is missing. Neither importing nor building imports TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import pathlib
+import sys
+import time
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from musiclm_jax.datasets import captions, clips, scores
+
+SPLITS = ("train", "validation", "test", "combinations")
+VOCAB_SIZE = 1000
+
+
+@dataclasses.dataclass(kw_only=True)
+class RenderedConfig(tfds.core.BuilderConfig):
+  """Size of a corpus: `works` of each split (None: all), each with `passages`, each played
+  `renditions` times.
+
+  `combinations` are train works played by instruments at the tempi that are held out for them.
+  """
+
+  clip_seconds: float
+  works: tuple[int | None, ...]
+  passages: int
+  renditions: int
+  seed: int = 0
+  soundfont: str = ""
+
+
+def size_config(size: str, *, seed: int, soundfont: str) -> RenderedConfig:
+  """Configuration of a corpus `tiny`, `demo` or `full`; another seed or soundfont is named in its
+  name.
+
+  Raises ValueError for another size.
+  """
+  shapes = {
+    "tiny": dict(clip_seconds=4.0, works=(12, 3, 6, 4), passages=1, renditions=3),
+    "demo": dict(clip_seconds=10.0, works=(144, 12, 76, 12), passages=1, renditions=3),
+    "full": dict(clip_seconds=30.0, works=(None, None, None, 400), passages=3, renditions=3),
+  }
+  if size not in shapes:
+    raise ValueError(f"size: wanted one of {', '.join(shapes)}, got {size!r}")
+  name = (
+    size
+    + (f"-seed{seed}" if seed else "")
+    + (f"-{pathlib.Path(soundfont).stem}" if soundfont else "")
+  )
+  return RenderedConfig(name=name, seed=seed, soundfont=soundfont, **shapes[size])
+
+
+class Rendered(tfds.core.GeneratorBasedBuilder):
+  """Works of music21's free scores, rendered through General-MIDI instruments to 24 kHz mono
+  int16."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = [size_config(size, seed=0, soundfont="") for size in ("tiny", "demo", "full")]
+  map = staticmethod(map)  # a pool's `imap` builds with more processes
+
+  def _info(self):
+    text, row = tfds.features.Text(), tfds.features.Tensor
+    return self.dataset_info_from_configs(
+      features=tfds.features.FeaturesDict(
+        {
+          "id": text,
+          "waveform": row(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
+          "caption": text,
+          "aspect_list": tfds.features.Sequence(text),
+          "work": text,
+          "melody": text,
+          "start_s": np.float32,
+          "bpm": np.float32,
+          "key": text,
+          "instruments": tfds.features.Sequence(text),
+          "programs": tfds.features.Sequence(np.int32),
+          "meter": text,
+          "onsets": row(shape=(None, 2), dtype=np.float32),
+          "tempo_word": text,
+          "family": text,
+        }
+      ),
+      homepage="https://www.music21.org/music21docs/about/referenceCorpus.html",
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    jobs = {split: split_jobs(self.builder_config, split) for split in SPLITS}
+    total = sum(len(each) for each in jobs.values())
+    bar = tqdm(
+      total=total, unit="work", desc="rendering", mininterval=0.2 if sys.stderr.isatty() else 10.0
+    )
+    return {split: self._generate_examples(each, bar) for split, each in jobs.items()}
+
+  def _generate_examples(self, jobs, bar):
+    for examples in self.map(clips.render_work, jobs):
+      for example in examples:
+        yield example["id"], example
+      bar.update()
+    bar.refresh()
+
+
+def split_jobs(config: RenderedConfig, split: str) -> list[clips.Job]:
+  """What is to be rendered for a split, a job for each work."""
+  held_out = split == "combinations"
+  works = [work for work in scores.list_works() if work.split == ("train" if held_out else split)]
+  works = works[: config.works[SPLITS.index(split)]]
+  return [
+    clips.Job(
+      work=work,
+      seed=config.seed,
+      soundfont=config.soundfont,
+      clip_seconds=config.clip_seconds,
+      passages=config.passages,
+      renditions=config.renditions,
+      held_out=held_out,
+    )
+    for work in works
+  ]
+
+
+def prepare(
+  data_dir: str, size: str, *, seed: int, workers: int, soundfont: str = ""
+) -> pathlib.Path:
+  """Directory of the corpus, built if it is not there, with the text model `captions.model` in
+  `data_dir`.
+
+  The bytes depend on size, seed and soundfont alone. A build that is stopped leaves no data set.
+  Prints one line.
+  """
+  config = size_config(size, seed=seed, soundfont=soundfont)
+  builder = Rendered(config=Rendered.builder_configs.get(config.name, config), data_dir=data_dir)
+  directory = pathlib.Path(builder.data_dir)
+  begin = time.perf_counter()
+  built = not directory.exists()
+  if built:
+    tfds.disable_progress_bar()  # ours knows how much is left
+    with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it is about to do
+      build(builder, workers)
+  model = pathlib.Path(data_dir) / "captions.model"
+  if built or not model.exists():
+    captions.train_text_model(read_captions(builder, "train"), model, VOCAB_SIZE)
+  print(summary(builder, time.perf_counter() - begin if built else None), flush=True)
+  return directory
+
+
+def build(builder: Rendered, workers: int) -> None:
+  """Builds the data set with that many processes; raises ValueError for fewer than one."""
+  if workers < 1:
+    raise ValueError(f"workers: wanted at least 1, got {workers}")
+  if workers == 1:
+    builder.download_and_prepare(file_format="array_record")
+    return
+  with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    builder.map = pool.imap
+    builder.download_and_prepare(file_format="array_record")
+
+
+def read_captions(builder: Rendered, split: str) -> list[str]:
+  """Captions of a split in the order of the records."""
+  source = builder.as_data_source(split=split, decoders={"waveform": tfds.decode.SkipDecoding()})
+  return [each["caption"].decode() for each in source]
+
+
+def summary(builder: Rendered, seconds: float | None) -> str:
+  """One line: clips, hours, melodies of each split (passages of works) and, where it was built,
+  seconds of audio a second."""
+  config = builder.builder_config
+  counts = {split: builder.info.splits[split].num_examples for split in SPLITS}
+  audio = sum(counts.values()) * config.clip_seconds
+  melodies = ", ".join(f"{split} {count // config.renditions}" for split, count in counts.items())
+  speed = f"built in {seconds:.0f} s, {audio / seconds:.0f} s of audio a second" if seconds else ""
+  return (
+    f"{builder.data_dir}: {sum(counts.values())} clips, {audio / 3600:.2f} h, "
+    f"melodies: {melodies}; {speed or 'already there'}"
+  )

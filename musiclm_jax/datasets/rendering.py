@@ -1,0 +1,202 @@
+"""Renditions of a passage: who plays what, how fast and in which key, and the sound of it.
+
+A rendition is decided by (seed, work, passage, number) alone, so any worker makes the same bytes.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import pathlib
+
+import numpy as np
+
+from musiclm_jax.datasets import scores
+
+SAMPLE_RATE = 24_000
+TEMPI = {"slow": (60, 76), "moderate": (90, 112), "fast": (130, 168)}  # beats a minute
+DYNAMICS = {"soft": (48, 0.05), "medium": (80, 0.08), "loud": (112, 0.125)}  # velocity, RMS level
+ARTICULATION = {"legato": 0.97, "detached": 0.6}  # sounding share of a note's value
+PEAK = 0.95
+DRUMS = 128  # the drum kit's number, one past the last General-MIDI program
+KICK, SNARE, HAT = 36, 38, 42
+TAIL_SECONDS = 0.8  # what a closing passage leaves for its last note to ring
+
+
+@dataclasses.dataclass(frozen=True)
+class Instrument:
+  """One row of `data/instruments.csv`; `low` and `high` are MIDI pitches, `held_out` is a tempo
+  word or ""."""
+
+  program: int
+  name: str
+  family: str
+  low: int
+  high: int
+  roles: str
+  held_out: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+  """What one instrument plays: notes [notes, 3] (onset, duration in quarters, MIDI pitch) and its
+  loudness relative to the melody's velocity."""
+
+  instrument: Instrument
+  notes: np.ndarray
+  loudness: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+  """A stretch of a work: `name` is the same in all its renditions, `start` in quarters from the
+  work's beginning, `place` is beginning, middle or ending. An ending has no fixed start: it is
+  the last `clip_seconds`."""
+
+  name: str
+  start: float
+  place: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendition:
+  """Everything that is true of one clip; `melody` [notes, 3] sounds in quarters from the clip's
+  first moment."""
+
+  work: scores.Work
+  passage: Passage
+  start: float
+  bpm: float
+  tempo_word: str
+  key: str
+  arrangement: str
+  dynamics: str
+  articulation: str
+  voices: tuple[Voice, ...]
+  melody: np.ndarray
+
+  @property
+  def seconds_per_quarter(self) -> float:
+    """Seconds that a quarter note lasts at this tempo."""
+    return 60.0 / self.bpm / scores.BEAT_QUARTERS[self.work.metre]
+
+
+@functools.cache
+def instruments() -> tuple[Instrument, ...]:
+  """All instruments of `data/instruments.csv`."""
+  with open(scores.data_folder() / "instruments.csv", encoding="utf-8", newline="") as file:
+    convert = {field.name: field.type for field in dataclasses.fields(Instrument)}
+    return tuple(
+      Instrument(**{k: convert[k](v) for k, v in row.items()}) for row in csv.DictReader(file)
+    )
+
+
+def with_role(role: str) -> list[Instrument]:
+  """Instruments that play the role: lead, chords, bass, drone or percussion."""
+  return [each for each in instruments() if role in each.roles.split()]
+
+
+def generator(*parts) -> np.random.Generator:
+  """Random numbers that depend on the parts alone, not on process, order or platform."""
+  digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+  return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+def played_round(music: scores.Music, clip_seconds: float, beat: float) -> scores.Music:
+  """The work as often as a clip of the fastest tempo needs: fiddle tunes and verses are played
+  round and round."""
+  needed = clip_seconds * TEMPI["fast"][1] / 60.0 * beat
+  rounds = max(1, int(np.ceil(needed / music.length)))
+  step = np.array([[music.length, 0.0, 0.0]])
+  parts = tuple(np.concatenate([part + i * step for i in range(rounds)]) for part in music.parts)
+  return dataclasses.replace(music, parts=parts, length=rounds * music.length)
+
+
+def passages_of(music: scores.Music, work: scores.Work, clip_seconds: float) -> list[Passage]:
+  """Beginning, phrases of eight bars and ending of a work that was played round.
+
+  A phrase is kept where a clip of any tempo fits into the rest of the work, the melody sounds in
+  most of it with four notes at least, and its notes are in the work's key.
+  """
+  beat, bar = scores.BEAT_QUARTERS[work.metre], scores.BAR_QUARTERS[work.metre]
+  longest, shortest = (
+    clip_seconds * TEMPI[word][i] / 60.0 * beat for word, i in (("fast", 1), ("slow", 0))
+  )
+
+  def fits(start):
+    heard = [between(part, start, start + shortest) for part in music.parts]
+    notes = np.concatenate(heard)
+    melody = scores.melody_of(heard[0]) if len(heard[0]) else heard[0]
+    if len(melody) < 4 or melody[:, 1].sum() < 0.75 * shortest:
+      return False
+    # A tune keeps its mode throughout; what has harmony may leave the key for a while.
+    in_key = len(heard) == 1 or scores.estimate_key(notes) == work.key
+    return in_key and scores.share_in_scale(notes, work.key) >= 0.85
+
+  starts = np.arange(0.0, music.length - longest + 1e-6, 8 * bar)
+  found = [Passage(f"{x:g}", float(x), "middle" if x else "beginning") for x in starts if fits(x)]
+  end = music.length - shortest
+  return found + ([Passage("end", end, "ending")] if end >= 0 and fits(end) else [])
+
+
+def between(notes: np.ndarray, start: float, stop: float) -> np.ndarray:
+  """Notes that sound in [start, stop), cut to it, their onsets counted from start."""
+  begin = np.maximum(notes[:, 0], start)
+  end = np.minimum(notes[:, 0] + notes[:, 1], stop)
+  kept = end - begin > 1e-6
+  return np.stack([begin - start, end - begin, notes[:, 2]], axis=1)[kept]
+
+
+def render(rendition: Rendition, synthesizer, clip_seconds: float) -> np.ndarray:
+  """Waveform [samples] int16 at 24 kHz mono: no DC, the dynamics' RMS level, peaks below full
+  scale.
+
+  A clip whose peaks would pass the limit is made softer as a whole, never clipped.
+  """
+  import symusic
+
+  score = symusic.Score(480, ttype="second")
+  velocity = DYNAMICS[rendition.dynamics][0]
+  seconds = rendition.seconds_per_quarter
+  for voice in rendition.voices:
+    drums = voice.instrument.program == DRUMS
+    track = symusic.Track(
+      voice.instrument.name, 0 if drums else voice.instrument.program, drums, ttype="second"
+    )
+    for onset, duration, pitch in voice.notes.tolist():
+      loud = int(np.clip(round(velocity * voice.loudness), 1, 127))
+      track.notes.append(
+        symusic.Note(onset * seconds, duration * seconds, int(pitch), loud, ttype="second")
+      )
+    score.tracks.append(track)
+  sound = np.asarray(synthesizer.render(score, stereo=False))[0].astype(np.float64)
+  samples = round(clip_seconds * SAMPLE_RATE)
+  waveform = np.zeros(samples)
+  waveform[: min(samples, len(sound))] = sound[:samples]
+  waveform -= waveform.mean()
+  gain = min(
+    DYNAMICS[rendition.dynamics][1] / max(float(np.sqrt(np.mean(waveform**2))), 1e-9),
+    PEAK / max(float(np.abs(waveform).max()), 1e-9),
+  )
+  return np.round(waveform * gain * 32767).astype(np.int16)
+
+
+def open_synthesizer(soundfont: str):
+  """A new symusic synthesizer of a soundfont; "" is the TimGM6mb.sf2 that pretty_midi ships.
+
+  Each clip needs its own: a used one is left in a state that some instruments can be heard to
+  depend on. Raises ValueError where there is no such file.
+  """
+  import symusic
+
+  path = pathlib.Path(soundfont) if soundfont else default_soundfont()
+  if not path.is_file():
+    raise ValueError(f"soundfont: wanted an .sf2 file, found none at {path}")
+  return symusic.Synthesizer(str(path), SAMPLE_RATE, 4)
+
+
+def default_soundfont() -> pathlib.Path:
+  """Path of the soundfont that pretty_midi ships, found without importing it."""
+  import importlib.util
+
+  return pathlib.Path(importlib.util.find_spec("pretty_midi").origin).with_name("TimGM6mb.sf2")

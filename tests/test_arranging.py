@@ -1,0 +1,103 @@
+"""Who plays what: ranges, keys, held-out pairs and accompaniments that follow the metre."""
+
+import numpy as np
+import pytest
+
+from musiclm_jax.datasets import arranging, rendering, scores
+
+WORKS = [work for work in scores.list_works() if work.parts == 1][:3] + [
+  work for work in scores.list_works() if work.parts == 4
+][:3]
+
+
+def renditions(work, held_out):
+  music = rendering.played_round(scores.read_music(work), 10.0, scores.BEAT_QUARTERS[work.metre])
+  return [
+    arranging.arrange(
+      music,
+      work,
+      passage,
+      number,
+      seed=0,
+      clip_seconds=10.0,
+      renditions=3,
+      held_out=held_out,
+    )
+    for passage in rendering.passages_of(music, work, 10.0)[:2]
+    for number in range(3)
+  ]
+
+
+@pytest.fixture(scope="module")
+def arranged():
+  return [
+    (each, held_out)
+    for w in WORKS
+    for held_out in (False, True)
+    for each in renditions(w, held_out)
+  ]
+
+
+def test_every_voice_is_in_its_instruments_range(arranged):
+  for rendition, _ in arranged:
+    for voice in rendition.voices:
+      assert arranging.in_range(voice.notes, voice.instrument), (
+        rendition.work.id,
+        voice.instrument,
+      )
+      assert voice.notes[:, 0].min() >= 0
+
+
+def test_held_out_pairs_are_only_where_asked_for(arranged):
+  for rendition, held_out in arranged:
+    word = rendition.tempo_word
+    assert (rendition.voices[0].instrument.held_out == word) == held_out
+    low, high = rendering.TEMPI[word]
+    assert low <= rendition.bpm <= high
+    if not held_out:
+      assert all(voice.instrument.held_out != word for voice in rendition.voices)
+
+
+def test_renditions_of_a_passage_differ(arranged):
+  passages = {}
+  for rendition, held_out in arranged:
+    key = (rendition.work.id, rendition.passage.name, held_out)
+    passages.setdefault(key, []).append((rendition.tempo_word, rendition.voices[0].instrument.name))
+  for (_, _, held_out), heard in passages.items():
+    assert len(set(heard)) == len(heard) == 3
+    assert held_out or len({word for word, _ in heard}) == 3
+
+
+def test_transposed_notes_are_in_the_stated_key(arranged):
+  for rendition, _ in arranged:
+    assert scores.share_in_scale(rendition.melody, rendition.key) > 0.8
+
+
+def test_seed_decides():
+  one, two = renditions(WORKS[0], False), renditions(WORKS[0], False)
+  assert [each.bpm for each in one] == [each.bpm for each in two]
+  for a, b in zip(one, two):
+    np.testing.assert_array_equal(a.melody, b.melody)
+
+
+def test_transpose_key():
+  assert arranging.transpose_key("D dorian", 3) == "F dorian"
+  assert arranging.transpose_key("B major", 1) == "C major"
+
+
+@pytest.mark.parametrize("metre", list(scores.BAR_QUARTERS))
+def test_drums_follow_the_metre(metre):
+  bar, beat = scores.BAR_QUARTERS[metre], scores.BEAT_QUARTERS[metre]
+  rows = np.array(arranging.drum_pattern(metre, 1.0, 1.0 + 2 * bar))
+  kicks = rows[rows[:, 2] == rendering.KICK, 0]
+  assert {1.0, 1.0 + bar} <= set(kicks)
+  assert np.allclose((rows[rows[:, 2] == rendering.SNARE, 0] - 1.0) % beat, 0.0)
+
+
+def test_harmony_of_an_arpeggio_is_its_triad():
+  """Bars of C-E-G-C, F-A-C-F, C-E-G-C in C major are I, IV, I."""
+  pitches = (60, 64, 67, 72, 65, 69, 72, 77, 60, 64, 67, 72)
+  melody = np.array([[i, 1.0, pitch] for i, pitch in enumerate(pitches)])
+  chords = arranging.harmonise(melody, "C major", "4/4", downbeat=0.0, end=12.0)
+  heard = [triad for onset, _, triad in chords if onset >= 0]
+  assert heard == [(0, 4, 7)] * 2 + [(5, 9, 0)] * 2 + [(0, 4, 7)] * 2

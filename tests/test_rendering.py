@@ -1,0 +1,95 @@
+"""Passages, excerpts and the waveform that is rendered from them."""
+
+import dataclasses
+
+import hypothesis
+import hypothesis.strategies as st
+import librosa
+import numpy as np
+import pytest
+
+from musiclm_jax.datasets import clips, rendering, scores
+
+WORK = next(work for work in scores.list_works() if work.parts == 1 and work.metre == "4/4")
+JOB = clips.Job(
+  work=WORK, seed=0, soundfont="", clip_seconds=6.0, passages=1, renditions=3, held_out=False
+)
+
+
+@pytest.fixture(scope="module")
+def examples():
+  return clips.render_work(JOB)
+
+
+@hypothesis.given(
+  st.lists(st.tuples(st.floats(0, 50), st.floats(0.1, 8), st.integers(30, 90)), min_size=1),
+  st.floats(0, 40),
+  st.floats(1, 20),
+)
+def test_between_keeps_what_sounds(rows, start, length):
+  notes = np.array(rows, float)
+  cut = rendering.between(notes, start, start + length)
+  assert np.all(cut[:, 0] >= 0) and np.all(cut[:, 0] + cut[:, 1] <= length + 1e-9)
+  sounding = np.minimum(notes[:, 0] + notes[:, 1], start + length) - np.maximum(notes[:, 0], start)
+  assert np.isclose(cut[:, 1].sum(), sounding[sounding > 1e-6].sum())
+
+
+def test_waveform_is_level_and_clean(examples):
+  levels = {level for _, level in rendering.DYNAMICS.values()}
+  for example in examples:
+    waveform = example["waveform"]
+    assert waveform.dtype == np.int16 and waveform.shape == (6 * 24_000,)
+    real = waveform / 32767
+    assert abs(real.mean()) < 1e-4
+    assert np.abs(real).max() <= rendering.PEAK + 1e-4
+    assert min(abs(real.std() - level) for level in levels) < 1e-3
+
+
+def test_peaks_are_limited_by_softening_not_clipping(examples):
+  class Click:
+    def render(self, score, stereo):
+      sound = np.zeros((1, 24_000), np.float32)
+      sound[0, ::6000] = 30.0
+      return sound
+
+  rendition = dataclasses.make_dataclass("Silent", ["dynamics", "voices", "seconds_per_quarter"])(
+    "loud", (), 0.5
+  )
+  waveform = rendering.render(rendition, Click(), 1.0) / 32767
+  assert np.isclose(np.abs(waveform).max(), rendering.PEAK, atol=1e-3)
+  assert (np.abs(waveform) > 0.5).sum() == 4
+
+
+def test_onsets_are_heard_where_they_are_said_to_be(examples):
+  """Strength of detected onsets at the stated instants is above that at instants between them."""
+  for example in examples:
+    strength = librosa.onset.onset_strength(
+      y=example["waveform"] / 32767.0, sr=24_000, hop_length=240
+    )
+    times = example["onsets"][1:, 0]
+    near = [strength[max(0, int(t * 100) - 3) : int(t * 100) + 8].max() for t in times if t < 5.8]
+    assert np.mean(near) > 2 * np.mean(strength)
+
+
+def test_passage_starts_where_the_clip_says(examples):
+  music = rendering.played_round(scores.read_music(WORK), 6.0, 1.0)
+  for example in examples:
+    start = example["start_s"] * example["bpm"] / 60
+    heard = rendering.between(music.parts[0], start, start + 6.0 * example["bpm"] / 60)
+    np.testing.assert_allclose(
+      heard[:, 0] * 60 / example["bpm"], example["onsets"][:, 0], atol=1e-4
+    )
+    assert len(set(np.round(heard[:, 2] - example["onsets"][:, 1]))) == 1
+
+
+def test_generator_depends_on_its_parts_alone():
+  one, two = (rendering.generator(0, "a", "b").integers(0, 1 << 30, 4) for _ in range(2))
+  np.testing.assert_array_equal(one, two)
+  assert rendering.generator(0, "ab").random() != rendering.generator(0, "a", "b").random()
+
+
+def test_missing_soundfont_is_named():
+  with pytest.raises(
+    ValueError, match="soundfont: wanted an .sf2 file, found none at /no/such.sf2"
+  ):
+    rendering.open_synthesizer("/no/such.sf2")
