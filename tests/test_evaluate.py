@@ -1,19 +1,22 @@
 """The whole evaluation on a small corpus of tones and models with random weights."""
 
+import dataclasses
 import json
 import math
 import pathlib
+import shutil
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import soundfile
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from musiclm_jax import checkpointing
 from musiclm_jax.datasets import captions
-from musiclm_jax.evaluation import encoders, generated, retrieval, stages
+from musiclm_jax.evaluation import encoders, generated, held_out, report, retrieval, stages
 from musiclm_jax.evaluation.evaluate import evaluate
 from musiclm_jax.export import bundle
 from musiclm_jax.lm.generation import Sampling
@@ -28,8 +31,10 @@ from musiclm_jax.tokenizers import (
   w2v_bert,
 )
 from musiclm_jax.tokenizers import quantizer as quantizers
-from musiclm_jax.tokens import Stage, Stream, Vocabulary
+from musiclm_jax.tokens import Stage, Stream, Vocabulary, flatten
 from musiclm_jax.transformer import Transformer
+
+pytestmark = pytest.mark.slow
 
 RATE, SECONDS, CODES = 24000, 2.0, 8
 STREAMS = {
@@ -302,10 +307,10 @@ def sections():
     stages.StageLoss(stage="coarse", swapped="semantic", clips=9, batch_size=4),
     stages.StageLoss(stage="fine", swapped="coarse", clips=9, batch_size=4),
     generated.Generation(
-      samplings=tuple(Sampling(s.name, 1.0, 0.0, 0.2) for s in STAGES),
+      samplings=tuple(Sampling(s.name, 1.0, 0.0, 0.4) for s in STAGES),
       num_prompts=9,
       num_shown=2,
-      seconds=0.8,
+      seconds=0.4,
       train_clips=24,
       permutations=100,
       batch_size=6,
@@ -330,3 +335,176 @@ def test_everything_is_measured_and_every_figure_says_what_was_wanted(done):
       assert set(figure) == {"value", "baseline", "baseline_is", "wanted", "met"}, name
       assert math.isfinite(figure["value"])
       assert (figure["met"] is None) == (not figure["wanted"])
+
+
+def test_the_audio_is_there_and_as_long_as_was_asked(done):
+  out, results = done
+  for kind, count in (("generated", 9), ("real", 2), ("roundtrip", 2)):
+    files = sorted((out / "audio").glob(f"*_{kind}.wav"))
+    assert len(files) == count
+    assert all(soundfile.info(file).frames == round(0.4 * RATE) for file in files)
+  assert results["generation"]["figures"]["share_of_exact_length"]["met"]
+
+
+def test_the_report_of_it_is_one_page(done, world, tmp_path):
+  out, _ = done
+  path = report.report(out_dir=str(out), runs_dir=world["runs_dir"], progress="none", title="Test")
+  text = pathlib.Path(path).read_text()
+  assert text.count("<article>") == 2 and text.count("Losses of") == 10
+
+
+def test_a_second_run_measures_nothing_again(done, world):
+  out, results = done
+  before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+  assert evaluate(**world, out_dir=str(out), sections=sections()) == results
+  assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_what_changed_and_what_was_deleted_is_measured_again(done, world, tmp_path):
+  copy = tmp_path / "out"
+  shutil.copytree(done[0], copy)
+  some = [dataclasses.replace(sections()[0], clips=3), *sections()[3:5]]
+  kept = (copy / "metrics" / "melody.json").stat().st_mtime_ns
+  (copy / "metrics" / "semantic.json").unlink()
+  results = evaluate(**world, out_dir=str(copy), sections=tuple(some))
+  assert results["codec"]["key"] != done[1]["codec"]["key"]
+  assert (copy / "metrics" / "melody.json").stat().st_mtime_ns == kept
+  old = done[1]["semantic"]
+  assert {k: v for k, v in results["semantic"].items() if k != "took_seconds"} == {
+    k: v for k, v in old.items() if k != "took_seconds"
+  }
+
+
+def test_stage_losses_are_those_of_the_model_itself(world):
+  material = held_out.HeldOut(**world)
+  section = stages.StageLoss(stage="coarse", swapped="semantic", clips=12, batch_size=5)
+  found = section(material, "")
+  part = material.part("coarse")
+  stage, vocabulary = part.module.stage, part.module.vocabulary
+  rows = []
+  for shard in material.shards:
+    mean = retrieval.unit(shard["mulan"][:1].mean(axis=0))
+    codes = material.part("mulan_rvq")("encode", mean[None, None])[0]
+    streams = [np.asarray(codes), shard["semantic"][:10], shard["acoustic"][:20, :2]]
+    plan = (*stage.conditions, stage.target)
+    pairs = zip(streams, plan)
+    rows.append(np.concatenate([flatten(c.astype(int), vocabulary.offsets(s)) for c, s in pairs]))
+  targets = np.array(rows)
+  batch = {
+    "decoder_target_tokens": targets,
+    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_loss_weights": np.arange(stage.length)[None] >= stage.condition_length,
+  }
+  batch["decoder_loss_weights"] = np.repeat(batch["decoder_loss_weights"], 12, axis=0)
+  loss, _ = part.module.apply(part.variables, batch, train=False)
+  assert found["figures"]["nats_per_token"]["value"] == pytest.approx(float(loss), abs=1e-5)
+
+
+def test_short_clips_are_padded_without_loss(world):
+  material = held_out.HeldOut(**world)
+  for row in material.shards[:6]:
+    row["acoustic"], row["semantic"] = row["acoustic"][:9], row["semantic"][:4]
+  section = stages.StageLoss(stage="coarse", swapped="semantic", clips=12, batch_size=4)
+  assert 1 < section(material, "")["figures"]["nats_per_token"]["value"] < 4
+  codes, known = stages._targets(material, STAGES[1], 12)
+  assert known.sum(axis=1).tolist() == [9] * 6 + [20] * 6 and not codes[0, 9:].any()
+
+
+def test_tokens_stand_in_the_order_of_the_clips(world):
+  material = held_out.HeldOut(**world)
+  assert [row["id"].decode() for row in material.shards] == [c["id"] for c in material.clips]
+  assert material.waveforms(0.5, 3).shape == (3, RATE // 2)
+  assert np.abs(material.waveforms(0.5, 3)).max() <= 1
+  assert not material.waveforms(3.0, 2)[:, round(SECONDS * RATE) :].any()  # silence behind the end
+
+
+def test_labels_follow_the_melody(world):
+  material = held_out.HeldOut(**world)
+  pitch, instrument = encoders.labels(material, 50)
+  clip = material.clips[0]
+  assert pitch[0, 0] == round(clip["onsets"][0, 1]) % 12
+  assert pitch[0, -1] == round(clip["onsets"][clip["onsets"][:, 0] < 1.98][-1, 1]) % 12
+  assert (instrument == instrument[:, :1]).all() and set(instrument[:, 0]) == {0, 1}
+
+
+def test_codes_that_follow_the_melody_have_information_about_it(world):
+  material = held_out.HeldOut(**world)
+  pitch, _ = encoders.labels(material, 50)
+  for row, codes in zip(material.shards, pitch):
+    row["semantic"] = codes[:, None].astype(np.uint16) % CODES
+  found = encoders.W2vBert(clips=4, seconds=1.0, shuffles=50, batch_size=4, seed=0)(material, "")
+  assert found["information"]["pitch_class"]["z"] > 5
+  assert found["information"]["pitch_class_in_time"]["z"] > 5
+
+
+def test_prompts_vary_and_too_many_are_refused(world):
+  clips = held_out.HeldOut(**world).clips
+  chosen = [clips[i] for i in generated.choose_prompts(clips, 6, seed=0)]
+  assert len({(c["family"], c["tempo_word"]) for c in chosen}) == 6
+  assert len({c["work"] for c in chosen[:3]}) == 3
+  with pytest.raises(ValueError, match="13 prompts wanted, there are 12"):
+    generated.choose_prompts(clips, 13, seed=0)
+
+
+def test_the_lent_condition_is_of_another_work(world):
+  clips = held_out.HeldOut(**world).clips
+  partner = stages._other_work(clips)
+  assert sorted(partner) == list(range(12))
+  assert all(clips[i]["work"] != clips[j]["work"] for i, j in enumerate(partner))
+  with pytest.raises(ValueError, match="of one work"):
+    stages._other_work([{"work": "a"}] * 3)
+
+
+def _without(name):
+  return lambda w: shutil.rmtree(pathlib.Path(w["runs_dir"], name))
+
+
+def _unfinished(w):
+  pathlib.Path(w["runs_dir"], "fine", "weights.safetensors").unlink()
+
+
+def _no_test(w):
+  path = pathlib.Path(w["tokens_dir"], "manifest.json")
+  manifest = json.loads(path.read_text())
+  del manifest["records"]["test"]
+  path.write_text(json.dumps(manifest))
+
+
+def _no_shard(w):
+  next(pathlib.Path(w["tokens_dir"]).glob("*test*")).unlink()
+
+
+def _other_tokenizer(w):
+  path = pathlib.Path(w["tokens_dir"], "manifest.json")
+  manifest = json.loads(path.read_text())
+  manifest["sources"]["acoustic"]["encoder"] = "xyz"
+  path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+  ("damage", "section", "message"),
+  [
+    (_without("melody"), 3, "runs/melody: model.json is missing"),
+    (_unfinished, 6, "runs/fine: weights.safetensors is missing; its training has not ended"),
+    (_no_test, 0, "tokens: no split 'test'"),
+    (_no_shard, 0, "shard is missing"),
+    (_other_tokenizer, 6, "its acoustic is of encoder xyz"),
+    (lambda w: pathlib.Path(w["bundle"], "bundle.json").unlink(), 2, "bundle: no bundle here"),
+    (lambda w: shutil.rmtree(w["data_dir"]), 0, "data: no data set here"),
+    (lambda w: shutil.rmtree(w["tokens_dir"]), 0, "tokens: no token shards here"),
+  ],
+)
+def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, section, message):
+  copy = {}
+  for name, directory in world.items():
+    copy[name] = str(shutil.copytree(directory, tmp_path / pathlib.Path(directory).name))
+  damage(copy)
+  with pytest.raises(ValueError) as caught:
+    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=sections()[section : section + 1])
+  assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_condition_that_a_stage_has_not_is_named(world, tmp_path):
+  section = stages.StageLoss(stage="fine", swapped="melody", clips=4, batch_size=4)
+  with pytest.raises(ValueError, match="no condition 'melody'"):
+    evaluate(**world, out_dir=str(tmp_path), sections=(section,))

@@ -156,10 +156,12 @@ class Generation:
 
 
 def _soundness(music: np.ndarray, samples: int) -> dict:
-  """Figures that say whether the audio [prompts, samples] is sound at all."""
+  """Figures that say whether the audio [prompts, samples] is sound at all, as it is written."""
   finite = np.isfinite(music).all(axis=1)
-  rms = np.sqrt(np.square(np.nan_to_num(music), dtype=np.float64).mean(axis=1))
-  clipped = (np.abs(music) >= _CLIPPED).mean(axis=1)
+  music = np.nan_to_num(music).astype(np.float64)
+  peaks = np.abs(music).max(axis=1, keepdims=True)
+  rms = np.sqrt(np.square(music).mean(axis=1))
+  clipped = (np.abs(music) / np.maximum(peaks, 1) >= _CLIPPED).mean(axis=1)
   return {
     "prompts": metrics.figure(len(music), ">= 8"),
     "share_finite": metrics.figure(finite.mean(), ">= 1"),
@@ -168,6 +170,9 @@ def _soundness(music: np.ndarray, samples: int) -> dict:
       20 * math.log10(max(rms.min(), 1e-10)), "> -60", baseline=-200.0, baseline_is="silence"
     ),
     "most_clipped_samples_share": metrics.figure(clipped.max(), "<= 0.001"),
+    "highest_peak": metrics.figure(
+      peaks.max(), baseline=1.0, baseline_is="full scale; louder music is scaled down when written"
+    ),
   }
 
 

@@ -31,11 +31,11 @@ svg { display: block; width: 100%; height: auto; font-family: inherit }
 .scroll { overflow-x: auto; margin: .7rem 0 }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .22rem .9rem .22rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; overflow-wrap: anywhere; min-width: 3.2rem }
+  vertical-align: top; overflow-wrap: break-word; max-width: 40rem }
 th { font-weight: 600; color: var(--soft) }
 small { color: var(--soft) }
 ul { margin: .3rem 0; padding-left: 1.2rem }
-.good { color: var(--good) } .bad { color: var(--bad) }
+.good, .bad { white-space: nowrap } .good { color: var(--good) } .bad { color: var(--bad) }
 .legend { font-size: .85rem; color: var(--soft) }
 .legend span { margin-right: 1.1rem } .legend i { display: inline-block; width: .9rem;
   height: .2rem; margin-right: .35rem; vertical-align: middle }

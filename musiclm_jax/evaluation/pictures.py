@@ -52,33 +52,33 @@ def loss_chart(name: str, lines: list[dict]) -> str:
   chance = [(line["step"], line["chance"]) for line in lines if "chance" in line]
   if chance:
     axes.plot(*zip(*thinned(chance, 60)), color=SERIES["chance"], linestyle=(0, (4, 3)), lw=1)
-  axes.set_title(name, loc="left")
+  axes.set_title(name, loc="left", color=_INK, size=9)
   axes.set_xlabel("step")
   return _svg(figure, f"Losses of {name}")
 
 
 def codec_chart(levels: list[dict]) -> str:
   """SVG of the log-mel distance over that of silence by the number of quantizers."""
-  figure, axes = _axes(3.6, 2.2)
+  figure, axes = _axes(3.0, 1.9)
   x, y = [row["levels"] for row in levels], [row["log_mel_ratio"] for row in levels]
   axes.plot(x, y, color=SERIES["eval"], marker="o", markersize=3.5, lw=1.4)
   axes.axhline(1.0, color=SERIES["chance"], linestyle=(0, (4, 3)), lw=1)
   axes.axhline(0.6, color=SERIES["train"], linestyle=(0, (1, 2)), lw=1.2)
   axes.set_xticks(x)
   axes.set_ylim(bottom=0)
-  axes.set_title("log-mel distance, silence = 1", loc="left")
+  axes.set_title("log-mel distance, silence = 1", loc="left", color=_INK, size=9)
   axes.set_xlabel("quantizers")
   return _svg(figure, "Codec quality by number of quantizers")
 
 
 def usage_chart(title: str, usage: list[dict]) -> str:
   """SVG of the perplexity of the codes of each level as a share of the codebook."""
-  figure, axes = _axes(3.6, 2.2)
+  figure, axes = _axes(3.0, 1.9)
   x = np.arange(1, len(usage) + 1)
   axes.bar(x, [row["perplexity_share"] for row in usage], color=SERIES["train"], width=0.7)
   axes.set_xticks(x[:: 1 + len(x) // 13])
   axes.set_ylim(0, 1)
-  axes.set_title(title, loc="left")
+  axes.set_title(title, loc="left", color=_INK, size=9)
   axes.set_xlabel("level")
   return _svg(figure, f"Codebook use: {title}")
 
@@ -96,7 +96,6 @@ def _axes(width: float, height: float):
     axes.spines[side].set_color(_INK)
   axes.tick_params(colors=_INK, labelsize=8, length=2)
   axes.xaxis.label.set(color=_INK, size=8)
-  axes.title.set(color=_INK, size=9)
   return figure, axes
 
 

@@ -4,14 +4,16 @@ import html
 import json
 import pathlib
 
-from musiclm_jax import audio, checkpointing
+import soundfile
+
+from musiclm_jax import checkpointing
 from musiclm_jax.evaluation import pictures
 from musiclm_jax.evaluation.page import STYLE, amount, bullet, mark, section, table
 
 _PLAYERS = (("generated", "generated"), ("real", "real clip"), ("roundtrip", "codec round trip"))
 
 
-def report(*, out_dir: str, runs_dir: str, progress: str, title: str, sample_rate: int) -> str:
+def report(*, out_dir: str, runs_dir: str, progress: str, title: str) -> str:
   """Writes out_dir/report.html from what `evaluate` left in out_dir, and gives its path.
 
   The wavs beside it are referred to by relative paths; pictures stand in the page. Loss curves are
@@ -24,7 +26,7 @@ def report(*, out_dir: str, runs_dir: str, progress: str, title: str, sample_rat
   results = json.loads(path.read_text())
   parts = [
     _summary(results),
-    _listen(results, out_dir, sample_rate),
+    _listen(results, out_dir),
     _adherence(results),
     _losses(read_runs(runs_dir)),
     _codec(results),
@@ -94,7 +96,7 @@ def _summary(results: dict) -> str:
   return "".join(lines)
 
 
-def _listen(results: dict, out_dir: str, sample_rate: int) -> str:
+def _listen(results: dict, out_dir: str) -> str:
   """A card for each prompt: caption, three players, three pictures."""
   if "generation" not in results:
     return ""
@@ -102,7 +104,8 @@ def _listen(results: dict, out_dir: str, sample_rate: int) -> str:
   for shown in results["generation"]["shown"]:
     players = []
     for kind, label in _PLAYERS:
-      waveform = audio.read(str(pathlib.Path(out_dir, shown[kind])), sample_rate)
+      # not audio.read, which refuses silence: the page shows what there is
+      waveform, sample_rate = soundfile.read(pathlib.Path(out_dir, shown[kind]), dtype="float32")
       picture = pictures.spectrogram(waveform, sample_rate)
       source = html.escape(shown[kind], quote=True)
       players.append(
