@@ -157,7 +157,7 @@ def write_weights(directory: str, variables) -> None:
   path = pathlib.Path(directory, "weights.safetensors")
   flat = traverse_util.flatten_dict(variables, sep="/")
   partial = path.with_name(path.name + ".partial")
-  arrays = {name: np.ascontiguousarray(jax.device_get(value)) for name, value in flat.items()}
+  arrays = {name: np.asarray(jax.device_get(value), order="C") for name, value in flat.items()}
   save_file(arrays, partial)
   os.replace(partial, path)
 

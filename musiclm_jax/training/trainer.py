@@ -58,25 +58,26 @@ def init_state(model: nn.Module, optimizer, batch: dict, seed: int) -> TrainStat
   )
 
 
-def state_shardings(boxed: TrainState, optimizer, mesh) -> TrainState:
+def state_shardings(boxed: TrainState, mesh) -> TrainState:
   """Shardings of a state from the axis names of its abstract, boxed parameters.
 
-  A moment of the shape of its parameter is sharded like it; everything else is replicated.
+  A moment, which is a leaf of the optimizer's state under the path and of the shape of a parameter,
+  is sharded like it; everything else is replicated.
   """
   params = partitioning.shardings(boxed.params, mesh)
   whole = partitioning.replicated(mesh)
+  leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed.params))
+  known = {
+    path: (leaf.shape, sharding)
+    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(params))
+  }
 
-  def moment(value, param, sharding):
-    return sharding if value.shape == param.shape else whole
+  def moment(path, leaf):
+    suffixes = (path[i:] for i in range(len(path)))
+    shape, sharding = next((known[s] for s in suffixes if s in known), (None, whole))
+    return sharding if leaf.shape == shape else whole
 
-  opt_state = optax.tree_map_params(
-    optimizer,
-    moment,
-    boxed.opt_state,
-    nn.unbox(boxed.params),
-    params,
-    transform_non_params=lambda _: whole,
-  )
+  opt_state = jax.tree_util.tree_map_with_path(moment, boxed.opt_state)
   collections = partitioning.shardings(boxed.collections, mesh)
   return TrainState(step=whole, params=params, collections=collections, opt_state=opt_state)
 
@@ -165,7 +166,7 @@ def train(
     sample = partitioning.global_batch(next(train_data.batches(0)), mesh)
     init = functools.partial(init_state, model, optimizer, seed=seed)
     boxed = jax.eval_shape(init, sample)
-    shardings = state_shardings(boxed, optimizer, mesh)
+    shardings = state_shardings(boxed, mesh)
     checkpoints = checkpointing.Checkpoints(model_dir, _KEEP)
     if checkpoints.latest_step is None:
       state = jax.jit(lambda batch: nn.unbox(init(batch)), out_shardings=shardings)(sample)

@@ -1,0 +1,133 @@
+"""A small bundle with random weights, made of the real modules."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from musiclm_jax import checkpointing
+from musiclm_jax.datasets.captions import train_text_model
+from musiclm_jax.export import bundle
+from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.tokenizers import convolutions, discriminators, mulan, quantizer, soundstream
+from musiclm_jax.tokens import Stage, Stream, Vocabulary
+from musiclm_jax.transformer import Transformer
+
+SAMPLE_RATE = 2400  # with the codec's hop of 48, 50 Hz
+MULAN = Stream("mulan", "mulan", 0.0, 0, 2, 8)
+SEMANTIC = Stream("semantic", "semantic", 25.0, 0, 1, 16)
+COARSE = Stream("coarse", "acoustic", 50.0, 0, 2, 16)
+FINE = Stream("fine", "acoustic", 50.0, 2, 2, 16)
+VOCABULARY = Vocabulary((MULAN, SEMANTIC, COARSE, FINE))
+STAGES = (
+  Stage("semantic", (MULAN,), SEMANTIC, 2.0),
+  Stage("coarse", (MULAN, SEMANTIC), COARSE, 0.8),
+  Stage("fine", (COARSE,), FINE, 0.4),
+)
+
+
+def transformer(causal):
+  return Transformer(1, 2, 8, 16, 32, 0.0, causal, 8, 16, 16, "none", False, "float32")
+
+
+def codec():
+  return soundstream.SoundStream(
+    sample_rate=SAMPLE_RATE,
+    encoder=convolutions.Encoder(4, (2, 3), 8, 3, (1,), 8, "float32"),
+    quantizer=quantizer.ResidualQuantizer(4, 16, 8, 0.9, 1.0, 2, False),
+    decoder=convolutions.Decoder(4, (2, 3), 3, (1,), 8, "float32"),
+    discriminators=discriminators.Discriminators(
+      discriminators.StftDiscriminator(256, 64, 2, (1,), "float32"),
+      discriminators.WaveDiscriminator(2, 4, 2, (4,), "float32"),
+      (1,),
+    ),
+    reconstruction_weight=1.0,
+    adversarial_weight=1.0,
+    feature_weight=1.0,
+    commitment_weight=1.0,
+    adversarial_samples=1024,
+    unquantized=0.0,
+  )
+
+
+def joint():
+  return mulan.MuLan(
+    log_mel=mulan.LogMel(SAMPLE_RATE, 128, 64, 16, 30.0, 1100.0),
+    augment=mulan.SpecAugment(1, 2, 1, 2),
+    audio_tower=mulan.ResNet((1,), 4, 1, "float32"),
+    text_tower=mulan.TextTower(60, transformer(causal=False)),
+    embed_dim=8,
+    initial_temperature=0.1,
+    min_temperature=0.02,
+  )
+
+
+def write_part(directory, module, batch, sources=None, parts=None):
+  """A part with random weights; its path."""
+  directory = str(directory)
+  variables = module.init(
+    {"params": jax.random.key(0), "dropout": jax.random.key(1)}, batch, train=False
+  )
+  variables = jax.tree.map(lambda x: x, jax.device_get(jax.tree.map(np.asarray, _unbox(variables))))
+  if "codebooks" in variables:
+    _randomise(variables["codebooks"])
+  checkpointing.describe_run(directory, module, {"sources": sources or {}, "parts": parts or {}})
+  checkpointing.write_weights(directory, variables)
+  return directory
+
+
+def _unbox(variables):
+  from flax import linen as nn
+
+  return nn.unbox(variables)
+
+
+def _randomise(codebooks):
+  rng = np.random.default_rng(0)
+  for name, value in codebooks.items():
+    if isinstance(value, dict):
+      _randomise(value)
+    elif name == "vectors":
+      codebooks[name] = rng.standard_normal(value.shape).astype(np.float32)
+
+
+def make_runs(root):
+  """Finished model directories {role: path} of a small MusicLM, and its text model."""
+  root = pathlib.Path(root)
+  waveform = np.zeros((2, 4800), np.float32)
+  runs = {
+    "soundstream": write_part(root / "soundstream", codec(), {"waveform": waveform}),
+    "mulan": write_part(
+      root / "mulan", joint(), {"waveform": waveform, "text": np.zeros((2, 8), np.int32)}
+    ),
+  }
+  prints = {role: checkpointing.fingerprint(path) for role, path in runs.items()}
+  mulan_source = {"mulan": {"encoder": prints["mulan"]}}
+  rvq = quantizer.EmbeddingQuantizer(
+    quantizer.ResidualQuantizer(2, 8, 8, 0.9, 1.0, 2, False), standardise=False
+  )
+  embeddings = {"embeddings": np.zeros((2, 4, 8), np.float32)}
+  runs["mulan_rvq"] = write_part(root / "mulan_rvq", rvq, embeddings, mulan_source)
+  parts = {"mulan_rvq": checkpointing.fingerprint(runs["mulan_rvq"])}
+  sources = {**mulan_source, "acoustic": {"encoder": prints["soundstream"]}}
+  for stage in STAGES:
+    model = TokenLM(stage, VOCABULARY, transformer(causal=True), 0.0)
+    names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
+    batch = {name: np.zeros((1, stage.length), np.int32) for name in names}
+    runs[stage.name] = write_part(root / stage.name, model, batch, sources, parts)
+  text = str(root / "text.model")
+  train_text_model(["a slow calm flute", "a fast violin in D major", "drums and bass"], text, 60)
+  return runs, text
+
+
+def export(runs, text, output_dir):
+  """Exports the runs of `make_runs`."""
+  bundle.export(
+    output_dir=str(output_dir),
+    stages=tuple(runs[stage.name] for stage in STAGES),
+    tokenizers={role: runs[role] for role in ("soundstream", "mulan", "mulan_rvq")},
+    text=bundle.Text(text, 16),
+    sample_rate=SAMPLE_RATE,
+    to="bundle",
+  )
+  return str(output_dir)

@@ -1,0 +1,180 @@
+"""Bundles and generation on random weights: lengths, determinism, windows, refusals."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from musiclm_jax import checkpointing
+from musiclm_jax.lm.generation import Composer, Sampling, generate
+from tests import bundles
+
+SAMPLINGS = (
+  Sampling("semantic", 1.0, 0.0, 0.5),
+  Sampling("coarse", 0.95, 0.0, 0.5),
+  Sampling("fine", 0.4, 0.0, 1.0),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  return bundles.make_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def bundle(runs, tmp_path_factory):
+  return bundles.export(*runs, tmp_path_factory.mktemp("made") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def composer(bundle):
+  return Composer(bundle, SAMPLINGS)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 3.01])  # less than, equal to and beyond the crop
+def test_music_has_exactly_the_seconds_asked_for(composer, seconds):
+  music = composer.waveforms(["a flute", "drums"], seconds, seed=0)
+  assert music.shape == (2, round(seconds * bundles.SAMPLE_RATE))
+  assert np.isfinite(music).all() and np.abs(music).max() > 0
+
+
+def test_codes_of_all_levels_are_in_range_and_aligned(composer):
+  from musiclm_jax.lm.generation import prompt_keys
+
+  prompts = ["a flute"]
+  known = {"mulan": composer.text_codes(prompts)}
+  codes = composer.compose(known, 2.0, prompt_keys(prompts, 0))
+  assert codes["semantic"].shape == (1, 50, 1) and codes["acoustic"].shape == (1, 100, 4)
+  for name in ("semantic", "acoustic"):
+    assert codes[name].min() >= 0 and codes[name].max() < 16
+
+
+def test_a_prompt_depends_on_its_text_and_seed_and_not_on_its_batch(composer):
+  together = composer.waveforms(["a flute", "drums", "a flute"], 1.0, seed=3)
+  alone = composer.waveforms(["drums"], 1.0, seed=3)
+  np.testing.assert_allclose(together[1:2], alone, atol=1e-5)
+  assert np.abs(together[0] - together[2]).max() > 1e-3  # the second take of a prompt
+  other_seed = composer.waveforms(["drums"], 1.0, seed=4)
+  assert np.abs(alone - other_seed).max() > 1e-3
+
+
+def test_text_that_was_never_seen_is_valid_audio(composer):
+  music = composer.waveforms(["Ζωή 🎷 qwxz 12345 !?"], 0.5, seed=0)
+  assert np.isfinite(music).all()
+
+
+def test_capitals_change_nothing(composer):
+  np.testing.assert_array_equal(
+    composer.text_codes(["A Slow FLUTE"]), composer.text_codes(["a slow flute"])
+  )
+
+
+def test_a_long_prompt_is_cut_and_says_where(composer, capsys):
+  composer.text_codes(["a slow calm flute and a fast violin in d major " * 5])
+  assert "prompt cut after 16 tokens: 'a slow" in capsys.readouterr().err
+
+
+def write(bundle, out, **changes):
+  settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0) | changes
+  return generate(bundle=bundle, out=str(out), samplings=SAMPLINGS, **settings)
+
+
+def test_generate_writes_wav_files(bundle, tmp_path):
+  (path,) = write(bundle, tmp_path / "one.wav")
+  waveform, rate = soundfile.read(path)
+  assert (len(waveform), rate) == (1200, 2400)
+  (tmp_path / "prompts.txt").write_text("a flute\nfast drums\n")
+  paths = write(bundle, tmp_path / "many", prompt="", prompts=str(tmp_path / "prompts.txt"))
+  assert [p[-6:] for p in paths] == ["00.wav", "01.wav"]
+  assert (tmp_path / "many" / "01.wav").exists()
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"prompt": ""}, "the prompt is empty"),
+    ({"prompt": "   "}, "the prompt is empty"),
+    ({"seconds": 0.0}, "seconds: wanted more than 0, found 0.0"),
+    ({"seconds": -1.0}, "seconds: wanted more than 0"),
+    ({"seconds": float("nan")}, "seconds: wanted more than 0, found nan"),
+    ({"prompt": "", "prompts": "/nonexistent.txt"}, "/nonexistent.txt: no such file"),
+  ],
+)
+def test_bad_requests_are_one_line(bundle, tmp_path, changes, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    write(bundle, tmp_path / "x.wav", **changes)
+  assert "\n" not in str(caught.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_line_among_prompts_is_named(bundle, tmp_path):
+  (tmp_path / "p.txt").write_text("a flute\n\ndrums\n")
+  with pytest.raises(ValueError, match="p.txt:2: the prompt is empty"):
+    write(bundle, tmp_path / "out", prompt="", prompts=str(tmp_path / "p.txt"))
+
+
+def spoil(path):
+  content = bytearray((path / "coarse" / "weights.safetensors").read_bytes())
+  content[-1] ^= 1
+  (path / "coarse" / "weights.safetensors").write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+  "harm, message",
+  [
+    (lambda b: shutil.rmtree(b), "no bundle here"),
+    (lambda b: (b / "bundle.json").write_text("{"), "not JSON"),
+    (lambda b: (b / "bundle.json").write_text('{"format": 9}'), "wanted format 1, found 9"),
+    (lambda b: shutil.rmtree(b / "mulan_rvq"), "part mulan_rvq is incomplete"),
+    (lambda b: (b / "fine" / "model.json").unlink(), "part fine is incomplete"),
+    (lambda b: (b / "text.model").unlink(), "text.model is missing"),
+    (spoil, "coarse: has fingerprint"),
+  ],
+)
+def test_a_broken_bundle_is_refused_by_name(bundle, tmp_path, harm, message):
+  copy = tmp_path / "bundle"
+  shutil.copytree(bundle, copy)
+  harm(copy)
+  with pytest.raises(ValueError, match=message) as caught:
+    write(str(copy), tmp_path / "x.wav")
+  assert str(copy) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_bundle_has_no_path_of_the_machine_that_made_it(bundle, runs):
+  import pathlib
+
+  texts = [p.read_text() for p in pathlib.Path(bundle).glob("**/*.json")]
+  root = str(pathlib.Path(runs[0]["fine"]).parent)
+  assert len(texts) == 7 and not any(root in text for text in texts)
+  description = json.loads(pathlib.Path(bundle, "bundle.json").read_text())
+  assert description["stages"] == ["semantic", "coarse", "fine"]
+
+
+def test_parts_that_do_not_belong_together_are_refused(runs, tmp_path):
+  directories, text = runs
+  other = str(tmp_path / "soundstream")
+  shutil.copytree(directories["soundstream"], other)
+  description = json.loads((tmp_path / "soundstream" / "model.json").read_text())
+  description["module"]["commitment_weight"] = 2.0
+  checkpointing.write_text(tmp_path / "soundstream" / "model.json", json.dumps(description))
+  with pytest.raises(ValueError, match="trained on tokens of soundstream .*would hold"):
+    bundles.export({**directories, "soundstream": other}, text, tmp_path / "bundle")
+  assert not (tmp_path / "bundle").exists()
+
+
+def test_an_unfinished_run_and_a_directory_of_something_else_are_refused(runs, tmp_path):
+  directories, text = runs
+  shutil.copytree(directories["fine"], tmp_path / "fine")
+  (tmp_path / "fine" / "weights.safetensors").unlink()
+  with pytest.raises(ValueError, match="fine: .*training has not ended"):
+    bundles.export({**directories, "fine": str(tmp_path / "fine")}, text, tmp_path / "bundle")
+  (tmp_path / "taken").mkdir()
+  with pytest.raises(ValueError, match="exists and is no bundle"):
+    bundles.export(directories, text, tmp_path / "taken")
+
+
+def test_a_stage_without_sampling_settings_is_named(bundle):
+  with pytest.raises(ValueError, match="stage fine .* no sampling settings"):
+    Composer(bundle, SAMPLINGS[:2])

@@ -1,0 +1,183 @@
+"""SeqIO tasks: token sequences against the worked example, crops at one instant, padding."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from musiclm_jax import checkpointing
+from musiclm_jax.datasets.captions import train_text_model
+from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer, ResidualQuantizer, quantize
+from musiclm_jax.tokens import Stage, Stream, Vocabulary, unflatten
+from musiclm_jax.training import input_pipeline, tasks
+from tests.records import AUDIO_FEATURES, audio_row, write_records
+
+MULAN = Stream("mulan", "mulan", 0.0, 0, 2, 8)
+SEMANTIC = Stream("semantic", "semantic", 25.0, 0, 1, 512)
+COARSE = Stream("coarse", "acoustic", 50.0, 0, 2, 1024)
+FINE = Stream("fine", "acoustic", 50.0, 2, 1, 1024)
+VOCABULARY = Vocabulary((MULAN, SEMANTIC, COARSE, FINE))
+FEATURES = {
+  "id": tfds.features.Text(),
+  "acoustic": tfds.features.Tensor(shape=(None, 3), dtype=np.uint16),
+  "semantic": tfds.features.Tensor(shape=(None, 1), dtype=np.uint16),
+  "mulan": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+}
+
+
+def token_row(index, seconds):
+  """Codes that say their own frame: semantic s = frame, acoustic level q = frame + 300 q."""
+  frames = np.arange(round(50 * seconds))[:, None]
+  embeddings = np.random.default_rng(index).standard_normal((max(1, int(seconds)), 4))
+  return {
+    "id": f"clip{index}",
+    "acoustic": (frames + 300 * np.arange(3)).astype(np.uint16),
+    "semantic": np.arange(round(25 * seconds))[:, None].astype(np.uint16),
+    "mulan": (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32),
+  }
+
+
+@pytest.fixture(scope="module")
+def quantizer(tmp_path_factory):
+  directory = str(tmp_path_factory.mktemp("mulan_rvq"))
+  module = EmbeddingQuantizer(ResidualQuantizer(2, 8, 4, 0.9, 1.0, 5, False), standardise=False)
+  batch = {"embeddings": np.random.default_rng(0).standard_normal((4, 8, 4)).astype(np.float32)}
+  variables = module.init(jax.random.key(0), batch, train=False)
+  _, updates = module.apply(
+    variables,
+    batch,
+    train=True,
+    rngs={"dropout": jax.random.key(1)},
+    mutable=list(variables),
+  )
+  checkpointing.describe_run(directory, module, {"sources": {}, "parts": {}})
+  checkpointing.write_weights(directory, {**variables, **updates})
+  return directory
+
+
+def batches(directory, examples, features, rows, batch_size=8):
+  write_records(directory, {"train": rows}, features)
+  return input_pipeline.Dataset(
+    directory=str(directory),
+    split="train",
+    examples=examples,
+    order=input_pipeline.shuffled,
+    batch_size=batch_size,
+    seed=0,
+    sources=(),
+    parts=(),
+  ).batches(0)
+
+
+def token_batch(directory, stage, mulan=None, rows=None):
+  examples = functools.partial(tasks.tokens, stage=stage, vocabulary=VOCABULARY, mulan=mulan)
+  rows = rows or [token_row(i, 4.0) for i in range(8)]
+  return next(batches(directory, examples, FEATURES, rows))
+
+
+def test_the_worked_example(tmp_path):
+  stage = Stage("coarse", (SEMANTIC,), COARSE, 0.04)  # 1 condition token, 2 frames of 2 levels
+  batch = token_batch(tmp_path, stage)
+  semantic = batch["decoder_target_tokens"][:, 0] - VOCABULARY.offsets(SEMANTIC)[0]
+  first = 2 * semantic  # the acoustic frame of the same instant
+  offsets = VOCABULARY.offsets(COARSE)
+  wanted = np.stack(
+    [
+      semantic + VOCABULARY.offsets(SEMANTIC)[0],
+      first + offsets[0],
+      first + 300 + offsets[1],
+      first + 1 + offsets[0],
+      first + 301 + offsets[1],
+    ],
+    axis=1,
+  )
+  np.testing.assert_array_equal(batch["decoder_target_tokens"], wanted)
+  np.testing.assert_array_equal(
+    batch["decoder_input_tokens"], np.pad(wanted, ((0, 0), (1, 0)))[:, :-1]
+  )
+  np.testing.assert_array_equal(batch["decoder_loss_weights"], [[0, 1, 1, 1, 1]] * 8)
+  assert len(set(semantic)) > 3  # crops from different places
+
+
+def test_streams_are_cropped_at_one_instant(tmp_path):
+  stage = Stage("coarse", (SEMANTIC,), COARSE, 1.0)
+  batch = token_batch(tmp_path, stage)
+  tokens = batch["decoder_target_tokens"]
+  semantic = tokens[:, :25] - VOCABULARY.offsets(SEMANTIC)[0]
+  acoustic = unflatten(tokens[:, 25:], VOCABULARY.offsets(COARSE))
+  np.testing.assert_array_equal(np.diff(semantic, axis=1), 1)
+  np.testing.assert_array_equal(acoustic[:, :, 0], 2 * semantic[:, :1] + np.arange(50))
+  np.testing.assert_array_equal(acoustic[:, :, 1], acoustic[:, :, 0] + 300)
+
+
+def test_fine_takes_the_upper_levels(tmp_path):
+  batch = token_batch(tmp_path, Stage("fine", (COARSE,), FINE, 0.5))
+  tokens = batch["decoder_target_tokens"]
+  coarse = unflatten(tokens[:, :50], VOCABULARY.offsets(COARSE))
+  fine = unflatten(tokens[:, 50:], VOCABULARY.offsets(FINE))
+  np.testing.assert_array_equal(fine[:, :, 0], coarse[:, :, 0] + 600)
+
+
+def test_a_short_clip_is_followed_by_nulls_and_by_targets_without_loss(tmp_path):
+  stage = Stage("coarse", (SEMANTIC,), COARSE, 2.0)
+  batch = token_batch(tmp_path, stage, rows=[token_row(i, 1.2) for i in range(8)])
+  tokens, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+  assert tokens.shape == (8, 50 + 200)
+  assert (tokens[:, 30:50] == VOCABULARY.null(SEMANTIC)).all()
+  assert (tokens[:, 50 + 120 :] == 0).all()
+  np.testing.assert_array_equal(weights.sum(axis=1), [120] * 8)
+  assert (weights[:, 50:170] == 1).all()
+
+
+def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quantizer):
+  mulan = tasks.MulanCodes(directory=quantizer, window_seconds=2.0)
+  stage = Stage("semantic", (MULAN,), SEMANTIC, 4.0)  # windows at 0, 1 and 2 s lie inside
+  rows = [token_row(i, 4.0) for i in range(8)]
+  batch = token_batch(tmp_path, stage, mulan, rows)
+  found = unflatten(batch["decoder_target_tokens"][:, :2], VOCABULARY.offsets(MULAN))[:, 0]
+  means = np.stack([row["mulan"][:3].mean(axis=0) for row in rows])
+  means /= np.linalg.norm(means, axis=1, keepdims=True)
+  wanted, _ = quantize(means.astype(np.float32), mulan.codebooks)
+  assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, wanted.tolist()))
+
+
+def test_captions_become_padded_ids_of_the_text_model(tmp_path):
+  import sentencepiece
+
+  model = str(tmp_path / "text.model")
+  train_text_model(
+    ["a slow flute", "a caption of clip 1 2 3 4 5 6 7 0", "slow", "flute"], model, 60
+  )
+  examples = functools.partial(
+    tasks.captioned, crop_seconds=1.0, sample_rate=16, text_model=model, text_length=20
+  )
+  rows = [audio_row(i, 48) for i in range(8)]
+  made = batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
+  tokenizer = sentencepiece.SentencePieceProcessor(model_file=model)
+  texts = {row["caption"] for row in rows} | {"slow", "flute"}
+  wanted = {tuple(np.pad(tokenizer.encode(t), (0, 20))[:20]): t for t in texts}
+  seen = [wanted[tuple(ids)] for _ in range(6) for ids in next(made)["text"]]
+  assert "slow" in seen and "flute" in seen and any("caption" in text for text in seen)
+
+
+def test_embeddings_are_random_rows_or_all_of_them_and_padding(tmp_path):
+  rows = [token_row(i, 4.0) for i in range(8)]
+  some = functools.partial(tasks.embeddings, name="mulan", rows=2)
+  batch = next(batches(tmp_path / "a", some, FEATURES, rows))
+  assert batch["embeddings"].shape == (8, 2, 4) and (batch["weights"] == 1).all()
+  known = np.concatenate([row["mulan"] for row in rows])
+  distances = np.abs(batch["embeddings"].reshape(-1, 1, 4) - known).max(axis=-1).min(axis=1)
+  np.testing.assert_allclose(distances, 0, atol=1e-6)
+  every = functools.partial(tasks.embeddings, name="mulan", rows=6)
+  batch = next(batches(tmp_path / "b", every, FEATURES, rows))
+  np.testing.assert_array_equal(batch["weights"], [[1, 1, 1, 1, 0, 0]] * 8)
+
+
+def test_melodies_have_one_label_for_all_renditions(tmp_path):
+  rows = [audio_row(i, 48, melody=f"tune{i // 2}") for i in range(8)]
+  examples = functools.partial(tasks.melodies, crop_seconds=2.0, sample_rate=16)
+  batch = next(batches(tmp_path, examples, AUDIO_FEATURES, rows))
+  assert batch["waveform"].shape == (8, 32)
+  assert len(set(batch["melody"])) == 4
