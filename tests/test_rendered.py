@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax.datasets import clips, rendered, rendering
+from musiclm_jax.datasets import clips, rendered, rendering, soundfonts
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,9 @@ def test_second_call_builds_nothing(corpus, capsys):
   assert (corpus.parents[2] / "captions.model").exists()
 
 
-def test_works_do_not_depend_on_each_other():
-  jobs = rendered.split_jobs(rendered.Rendered.builder_configs["tiny"], "train")[:6]
+def test_works_do_not_depend_on_each_other(tmp_path):
+  soundfont = soundfonts.write_corrected("", tmp_path)
+  jobs = rendered.split_jobs(rendered.Rendered.builder_configs["tiny"], "train", soundfont)[:6]
   forth = [example for job in jobs for example in clips.render_work(job)]
   back = {example["id"]: example for job in jobs[::-1] for example in clips.render_work(job)}
   for one in forth:
@@ -116,7 +117,7 @@ def test_same_bytes_on_any_number_of_workers(tmp_path):
 
 def test_full_size_is_more_than_200_hours():
   config = rendered.Rendered.builder_configs["full"]
-  works = sum(len(rendered.split_jobs(config, split)) for split in rendered.SPLITS)
+  works = sum(len(rendered.split_jobs(config, split, "")) for split in rendered.SPLITS)
   assert works * config.passages * config.renditions * config.clip_seconds / 3600 > 200
 
 
@@ -129,10 +130,14 @@ def test_wrong_requests_are_one_line(tmp_path):
     rendered.prepare(str(tmp_path), "tiny", seed=0, workers=1, soundfont="/no/such.sf2")
 
 
-def test_tensorflow_is_not_imported():
+def test_tensorflow_is_not_imported(tmp_path):
+  """Neither to import nor to build; a build is stopped after its first work to be short."""
   program = (
-    "import sys; from musiclm_jax.datasets import clips, rendered; "
-    "clips.render_work(rendered.split_jobs(rendered.Rendered.builder_configs['tiny'], 'test')[0]); "
+    "import sys; from musiclm_jax.datasets import captions, rendered; "
+    f"builder = rendered.Rendered(config='tiny', data_dir={str(tmp_path)!r}); "
+    "builder.map = lambda function, jobs: [function(jobs[0])]; "
+    "rendered.build(builder, 1); "
+    "assert len(rendered.read_captions(builder, 'train')) == 3; "
     "assert not {'tensorflow', 'torch', 'jax'} & set(sys.modules)"
   )
   subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,17 +8,29 @@ import librosa
 import numpy as np
 import pytest
 
-from musiclm_jax.datasets import clips, rendering, scores
+from musiclm_jax.datasets import clips, rendering, scores, soundfonts
 
 WORK = next(work for work in scores.list_works() if work.parts == 1 and work.metre == "4/4")
-JOB = clips.Job(
-  work=WORK, seed=0, soundfont="", clip_seconds=6.0, passages=1, renditions=3, held_out=False
-)
 
 
 @pytest.fixture(scope="module")
-def examples():
-  return clips.render_work(JOB)
+def soundfont(tmp_path_factory):
+  return soundfonts.write_corrected("", tmp_path_factory.mktemp("soundfont"))
+
+
+@pytest.fixture(scope="module")
+def examples(soundfont):
+  return clips.render_work(
+    clips.Job(
+      work=WORK,
+      seed=0,
+      soundfont=soundfont,
+      clip_seconds=6.0,
+      passages=1,
+      renditions=3,
+      held_out=False,
+    )
+  )
 
 
 @hypothesis.given(
@@ -45,19 +57,45 @@ def test_waveform_is_level_and_clean(examples):
     assert min(abs(real.std() - level) for level in levels) < 1e-3
 
 
-def test_peaks_are_limited_by_softening_not_clipping(examples):
-  class Click:
-    def render(self, score, stereo):
-      sound = np.zeros((1, 24_000), np.float32)
-      sound[0, ::6000] = 30.0
-      return sound
-
-  rendition = dataclasses.make_dataclass("Silent", ["dynamics", "voices", "seconds_per_quarter"])(
-    "loud", (), 0.5
+def one_note(program, pitch, soundfont):
+  """A clip of one note of a second, as loud as any."""
+  instrument = next(each for each in rendering.instruments() if each.program == program)
+  notes = np.array([[0.0, 1.0, pitch]])
+  rendition = rendering.Rendition(
+    work=dataclasses.replace(WORK, metre="4/4"),
+    passage=rendering.Passage("0", 0.0, "beginning"),
+    start=0.0,
+    bpm=60.0,
+    tempo_word="slow",
+    key="C major",
+    arrangement="solo",
+    dynamics="loud",
+    articulation="legato",
+    voices=(rendering.Voice(instrument, notes, 1.0),),
+    melody=notes,
   )
-  waveform = rendering.render(rendition, Click(), 1.0) / 32767
+  return rendering.render(rendition, soundfont, 1.0) / 32767
+
+
+@pytest.mark.parametrize("program", [0, 24, 40, 52, 56, 64, 73, 80])
+def test_instruments_are_in_tune(program, soundfont):
+  """The fundamental or a low harmonic of middle and high notes is within 30 cents of its place."""
+  instrument = next(each for each in rendering.instruments() if each.program == program)
+  for pitch in (60, 67, min(instrument.high - 2, 79)):
+    waveform = one_note(program, pitch, soundfont)[2400:21600]
+    spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform)), 1 << 19))
+    peak = np.argmax(spectrum) * 24_000 / (1 << 19)
+    ratio = peak / librosa.midi_to_hz(pitch)
+    assert round(ratio) in range(1, 9), (instrument.name, pitch, peak)
+    assert abs(1200 * np.log2(ratio / round(ratio))) < 30, (instrument.name, pitch, peak)
+
+
+def test_peaks_are_limited_by_softening_not_clipping(soundfont):
+  """A xylophone's short stroke cannot reach the level of a loud clip, and only its peak is at the
+  limit."""
+  waveform = one_note(13, 70, soundfont)
   assert np.isclose(np.abs(waveform).max(), rendering.PEAK, atol=1e-3)
-  assert (np.abs(waveform) > 0.5).sum() == 4
+  assert (np.abs(waveform) > 0.999 * rendering.PEAK).sum() <= 2
 
 
 def test_onsets_are_heard_where_they_are_said_to_be(examples):
@@ -86,10 +124,3 @@ def test_generator_depends_on_its_parts_alone():
   one, two = (rendering.generator(0, "a", "b").integers(0, 1 << 30, 4) for _ in range(2))
   np.testing.assert_array_equal(one, two)
   assert rendering.generator(0, "ab").random() != rendering.generator(0, "a", "b").random()
-
-
-def test_missing_soundfont_is_named():
-  with pytest.raises(
-    ValueError, match="soundfont: wanted an .sf2 file, found none at /no/such.sf2"
-  ):
-    rendering.open_synthesizer("/no/such.sf2")

@@ -11,7 +11,8 @@ from musiclm_jax.datasets import arranging, captions, rendering, scores
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What is to be rendered of one work; `held_out` asks for the held-out pairs of instrument and
+  """What is to be rendered of one work; `soundfont` is the path of a corrected one and
+  `held_out` asks for the held-out pairs of instrument and
   tempo."""
 
   work: scores.Work
@@ -60,9 +61,7 @@ def render_clip(job: Job, music: scores.Music, passage: rendering.Passage, numbe
   onsets = rendition.melody[:, [0, 2]] * np.array([[seconds, 1.0]])
   return {
     "id": re.sub(r"[^A-Za-z0-9]+", "-", name),
-    "waveform": rendering.render(
-      rendition, rendering.open_synthesizer(job.soundfont), job.clip_seconds
-    ),
+    "waveform": rendering.render(rendition, job.soundfont, job.clip_seconds),
     "caption": caption,
     "aspect_list": aspect_list,
     "work": work.id,

@@ -8,13 +8,14 @@ import dataclasses
 import multiprocessing
 import pathlib
 import sys
+import tempfile
 import time
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from musiclm_jax.datasets import captions, clips, scores
+from musiclm_jax.datasets import captions, clips, scores, soundfonts
 
 SPLITS = ("train", "validation", "test", "combinations")
 VOCAB_SIZE = 1000
@@ -92,7 +93,11 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager
-    jobs = {split: split_jobs(self.builder_config, split) for split in SPLITS}
+    self._scratch = tempfile.TemporaryDirectory()  # lives as long as the builder
+    soundfont = soundfonts.write_corrected(
+      self.builder_config.soundfont, pathlib.Path(self._scratch.name)
+    )
+    jobs = {split: split_jobs(self.builder_config, split, soundfont) for split in SPLITS}
     total = sum(len(each) for each in jobs.values())
     bar = tqdm(
       total=total, unit="work", desc="rendering", mininterval=0.2 if sys.stderr.isatty() else 10.0
@@ -107,8 +112,9 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
     bar.refresh()
 
 
-def split_jobs(config: RenderedConfig, split: str) -> list[clips.Job]:
-  """What is to be rendered for a split, a job for each work."""
+def split_jobs(config: RenderedConfig, split: str, soundfont: str) -> list[clips.Job]:
+  """What is to be rendered for a split, a job for each work; `soundfont`: path of a corrected
+  one."""
   held_out = split == "combinations"
   works = [work for work in scores.list_works() if work.split == ("train" if held_out else split)]
   works = works[: config.works[SPLITS.index(split)]]
@@ -116,7 +122,7 @@ def split_jobs(config: RenderedConfig, split: str) -> list[clips.Job]:
     clips.Job(
       work=work,
       seed=config.seed,
-      soundfont=config.soundfont,
+      soundfont=soundfont,
       clip_seconds=config.clip_seconds,
       passages=config.passages,
       renditions=config.renditions,
