@@ -87,7 +87,8 @@ class Checkpoints:
       max_to_keep=keep, create=True, enable_async_checkpointing=True
     )
     path = pathlib.Path(directory).resolve() / "checkpoints"
-    self._manager = ocp.CheckpointManager(path, options=options)
+    handler = ocp.StandardCheckpointHandler()
+    self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handler)
 
   @property
   def latest_step(self) -> int | None:
@@ -105,7 +106,7 @@ class Checkpoints:
     Raises ValueError, naming what differs, where the saved tree is another.
     """
     step = self.latest_step
-    saved = _shapes(self._manager.item_metadata(step))
+    saved = _shapes(self._manager.item_metadata(step).tree)
     wanted = _shapes(abstract_state)
     if saved != wanted:
       raise ValueError(

@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from musiclm_jax import checkpointing
 from musiclm_jax.datasets.captions import train_text_model
@@ -55,7 +56,7 @@ def joint():
     log_mel=mulan.LogMel(SAMPLE_RATE, 128, 64, 16, 30.0, 1100.0),
     augment=mulan.SpecAugment(1, 2, 1, 2),
     audio_tower=mulan.ResNet((1,), 4, 1, "float32"),
-    text_tower=mulan.TextTower(60, transformer(causal=False)),
+    text_tower=mulan.TextTower(300, transformer(causal=False)),
     embed_dim=8,
     initial_temperature=0.1,
     min_temperature=0.02,
@@ -74,12 +75,6 @@ def write_part(directory, module, batch, sources=None, parts=None):
   checkpointing.describe_run(directory, module, {"sources": sources or {}, "parts": parts or {}})
   checkpointing.write_weights(directory, variables)
   return directory
-
-
-def _unbox(variables):
-  from flax import linen as nn
-
-  return nn.unbox(variables)
 
 
 def _randomise(codebooks):
@@ -115,9 +110,9 @@ def make_runs(root):
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
     batch = {name: np.zeros((1, stage.length), np.int32) for name in names}
     runs[stage.name] = write_part(root / stage.name, model, batch, sources, parts)
-  text = str(root / "text.model")
-  train_text_model(["a slow calm flute", "a fast violin in D major", "drums and bass"], text, 60)
-  return runs, text
+  text = root / "text.model"
+  train_text_model(["a slow calm flute", "a fast violin in D major", "drums and bass"], text, 300)
+  return runs, str(text)
 
 
 def export(runs, text, output_dir):

@@ -63,7 +63,9 @@ def test_writing_scales_peaks_down_instead_of_clipping(tmp_path):
 def test_stft_and_log_mel_match_librosa(window, hop):
   noise = np.random.default_rng(0).standard_normal(12000).astype(np.float32) * 0.1
   wanted = librosa.stft(noise, n_fft=window, hop_length=hop, center=False)
-  np.testing.assert_allclose(audio.stft(jnp.array(noise), window=window, hop=hop), wanted.T, atol=2e-5)
+  np.testing.assert_allclose(
+    audio.stft(jnp.array(noise), window=window, hop=hop), wanted.T, atol=2e-5
+  )
   wanted = librosa.feature.melspectrogram(
     y=noise, sr=24000, n_fft=window, hop_length=hop, center=False, power=1.0, n_mels=64
   )

@@ -146,20 +146,43 @@ def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quanti
 def test_captions_become_padded_ids_of_the_text_model(tmp_path):
   import sentencepiece
 
-  model = str(tmp_path / "text.model")
+  model = tmp_path / "text.model"
   train_text_model(
-    ["a slow flute", "a caption of clip 1 2 3 4 5 6 7 0", "slow", "flute"], model, 60
+    ["a slow flute", "a caption of clip 1 2 3 4 5 6 7 0", "slow", "flute"], model, 300
   )
   examples = functools.partial(
-    tasks.captioned, crop_seconds=1.0, sample_rate=16, text_model=model, text_length=20
+    tasks.captioned,
+    crop_seconds=1.0,
+    sample_rate=16,
+    text_model=str(model),
+    text_length=20,
+    vocab_size=300,
   )
   rows = [audio_row(i, 48) for i in range(8)]
   made = batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
-  tokenizer = sentencepiece.SentencePieceProcessor(model_file=model)
-  texts = {row["caption"] for row in rows} | {"slow", "flute"}
+  tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(model))
+  texts = {row["caption"] for row in rows}
+  texts |= {"slow", "flute", "slow, flute", "flute, slow"}
   wanted = {tuple(np.pad(tokenizer.encode(t), (0, 20))[:20]): t for t in texts}
   seen = [wanted[tuple(ids)] for _ in range(6) for ids in next(made)["text"]]
-  assert "slow" in seen and "flute" in seen and any("caption" in text for text in seen)
+  assert any("caption" in text for text in seen)
+  assert {"slow", "flute", "slow, flute", "flute, slow"} <= set(seen)
+
+
+def test_a_text_model_larger_than_the_table_is_refused(tmp_path):
+  model = tmp_path / "text.model"
+  train_text_model(["a slow flute"], model, 300)
+  with pytest.raises(ValueError, match="text.model: has .* pieces, the text tower 100 rows"):
+    tasks.captioned(
+      source=None,
+      split="train",
+      seed=0,
+      crop_seconds=1.0,
+      sample_rate=16,
+      text_model=str(model),
+      text_length=20,
+      vocab_size=100,
+    )
 
 
 def test_embeddings_are_random_rows_or_all_of_them_and_padding(tmp_path):

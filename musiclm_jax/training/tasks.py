@@ -5,6 +5,7 @@ random is a function of (seed, position), where `position` numbers the examples 
 """
 
 import functools
+import pathlib
 
 import numpy as np
 import seqio
@@ -74,20 +75,38 @@ def melodies(*, source, split, seed, crop_seconds: float, sample_rate: int):
 
 
 def captioned(
-  *, source, split, seed, crop_seconds: float, sample_rate: int, text_model: str, text_length: int
+  *,
+  source,
+  split,
+  seed,
+  crop_seconds: float,
+  sample_rate: int,
+  text_model: str,
+  text_length: int,
+  vocab_size: int,
 ):
   """Examples {waveform [samples] float32, text [text_length] int32, 0 = padding}: for MuLan.
 
-  The text is the caption or one entry of the aspect list, by chance half and half.
+  The text is the caption or some of the aspect list in any order, by chance half and half.
+  Raises ValueError where text_model is missing or has more than vocab_size pieces.
   """
   crop = functools.partial(_crop_waveform, seed=seed, samples=round(crop_seconds * sample_rate))
+  if not pathlib.Path(text_model).is_file():
+    raise ValueError(f"{text_model}: no such text model")
   vocabulary = seqio.SentencePieceVocabulary(text_model)
+  if vocabulary.vocab_size > vocab_size:
+    raise ValueError(
+      f"{text_model}: has {vocabulary.vocab_size} pieces, the text tower {vocab_size} rows"
+    )
 
   def preprocess(example):
-    aspects = example["aspect_list"]
+    aspects, position = example["aspect_list"], example["position"]
     count = tf.size(aspects, tf.int64)
-    choice = _uniform(seed + 1, example["position"], 2 * tf.maximum(count, 1))
-    text = tf.cond(choice < count, lambda: aspects[choice], lambda: example["caption"])
+    some = _uniform(seed + 1, position, 2 * tf.maximum(count, 1))  # of them, or the caption
+    seeds = tf.stack([tf.cast(seed + 2, tf.int64), position])
+    order = tf.argsort(tf.random.stateless_uniform([count], seeds))
+    listed = tf.strings.reduce_join(tf.gather(aspects, order[: some + 1]), separator=", ")
+    text = tf.where(some < count, listed, example["caption"])
     ids = vocabulary.encode_tf(text)[:text_length]
     ids = tf.pad(tf.cast(ids, tf.int32), [[0, text_length - tf.size(ids)]])
     return {"waveform": crop(example), "text": tf.ensure_shape(ids, [text_length])}

@@ -68,8 +68,7 @@ def state_shardings(boxed: TrainState, mesh) -> TrainState:
   whole = partitioning.replicated(mesh)
   leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed.params))
   known = {
-    path: (leaf.shape, sharding)
-    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(params))
+    path: (leaf.shape, sharding) for (path, leaf), sharding in zip(leaves, jax.tree.leaves(params))
   }
 
   def moment(path, leaf):
