@@ -80,6 +80,7 @@ def test_second_call_builds_nothing(corpus, capsys):
   assert (corpus.parents[2] / "captions.model").exists()
 
 
+@pytest.mark.slow
 def test_works_do_not_depend_on_each_other(tmp_path):
   soundfont = soundfonts.write_corrected("", tmp_path)
   jobs = rendered.split_jobs(rendered.Rendered.builder_configs["tiny"], "train", soundfont)[:6]
