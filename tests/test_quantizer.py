@@ -199,6 +199,7 @@ def test_kmeans_matches_sklearn(rng):
     assert inertia < 1.05 * reference
 
 
+@pytest.mark.slow
 def test_update_is_the_same_on_a_mesh(rng):
   x = rng.normal(size=(8, 32, 4)).astype("f")
   module = residual(level_dropout=True, threshold=1.0)
@@ -227,6 +228,7 @@ def fit(module, batches):
   return loss, metrics, variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("standardise", [True, False])
 def test_embedding_quantizer_learns_in_the_space_of_its_input(embeddings, standardise):
   levels = residual(num_quantizers=2, codebook_size=64, dim=6, threshold=1.0)

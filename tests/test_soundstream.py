@@ -124,6 +124,7 @@ def test_unfolded_convolution_is_the_transposed_one(rng):
   np.testing.assert_allclose(y, expected[:, : 6 * stride], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Empty filters")
 def test_log_mel_distance_is_that_of_librosa(rng):
   x, y = music(1), rng.normal(size=(1, 4800)).astype("f") * 0.1
   distances = []
@@ -162,6 +163,7 @@ def gradients(module, state, waveform):
   return jax.grad(loss)(state["params"])
 
 
+@pytest.mark.slow
 def test_each_adversary_moves_only_its_own_parameters():
   silent = {"reconstruction_weight": 0.0, "commitment_weight": 0.0}
   alone = codec(**silent, adversarial_weight=0.0, feature_weight=0.0)
