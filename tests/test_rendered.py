@@ -1,7 +1,6 @@
 """The built-in corpus: what a build holds, that it is the same on any number of workers, and its
 errors."""
 
-import dataclasses
 import itertools
 import pathlib
 import subprocess
@@ -106,10 +105,16 @@ def test_stopped_build_leaves_no_data_set(tmp_path):
 
 @pytest.mark.slow
 def test_same_bytes_on_any_number_of_workers(tmp_path):
-  small = rendered.size_config("tiny", seed=3, soundfont="")
-  small = dataclasses.replace(small, works=(3, 1, 2, 1))
+  """Each number in a process of its own."""
   for workers in (1, 2):
-    rendered.build(rendered.Rendered(config=small, data_dir=tmp_path / str(workers)), workers)
+    program = (
+      "import dataclasses; from musiclm_jax.datasets import rendered; "
+      "small = rendered.size_config('tiny', seed=3, soundfont=''); "
+      "small = dataclasses.replace(small, works=(3, 1, 2, 1)); "
+      f"builder = rendered.Rendered(config=small, data_dir={str(tmp_path / str(workers))!r}); "
+      f"rendered.build(builder, {workers})"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
   files = [sorted((tmp_path / str(n)).rglob("*.array_record*")) for n in (1, 2)]
   assert len(files[0]) == len(files[1]) == 4
   for one, two in zip(*files):

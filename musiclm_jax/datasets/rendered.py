@@ -161,12 +161,29 @@ def build(builder: Rendered, workers: int) -> None:
   """Builds the data set with that many processes; raises ValueError for fewer than one."""
   if workers < 1:
     raise ValueError(f"workers: wanted at least 1, got {workers}")
-  if workers == 1:
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(ordered_fields())
+    if workers > 1:
+      pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
+      builder.map = pool.imap
     builder.download_and_prepare(file_format="array_record")
-    return
-  with multiprocessing.get_context("spawn").Pool(workers) as pool:
-    builder.map = pool.imap
-    builder.download_and_prepare(file_format="array_record")
+
+
+@contextlib.contextmanager
+def ordered_fields():
+  """While it lasts TFDS writes the fields of a record in one order; else each process has its
+  own."""
+  serializer = tfds.core.example_serializer.ExampleSerializer
+  usual = serializer.serialize_example
+
+  def serialize(self, example):
+    return self.get_tf_example(example).SerializeToString(deterministic=True)
+
+  serializer.serialize_example = serialize
+  try:
+    yield
+  finally:
+    serializer.serialize_example = usual
 
 
 def read_captions(builder: Rendered, split: str) -> list[str]:
