@@ -58,9 +58,9 @@ def test_waveform_is_level_and_clean(examples):
 
 
 def one_note(program, pitch, soundfont):
-  """A clip of one note of a second, as loud as any."""
+  """A clip of one note of two seconds, as loud as any."""
   instrument = next(each for each in rendering.instruments() if each.program == program)
-  notes = np.array([[0.0, 1.0, pitch]])
+  notes = np.array([[0.0, 2.0, pitch]])
   rendition = rendering.Rendition(
     work=dataclasses.replace(WORK, metre="4/4"),
     passage=rendering.Passage("0", 0.0, "beginning"),
@@ -74,7 +74,7 @@ def one_note(program, pitch, soundfont):
     voices=(rendering.Voice(instrument, notes, 1.0),),
     melody=notes,
   )
-  return rendering.render(rendition, soundfont, 1.0) / 32767
+  return rendering.render(rendition, soundfont, 2.0) / 32767
 
 
 @pytest.mark.parametrize("program", [0, 24, 40, 52, 56, 64, 73, 80])
@@ -96,6 +96,17 @@ def test_peaks_are_limited_by_softening_not_clipping(soundfont):
   waveform = one_note(13, 70, soundfont)
   assert np.isclose(np.abs(waveform).max(), rendering.PEAK, atol=1e-3)
   assert (np.abs(waveform) > 0.999 * rendering.PEAK).sum() <= 2
+
+
+@pytest.mark.parametrize("program, pitch", [(56, 57), (65, 76)])
+def test_memory_behind_a_sample_is_not_heard(program, pitch, soundfont):
+  """These loops end with their sample; what lies behind it in memory is made to differ."""
+  heard = set()
+  for value in (100.0, -50.0, 1e4):
+    memory = [np.full(size, value, np.float32) for size in range(100, 60_000, 200)]
+    del memory
+    heard.add(one_note(program, pitch, soundfont).tobytes())
+  assert len(heard) == 1
 
 
 def test_onsets_are_heard_where_they_are_said_to_be(examples):

@@ -1,4 +1,4 @@
-"""Soundfonts whose root keys stand in the sample headers."""
+"""Soundfonts whose root keys stand in the sample headers and whose loops are safe to read."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from musiclm_jax.datasets import soundfonts
 
 
 def zones(content):
-  """(sample's sound, root key that rules it) of every zone of every instrument, as a player reads
+  """(sample's name, root key that rules it) of every zone of every instrument, as a player reads
   it."""
   tables = dict(
     soundfonts.read_chunks(
@@ -21,12 +21,12 @@ def zones(content):
     zone = dict(generators[begin:stop])
     if soundfonts.SAMPLE in zone:
       header = headers[zone[soundfonts.SAMPLE]]
-      yield header[20:40], zone.get(soundfonts.ROOT_KEY, header[40]), header[40]
+      yield header[:20], zone.get(soundfonts.ROOT_KEY, header[40]), header[40]
 
 
 def test_headers_hold_the_key_that_the_zone_sets():
   content = soundfonts.default_soundfont().read_bytes()
-  before, after = list(zones(content)), list(zones(soundfonts.with_root_keys_in_headers(content)))
+  before, after = list(zones(content)), list(zones(soundfonts.corrected(content)))
   assert len(before) == len(after) > 1000
   assert sum(key != header for _, key, header in before) > 500
   assert [zone[:2] for zone in after] == [zone[:2] for zone in before]
@@ -35,8 +35,24 @@ def test_headers_hold_the_key_that_the_zone_sets():
 
 def test_correcting_twice_changes_nothing_more():
   content = soundfonts.default_soundfont().read_bytes()
-  once = soundfonts.with_root_keys_in_headers(content)
-  assert list(zones(soundfonts.with_root_keys_in_headers(once))) == list(zones(once))
+  once = soundfonts.corrected(content)
+  assert list(zones(soundfonts.corrected(once))) == list(zones(once))
+
+
+def test_loops_go_on_behind_their_end():
+  """A sample of 4 points, all loop, has room behind it; the second runs into the third."""
+  headers = np.zeros(4, soundfonts.HEADER)
+  headers[0]["start"], headers[0]["end"], headers[0]["loop_end"] = 0, 4, 4
+  headers[1]["start"], headers[1]["end"], headers[1]["loop_start"] = 50, 54, 51
+  headers[1]["loop_end"] = 54
+  headers[2]["start"], headers[2]["end"] = 56, 70
+  points = np.zeros(70, np.int16)
+  points[:4], points[50:70] = [1, 2, 3, 4], 9
+  after, content = soundfonts.continue_loops(headers, points)
+  longer = np.frombuffer(content, np.int16)
+  np.testing.assert_array_equal(longer[:13], [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 0])
+  np.testing.assert_array_equal(longer[13:], points[13:])
+  assert after["end"].tolist() == [12, 54, 70, 0]
 
 
 def test_chunks_are_read_as_written():

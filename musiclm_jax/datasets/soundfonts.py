@@ -2,8 +2,10 @@
 
 symusic 0.5.9 takes a sample's root key from the sample header alone and ignores the generator
 `overridingRootKey`; with the soundfont of pretty_midi it then plays a violin's A4 19 semitones too
-high, and some high notes never end. So a copy is rendered with whose headers hold the right keys.
-Chunks, records and generator numbers are those of the SoundFont 2.01 specification, section 7.
+high, and some high notes never end. And where a loop ends with its sample, it interpolates with
+whatever lies behind the sample in memory. So a copy is rendered with whose headers hold the right
+keys and whose loops go on a little behind their ends. Chunks, records and generator numbers are
+those of the SoundFont 2.01 specification, sections 5 to 8.
 """
 
 import importlib.util
@@ -13,7 +15,21 @@ import struct
 import numpy as np
 
 ROOT_KEY, SAMPLE = 58, 53  # generators overridingRootKey and sampleID
-KEY_BYTE = 40  # place of the root key in the 46 bytes of a sample header
+GUARD = 8  # points behind a loop that an interpolation may read; fonts leave 46 between samples
+HEADER = np.dtype(
+  [
+    ("name", "S20"),
+    ("start", "<u4"),
+    ("end", "<u4"),
+    ("loop_start", "<u4"),
+    ("loop_end", "<u4"),
+    ("rate", "<u4"),
+    ("key", "u1"),
+    ("correction", "i1"),
+    ("link", "<u2"),
+    ("kind", "<u2"),
+  ]
+)
 
 
 def default_soundfont() -> pathlib.Path:
@@ -34,40 +50,67 @@ def write_corrected(soundfont: str, folder: pathlib.Path) -> str:
   if content[:4] != b"RIFF" or content[8:12] != b"sfbk":
     raise ValueError(f"soundfont: wanted an .sf2 file, {path} is another kind of file")
   copy = folder / path.name
-  copy.write_bytes(with_root_keys_in_headers(content))
+  copy.write_bytes(corrected(content))
   return str(copy)
 
 
-def with_root_keys_in_headers(content: bytes) -> bytes:
-  """The soundfont with a sample header for each root key that a zone sets for a sample."""
+def corrected(content: bytes) -> bytes:
+  """The soundfont with root keys in its sample headers and loops that go on behind their ends."""
   chunks = read_chunks(content[12:])
-  index = next(i for i, (_, body) in enumerate(chunks) if body[:4] == b"pdta")
-  tables = dict(read_chunks(chunks[index][1][4:]))
+  place = {body[:4]: i for i, (_, body) in enumerate(chunks)}
+  samples = dict(read_chunks(chunks[place[b"sdta"]][1][4:]))
+  tables = dict(read_chunks(chunks[place[b"pdta"]][1][4:]))
+  headers = np.frombuffer(tables[b"shdr"], HEADER)
+  points = np.frombuffer(samples[b"smpl"], "<i2")
+  headers, samples[b"smpl"] = continue_loops(headers, points)
+  tables[b"shdr"], tables[b"igen"] = move_root_keys(headers, tables)
+  chunks[place[b"sdta"]] = (b"LIST", b"sdta" + write_chunks(list(samples.items())))
+  chunks[place[b"pdta"]] = (b"LIST", b"pdta" + write_chunks(list(tables.items())))
+  return write_chunks([(b"RIFF", b"sfbk" + write_chunks(chunks))])
+
+
+def continue_loops(headers: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, bytes]:
+  """Headers and points [points] int16 with `GUARD` points of the loop behind samples that end with
+  their loop, where no other sample lies there."""
+  headers, longer = headers.copy(), points.copy()
+  taken = np.zeros(len(points), bool)
+  for header in headers[:-1]:
+    taken[header["start"] : header["end"]] = True
+  for header in headers[:-1]:
+    end, loop_end = int(header["end"]), int(header["loop_end"])
+    loop = loop_end - int(header["loop_start"])
+    behind = slice(end, end + GUARD)
+    if loop > 0 and 0 <= end - loop_end < GUARD and not taken[behind].any():
+      steps = (np.arange(len(points[behind])) + end - loop_end) % loop
+      longer[behind] = points[int(header["loop_start"]) + steps]
+      header["end"] = end + len(steps)
+  return headers, longer.tobytes()
+
+
+def move_root_keys(headers: np.ndarray, tables: dict[bytes, bytes]) -> tuple[bytes, bytes]:
+  """Sample headers and instruments' generators: a header for each root key that a zone sets."""
   generators = np.frombuffer(tables[b"igen"], "<u2").reshape(-1, 2).copy()
   bags = np.frombuffer(tables[b"ibag"], "<u2").reshape(-1, 2)[:, 0].astype(int)
   instruments = np.frombuffer(tables[b"inst"], np.dtype([("name", "S20"), ("zone", "<u2")]))
   firsts = set(instruments["zone"].tolist())
-  headers = [tables[b"shdr"][i : i + 46] for i in range(0, len(tables[b"shdr"]), 46)]
-  end = headers.pop()  # the table's last record only marks its end
+  rows = list(headers[:-1])  # the last record only marks the end
   places: dict[tuple[int, int], int] = {}
   shared = None
   for zone, (begin, stop) in enumerate(zip(bags[:-1], bags[1:])):
-    rows = {int(generators[i, 0]): i for i in range(begin, stop)}
-    key = int(generators[rows[ROOT_KEY], 1]) if ROOT_KEY in rows else None
+    at = {int(generators[i, 0]): i for i in range(begin, stop)}
+    key = int(generators[at[ROOT_KEY], 1]) if ROOT_KEY in at else None
     if zone in firsts:
-      shared = key if SAMPLE not in rows else None  # an instrument's first zone may hold for all
+      shared = key if SAMPLE not in at else None  # an instrument's first zone may hold for all
     key = shared if key is None else key
-    if SAMPLE not in rows or key is None:
+    if SAMPLE not in at or key is None:
       continue
-    sample = int(generators[rows[SAMPLE], 1])
+    sample = int(generators[at[SAMPLE], 1])
     if (sample, key) not in places:
-      places[sample, key] = len(headers)
-      headers.append(headers[sample][:KEY_BYTE] + bytes([key]) + headers[sample][KEY_BYTE + 1 :])
-    generators[rows[SAMPLE], 1] = places[sample, key]
-  tables[b"igen"] = generators.tobytes()
-  tables[b"shdr"] = b"".join([*headers, end])
-  chunks[index] = (b"LIST", b"pdta" + write_chunks(list(tables.items())))
-  return write_chunks([(b"RIFF", b"sfbk" + write_chunks(chunks))])
+      places[sample, key] = len(rows)
+      rows.append(headers[sample].copy())
+      rows[-1]["key"] = key
+    generators[at[SAMPLE], 1] = places[sample, key]
+  return np.array([*rows, headers[-1]], HEADER).tobytes(), generators.tobytes()
 
 
 def read_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
