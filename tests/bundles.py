@@ -69,7 +69,7 @@ def write_part(directory, module, batch, sources=None, parts=None):
   variables = module.init(
     {"params": jax.random.key(0), "dropout": jax.random.key(1)}, batch, train=False
   )
-  variables = jax.tree.map(lambda x: x, jax.device_get(jax.tree.map(np.asarray, _unbox(variables))))
+  variables = jax.tree.map(np.array, dict(nn.unbox(variables)))
   if "codebooks" in variables:
     _randomise(variables["codebooks"])
   checkpointing.describe_run(directory, module, {"sources": sources or {}, "parts": parts or {}})
