@@ -16,6 +16,7 @@ import pathlib
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
@@ -112,7 +113,13 @@ class Checkpoints:
       raise ValueError(
         f"{self._manager.directory}/{step}: {difference(wanted, saved, 'this run', 'checkpoint')}"
       )
-    return self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
+    state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
+    # What has no sharding of its own stays uncommitted, as a state that was just made.
+    return jax.tree.map(
+      lambda x, wanted: jnp.array(np.asarray(x)) if wanted.sharding is None else x,
+      state,
+      abstract_state,
+    )
 
   def close(self) -> None:
     """Waits until everything is written."""

@@ -101,10 +101,6 @@ def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainS
   """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
   grad = jax.value_and_grad(functools.partial(loss_and_updates, model), has_aux=True)
-  # rows i, i + n, i + 2n, ... form a part, so that each part spreads over all devices
-  parts = jax.tree.map(
-    lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch
-  )
 
   def part(carry, inputs):
     collections, total, summed = carry
@@ -115,13 +111,18 @@ def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainS
     total = jax.tree.map(lambda t, g: t + g * weight, total, grads)
     return (collections, total, summed + weight), metrics
 
-  zeros = jax.tree.map(jnp.zeros_like, state.params)
-  carry = (state.collections, zeros, jnp.float32(0))
-  (collections, grads, weight), metrics = jax.lax.scan(
-    part, carry, (jnp.arange(num_microbatches), parts), unroll=num_microbatches == 1
-  )
+  carry = (state.collections, jax.tree.map(jnp.zeros_like, state.params), jnp.float32(0))
+  if num_microbatches == 1:  # even a loop of one turn keeps XLA's fast convolutions away on the CPU
+    (collections, grads, weight), metrics = part(carry, (0, batch))
+  else:
+    # rows i, i + n, i + 2n, ... form a part, so that each part spreads over all devices
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+    carry, metrics = jax.lax.scan(part, carry, (jnp.arange(num_microbatches), parts))
+    collections, grads, weight = carry
+    metrics = jax.tree.map(lambda x: x.sum(0), metrics)
   grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
-  metrics = jax.tree.map(lambda x: x.sum(0), metrics)
   metrics["gradient_norm"] = (optax.global_norm(grads), jnp.float32(1))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
@@ -160,7 +161,7 @@ def train(
   mesh = partitioning.make_mesh(mesh_shape)
   checkpointing.describe_run(model_dir, model, train_data.provenance)
   checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
-  with jax.set_mesh(mesh), progress.Progress(model_dir, total_steps) as log:
+  with partitioning.use(mesh), progress.Progress(model_dir, total_steps) as log:
     # Shapes alone are needed of the first batch, before it is known where to start.
     sample = partitioning.global_batch(next(train_data.batches(0)), mesh)
     init = functools.partial(init_state, model, optimizer, seed=seed)
@@ -171,7 +172,10 @@ def train(
       state = jax.jit(lambda batch: nn.unbox(init(batch)), out_shardings=shardings)(sample)
     else:
       abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings
+        lambda s, x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shardings,
+        nn.unbox(boxed),
+        is_leaf=lambda s: s is None,
       )
       state = checkpoints.restore(abstract)
     step_fn = jax.jit(
