@@ -24,6 +24,7 @@ setup(
     "numpy>=2.2,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "packaging>=24",
     "pretty-midi>=0.2.10,<0.3",
     "safetensors>=0.4,<1",
     "scikit-learn>=1.5,<2",

@@ -14,6 +14,7 @@ import tokenize
 from pathlib import Path
 
 from gin import config_parser
+
 from musiclm_jax import signatures
 from musiclm_jax.signatures import nearest
 

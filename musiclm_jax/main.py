@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 
 import absl.logging
-
 import gin
+
 from musiclm_jax import checks, configuration
 from musiclm_jax.configuration import Configuration, ConfigurationError
 from musiclm_jax.signatures import nearest

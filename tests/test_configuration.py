@@ -2,11 +2,11 @@
 
 import re
 
+import gin
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gin
 from musiclm_jax import checks, configuration, signatures
 from musiclm_jax.configuration import Configuration, ConfigurationError
 

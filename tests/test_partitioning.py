@@ -1,0 +1,67 @@
+"""Meshes and the table of axis rules: what is sharded, what stays whole, what is refused."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from musiclm_jax import partitioning
+from musiclm_jax.partitioning import MeshShape, make_mesh
+
+
+def boxed(shape, names):
+  return nn.Partitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names=names)
+
+
+@pytest.mark.parametrize(
+  "shape, sizes", [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((4, 1, 2), (4, 1, 2))]
+)
+def test_one_axis_may_take_the_rest(shape, sizes):
+  mesh = make_mesh(MeshShape(*shape))
+  assert tuple(mesh.shape[name] for name in ("data", "fsdp", "tensor")) == sizes
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 1), (3, -1, 1), (16, 1, 1), (-1, -1, 1), (0, 1, 8)])
+def test_a_mesh_that_does_not_use_all_devices_is_refused(shape):
+  with pytest.raises(ValueError, match="devices, found 8"):
+    make_mesh(MeshShape(*shape))
+
+
+def test_parameters_are_sharded_by_the_table():
+  mesh = make_mesh(MeshShape(2, 2, 2))
+  tree = {
+    "wi": boxed((16, 2, 32), ("embed", None, "mlp")),
+    "narrow": boxed((8, 32), ("embed", "mlp")),  # 4-wide shards of embed would be too narrow
+    "odd": boxed((17, 32), ("embed", "mlp")),
+    "plain": jax.ShapeDtypeStruct((4,), jnp.float32),
+  }
+  found = {name: tuple(s.spec) for name, s in partitioning.shardings(tree, mesh).items()}
+  assert found == {
+    "wi": ("fsdp", None, "tensor"),
+    "narrow": (None, "tensor"),
+    "odd": (None, "tensor"),
+    "plain": (),
+  }
+
+
+def test_an_unknown_axis_raises():
+  mesh = make_mesh(MeshShape(2, 2, 2))
+  with pytest.raises(ValueError, match="logical axis 'embedd' is not in"):
+    partitioning.shardings({"x": boxed((16,), ("embedd",))}, mesh)
+  with jax.set_mesh(mesh), pytest.raises(ValueError, match="embedd"):
+    jax.jit(lambda x: partitioning.constrain(x, "batch", "embedd"))(jnp.zeros((8, 8)))
+
+
+def test_batches_are_split_over_data_and_fsdp():
+  mesh = make_mesh(MeshShape(2, 2, 2))
+  batch = partitioning.global_batch({"x": np.arange(16).reshape(8, 2)}, mesh)
+  assert {s.data.shape for s in batch["x"].addressable_shards} == {(2, 2)}
+  np.testing.assert_array_equal(batch["x"], np.arange(16).reshape(8, 2))
+
+
+def test_one_device_leaves_everything_to_jax():
+  mesh = make_mesh(MeshShape(1, 1, 1), jax.devices()[:1])
+  batch = {"x": np.zeros((4, 2))}
+  assert partitioning.global_batch(batch, mesh) is batch
+  assert partitioning.shardings({"x": boxed((16,), ("embed",))}, mesh) == {"x": None}

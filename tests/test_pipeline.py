@@ -1,0 +1,96 @@
+"""The whole chain at the smallest size, as a user runs it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow_datasets as tfds
+
+from musiclm_jax.tokenizers import frozen
+
+pytestmark = pytest.mark.slow
+
+
+def musiclm(*words):
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  return subprocess.run(
+    [sys.executable, "-m", "musiclm_jax", *map(str, words)],
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("demo")
+  result = musiclm("demo", "tiny/commands", f"--dir={directory}")
+  assert result.returncode == 0, result.stderr[-3000:]
+  return pathlib.Path(directory)
+
+
+def test_everything_is_there(made):
+  metrics = json.loads((made / "metrics.json").read_text())
+  assert {"codec", "w2v_bert", "mulan", "semantic", "coarse", "fine"} <= set(metrics)
+  page = (made / "report.html").read_text()
+  assert "<audio" in page and "http://" not in page and "https://" not in page
+  for wav in (made / "audio").glob("*.wav"):
+    assert soundfile.info(wav).samplerate == 24000
+
+
+def test_the_second_run_does_nothing(made):
+  before = (made / "report.html").stat().st_mtime_ns
+  result = musiclm("demo", "tiny/commands", f"--dir={made}")
+  assert result.returncode == 0 and "have been run" in result.stdout
+  assert (made / "report.html").stat().st_mtime_ns == before
+
+
+def test_extracted_codes_are_those_of_the_codec_itself(made):
+  clips = tfds.builder_from_directory(str(made / "corpus/rendered/tiny/1.0.0"))
+  clips = {c["id"]: c["waveform"] for c in clips.as_data_source("test")}
+  shards = tfds.builder_from_directory(str(made / "tokens")).as_data_source("test")
+  assert len(shards) == len(clips)
+  codec = frozen.load(str(made / "soundstream"))
+  for row in list(shards)[:3]:
+    waveform = clips[row["id"]].astype(np.float32)[None] / 32768.0
+    codes = np.asarray(codec("encode", waveform))[0]
+    assert row["acoustic"].shape == codes.shape
+    assert (row["acoustic"] == codes).mean() > 0.999  # a tie may fall otherwise in another batch
+    assert row["semantic"].shape == (len(waveform[0]) // 960, 1)
+
+
+def test_music_from_text_has_exactly_its_length_and_its_seed(made, tmp_path):
+  def generate(name, *more):
+    words = ("a calm flute", "--bundle", made / "bundle", "--seconds", "1.5", "--out", name)
+    assert musiclm("generate", *words, *more).returncode == 0
+    return soundfile.read(name)[0]
+
+  first = generate(tmp_path / "a.wav")
+  assert len(first) == 36000 and np.abs(first).max() > 0
+  np.testing.assert_array_equal(first, generate(tmp_path / "b.wav"))
+  assert (first != generate(tmp_path / "c.wav", "--seed=1")).any()
+
+
+@pytest.mark.parametrize(
+  "words, message",
+  [
+    (("generate", "", "--bundle", "{made}/bundle"), "the prompt is empty"),
+    (("generate", "flute", "--bundle", "/nowhere"), "no bundle here"),
+    (("generate", "flute", "--bundle", "{made}/bundle", "--seconds", "0"), "more than 0"),
+    (("train", "tiny/fine", "--data_dir={made}/corpus", "--model_dir=x"), "no data set here"),
+    (
+      ("train", "tiny/fine", "--data_dir={made}/tokens", "--model_dir={made}/coarse"),
+      "another configuration",
+    ),
+  ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(made, words, message):
+  result = musiclm(*(word.format(made=made) for word in words))
+  assert result.returncode != 0
+  lines = [line for line in result.stderr.splitlines() if line.startswith("musiclm: ")]
+  assert len(lines) == 1 and message in lines[0] and "Traceback" not in result.stderr
