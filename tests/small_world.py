@@ -80,7 +80,7 @@ def self_supervised():
     front_end=w2v_bert.FrontEnd(RATE, 600, 240, 16, 2, 8, "float32"),
     contrastive=stack,
     masked=stack.clone(),
-    quantizer=quantizer.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, 2, False),
+    quantizer=quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, 2, False),
     code_dim=4,
     start_rate=0.1,
     span=5,
