@@ -3,14 +3,18 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
+import jax
 import numpy as np
 import pytest
 import soundfile
 import tensorflow_datasets as tfds
 
+from musiclm_jax import checkpointing
 from musiclm_jax.tokenizers import frozen
 
 pytestmark = pytest.mark.slow
@@ -74,6 +78,24 @@ def test_music_from_text_has_exactly_its_length_and_its_seed(made, tmp_path):
   assert len(first) == 36000 and np.abs(first).max() > 0
   np.testing.assert_array_equal(first, generate(tmp_path / "b.wav"))
   assert (first != generate(tmp_path / "c.wav", "--seed=1")).any()
+
+
+@pytest.mark.parametrize("model", ["fine", "soundstream"])
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, tmp_path, model):
+  data = made / ("tokens" if model == "fine" else "corpus/rendered/tiny/1.0.0")
+  words = ("train", f"tiny/{model}", f"--data_dir={data}", f"--model_dir={tmp_path}")
+  words = (*words, "--checkpoint_period=2", "--log_period=1")
+  process = subprocess.Popen(
+    [sys.executable, "-m", "musiclm_jax", *words], env={**os.environ, "JAX_PLATFORMS": "cpu"}
+  )
+  while process.poll() is None and not (tmp_path / "checkpoints" / "4").exists():
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (tmp_path / "weights.safetensors").exists()
+  assert musiclm(*words).returncode == 0
+  whole, resumed = (checkpointing.read_weights(str(path)) for path in (made / model, tmp_path))
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
 @pytest.mark.parametrize(
