@@ -89,7 +89,7 @@ class TokenLM(nn.Module):
     return self.decoder.init_cache(batch, length)
 
   def __call__(self, batch, train: bool):
-    tokens = batch["decoder_input_tokens"]
+    tokens = jnp.asarray(batch["decoder_input_tokens"])
     if train and self.condition_dropout and self.stage.conditions:
       tokens = self._drop_conditions(tokens)
     log_probs = jax.nn.log_softmax(self.logits(tokens, train), axis=-1)
