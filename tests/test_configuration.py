@@ -213,8 +213,17 @@ def test_nearest():
 # another verb needs beyond its own file stands in COMPANIONS. Macros still without a value get one
 # of their parameter's type.
 SIZES = ("tiny", "demo", "paper")
-VERBS = {"commands": "demo", "embeddings": "extract", "tokens": "extract"}
-COMPANIONS = {"run/extract": ["tiny/tokens"], "run/train": ["tiny/semantic"]}
+VERBS = {
+  "commands": "demo",
+  "embeddings": "extract",
+  "tokens": "extract",
+  "evaluation": "evaluate",
+}
+COMPANIONS = {
+  "run/evaluate": ["tiny/evaluation"],
+  "run/extract": ["tiny/tokens"],
+  "run/train": ["tiny/semantic"],
+}
 EXAMPLES = {"int": "1", "float": "1.0", "bool": "False", "str": "'x'", "tuple": "()", "list": "[]"}
 NAMES = configuration.names()
 TEXTS = {name: (configuration.FOLDER / f"{name}.gin").read_text() for name in NAMES}
