@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_everything_is_there(made):
   metrics = json.loads((made / "metrics.json").read_text())
   assert {"codec", "w2v_bert", "mulan", "semantic", "coarse", "fine"} <= set(metrics)
   page = (made / "report.html").read_text()
-  assert "<audio" in page and "http://" not in page and "https://" not in page
+  assert "<audio" in page and not re.search(r'(src|href|url)[=(]"?https?:', page)
   for wav in (made / "audio").glob("*.wav"):
     assert soundfile.info(wav).samplerate == 24000
 
