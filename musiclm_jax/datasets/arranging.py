@@ -5,6 +5,7 @@ else.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -18,57 +19,57 @@ OCTAVES = (0, -12, 12, -24, 24)
 def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, held_out) -> Rendition:
   """Rendition `number` (of `renditions`) of the passage of a work that was played round.
 
-  The renditions of one passage differ in tempo word (up to three) and in leading instrument. With
-  `held_out` the instrument and its tempo are one of the pairs kept for the split `combinations`;
-  else no instrument of the clip is heard at a tempo held out for it. Raises ValueError where no
-  instrument can play the passage.
+  The renditions of one passage are one melody to a listener: they share the tempo word and, where
+  instruments allow, the key; the leading instrument, what goes with it, the exact tempo, dynamics
+  and articulation differ. With `held_out` the instrument and its tempo are one of the pairs kept
+  for the split `combinations`; else no instrument of the clip is heard at a tempo held out for it.
+  Raises ValueError where no instrument can play the passage.
   """
   place = (seed, work.id, passage.name, held_out)
   shared, own = rendering.generator(*place), rendering.generator(*place, number)
-  words = shared.permutation(list(rendering.TEMPI))
+  tempo = str(shared.choice(list(rendering.TEMPI)))
   accompaniment = str(shared.permutation(ACCOMPANIMENTS)[number % len(ACCOMPANIMENTS)])
   leads = shared.permutation(np.array(rendering.with_role("lead"), object))
-  shifts = own.permutation(np.arange(-5, 7))
-  for lead in np.roll(leads, -number * (len(leads) // renditions)):
-    word = lead.held_out if held_out else str(words[number % len(words)])
+  shifts = shared.permutation(np.arange(-5, 7))
+  leads = np.roll(leads, -number * (len(leads) // renditions))
+  for shift, lead in itertools.product(shifts, leads):
+    word = lead.held_out if held_out else tempo
     if not word or (lead.held_out == word) != held_out:
       continue
     low, high = rendering.TEMPI[word]
     bpm = float(rendering.generator(*place, number, word).integers(low, high + 1))
     start, parts = excerpt(music, work, passage, bpm, clip_seconds)
-    for shift in shifts:
-      voices = cast(parts, lead, int(shift), word)
-      if voices:
-        break
-    else:
-      continue
-    key = transpose_key(work.key, int(shift))
-    melody = scores.melody_of(voices[0].notes)
-    articulation = str(own.choice(["legato", "legato", "detached"]))
-    if passage.place == "ending":
-      articulation = "legato"  # so that the last note rings out
-    share = np.array([[1.0, rendering.ARTICULATION[articulation], 1.0]])
-    voices = tuple(dataclasses.replace(voice, notes=voice.notes * share) for voice in voices)
-    if len(parts) == 1:
-      downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
-      voices += accompany(
-        accompaniment, melody, key, work.metre, downbeat=downbeat, word=word, rng=own
-      )
-    return Rendition(
-      work=work,
-      passage=passage,
-      start=start,
-      bpm=bpm,
-      tempo_word=word,
-      key=key,
-      arrangement=accompaniment if len(parts) == 1 else "parts",
-      dynamics=str(own.choice(list(rendering.DYNAMICS))),
-      articulation=articulation,
-      voices=voices,
-      melody=melody,
+    voices = cast(parts, lead, int(shift), word)
+    if voices:
+      break
+  else:
+    raise ValueError(
+      f"{work.id}: wanted an instrument for passage {passage.name}, found none whose range holds it"
     )
-  raise ValueError(
-    f"{work.id}: wanted an instrument for passage {passage.name}, found none whose range holds it"
+  key = transpose_key(work.key, int(shift))
+  melody = scores.melody_of(voices[0].notes)
+  articulation = str(own.choice(["legato", "legato", "detached"]))
+  if passage.place == "ending":
+    articulation = "legato"  # so that the last note rings out
+  share = np.array([[1.0, rendering.ARTICULATION[articulation], 1.0]])
+  voices = tuple(dataclasses.replace(voice, notes=voice.notes * share) for voice in voices)
+  if len(parts) == 1:
+    downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
+    voices += accompany(
+      accompaniment, melody, key, work.metre, downbeat=downbeat, word=word, rng=own
+    )
+  return Rendition(
+    work=work,
+    passage=passage,
+    start=start,
+    bpm=bpm,
+    tempo_word=word,
+    key=key,
+    arrangement=accompaniment if len(parts) == 1 else "parts",
+    dynamics=str(own.choice(list(rendering.DYNAMICS))),
+    articulation=articulation,
+    voices=voices,
+    melody=melody,
   )
 
 
