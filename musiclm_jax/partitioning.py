@@ -86,8 +86,8 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def shardings(abstract_variables, mesh: Mesh):
   """Shardings of a tree of boxed abstract variables (`nn.Partitioned`), unboxed.
 
-  A dimension that would leave shards of fewer than 8, or that does not divide, stays whole. Raises
-  ValueError on a logical axis that is not in RULES.
+  A dimension that would leave shards of fewer than 8 (of heads one is enough), or that does not
+  divide, stays whole. Raises ValueError on a logical axis that is not in RULES.
   """
   table = dict(RULES)
 
@@ -101,9 +101,8 @@ def shardings(abstract_variables, mesh: Mesh):
         )
       axis = table.get(name)
       parts = mesh.shape[axis] if isinstance(axis, str) else 1
-      spec.append(
-        axis if parts > 1 and size % parts == 0 and size // parts >= _NARROWEST_SHARD else None
-      )
+      narrowest = 1 if name == "heads" else _NARROWEST_SHARD  # a head is wide by itself
+      spec.append(axis if parts > 1 and size % parts == 0 and size // parts >= narrowest else None)
     return _sharding(mesh, *spec)
 
   return jax.tree.map(one, abstract_variables, is_leaf=lambda x: isinstance(x, nn.Partitioned))

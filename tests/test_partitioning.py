@@ -34,6 +34,7 @@ def test_parameters_are_sharded_by_the_table():
     "wi": boxed((16, 2, 32), ("embed", None, "mlp")),
     "narrow": boxed((8, 32), ("embed", "mlp")),  # 4-wide shards of embed would be too narrow
     "odd": boxed((17, 32), ("embed", "mlp")),
+    "few": boxed((16, 2, 64), ("embed", "heads", "head_dim")),  # a head is wide enough
     "plain": jax.ShapeDtypeStruct((4,), jnp.float32),
   }
   found = {name: tuple(s.spec) for name, s in partitioning.shardings(tree, mesh).items()}
@@ -41,6 +42,7 @@ def test_parameters_are_sharded_by_the_table():
     "wi": ("fsdp", None, "tensor"),
     "narrow": (None, "tensor"),
     "odd": (None, "tensor"),
+    "few": ("fsdp", "tensor", None),
     "plain": (),
   }
 
