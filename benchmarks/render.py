@@ -13,7 +13,7 @@ import pathlib
 import tempfile
 import time
 
-from musiclm_jax.datasets import clips, rendered, rendering, scores, soundfonts
+from musiclm_jax.datasets import building, clips, rendered, rendering, scores, soundfonts
 
 
 def measure(job_count: int, soundfont: str) -> dict[str, float]:
@@ -55,7 +55,7 @@ def build_speed(workers: int) -> dict[str, float]:
   with tempfile.TemporaryDirectory() as folder:
     builder = rendered.Rendered(config="tiny", data_dir=folder)
     begin = time.perf_counter()
-    rendered.build(builder, workers)
+    building.build(builder, workers)
     seconds = time.perf_counter() - begin
     clip_count = sum(split.num_examples for split in builder.info.splits.values())
   return {

@@ -3,19 +3,15 @@
 `prepare` builds it where it is missing. Neither importing nor building imports TensorFlow.
 """
 
-import contextlib
 import dataclasses
-import multiprocessing
 import pathlib
-import sys
 import tempfile
 import time
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
-from musiclm_jax.datasets import captions, clips, scores, soundfonts
+from musiclm_jax.datasets import building, captions, clips, scores, soundfonts
 
 SPLITS = ("train", "validation", "test", "combinations")
 VOCAB_SIZE = 1000
@@ -64,19 +60,14 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = [size_config(size, seed=0, soundfont="") for size in ("tiny", "demo", "full")]
-  map = staticmethod(map)  # a pool's `imap` builds with more processes
+  map = staticmethod(map)  # `build` puts that of a pool of processes in its place
 
   def _info(self):
     text, row = tfds.features.Text(), tfds.features.Tensor
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(
-        {
-          "id": text,
-          "waveform": row(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
-          "caption": text,
-          "aspect_list": tfds.features.Sequence(text),
-          "work": text,
-          "melody": text,
+        building.FEATURES
+        | {
           "start_s": np.float32,
           "bpm": np.float32,
           "key": text,
@@ -98,18 +89,13 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
       self.builder_config.soundfont, pathlib.Path(self._scratch.name)
     )
     jobs = {split: split_jobs(self.builder_config, split, soundfont) for split in SPLITS}
-    total = sum(len(each) for each in jobs.values())
-    bar = tqdm(
-      total=total, unit="work", desc="rendering", mininterval=0.2 if sys.stderr.isatty() else 10.0
-    )
-    return {split: self._generate_examples(each, bar) for split, each in jobs.items()}
+    made = building.spread(self.map, clips.render_work, jobs, unit="work", verb="rendering")
+    return {split: self._generate_examples(each) for split, each in made.items()}
 
-  def _generate_examples(self, jobs, bar):
-    for examples in self.map(clips.render_work, jobs):
+  def _generate_examples(self, works):
+    for examples in works:
       for example in examples:
         yield example["id"], example
-      bar.update()
-    bar.refresh()
 
 
 def split_jobs(config: RenderedConfig, split: str, soundfont: str) -> list[clips.Job]:
@@ -147,49 +133,12 @@ def prepare(
   begin = time.perf_counter()
   built = not directory.exists()
   if built:
-    tfds.disable_progress_bar()  # ours knows how much is left
-    with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it is about to do
-      build(builder, workers)
+    building.build(builder, workers)
   model = pathlib.Path(data_dir) / "captions.model"
   if built or not model.exists():
-    captions.train_text_model(read_captions(builder, "train"), model, VOCAB_SIZE)
+    captions.train_text_model(building.read_captions(builder, "train"), model, VOCAB_SIZE)
   print(summary(builder, time.perf_counter() - begin if built else None), flush=True)
   return directory
-
-
-def build(builder: Rendered, workers: int) -> None:
-  """Builds the data set with that many processes; raises ValueError for fewer than one."""
-  if workers < 1:
-    raise ValueError(f"workers: wanted at least 1, got {workers}")
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(ordered_fields())
-    if workers > 1:
-      pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
-      builder.map = pool.imap
-    builder.download_and_prepare(file_format="array_record")
-
-
-@contextlib.contextmanager
-def ordered_fields():
-  """While it lasts TFDS writes the fields of a record in one order; else each process has its
-  own."""
-  serializer = tfds.core.example_serializer.ExampleSerializer
-  usual = serializer.serialize_example
-
-  def serialize(self, example):
-    return self.get_tf_example(example).SerializeToString(deterministic=True)
-
-  serializer.serialize_example = serialize
-  try:
-    yield
-  finally:
-    serializer.serialize_example = usual
-
-
-def read_captions(builder: Rendered, split: str) -> list[str]:
-  """Captions of a split in the order of the records."""
-  source = builder.as_data_source(split=split, decoders={"waveform": tfds.decode.SkipDecoding()})
-  return [each["caption"].decode() for each in source]
 
 
 def summary(builder: Rendered, seconds: float | None) -> str:
@@ -197,10 +146,5 @@ def summary(builder: Rendered, seconds: float | None) -> str:
   seconds of audio a second."""
   config = builder.builder_config
   counts = {split: builder.info.splits[split].num_examples for split in SPLITS}
-  audio = sum(counts.values()) * config.clip_seconds
-  melodies = ", ".join(f"{split} {count // config.renditions}" for split, count in counts.items())
-  speed = f"built in {seconds:.0f} s, {audio / seconds:.0f} s of audio a second" if seconds else ""
-  return (
-    f"{builder.data_dir}: {sum(counts.values())} clips, {audio / 3600:.2f} h, "
-    f"melodies: {melodies}; {speed or 'already there'}"
-  )
+  melodies = (f"{split} {count // config.renditions}" for split, count in counts.items())
+  return building.summary(builder, config.clip_seconds, f"melodies: {', '.join(melodies)}", seconds)
