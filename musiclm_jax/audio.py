@@ -14,6 +14,18 @@ import numpy as np
 LOG_FLOOR = 1e-5  # log-mel spectrograms are ln(max(mel, LOG_FLOOR)), about -100 dB
 
 
+def header(path: str) -> tuple[int, int, int]:
+  """(samples, sample rate in Hz, channels) of an audio file, by its header.
+
+  The samples of an MP3 file without a table of contents are an estimate. Raises ValueError, naming
+  the file, where it is missing or is not audio.
+  """
+  import soundfile
+
+  info = _decoded(soundfile.info, path)
+  return info.frames, info.samplerate, info.channels
+
+
 def read(path: str, sample_rate: int) -> np.ndarray:
   """The mono waveform [samples] float32 of an audio file that is already at `sample_rate` Hz.
 
@@ -21,21 +33,46 @@ def read(path: str, sample_rate: int) -> np.ndarray:
   missing, is not audio, is empty, has another rate or more than one channel, holds NaN or infinity,
   or is silent.
   """
+  waveform, rate = _samples(path)
+  if rate != sample_rate:
+    raise ValueError(f"{path}: wanted {sample_rate} Hz, found {rate} Hz; resample it first")
+  if waveform.shape[1] != 1:
+    raise ValueError(f"{path}: wanted mono, found {waveform.shape[1]} channels; mix it down first")
+  return _sound(path, waveform[:, 0])
+
+
+def convert(path: str, sample_rate: int) -> np.ndarray:
+  """The waveform [samples] float32 at `sample_rate` Hz of an audio file of any rate and channels.
+
+  Channels are averaged. Raises ValueError as `read` does for all else.
+  """
+  waveform, rate = _samples(path)
+  return resample(_sound(path, waveform.mean(axis=1)), rate, sample_rate)
+
+
+def _samples(path: str) -> tuple[np.ndarray, int]:
+  """[samples, channels] float32 of an audio file, and its rate in Hz."""
+  import soundfile
+
+  return _decoded(soundfile.read, path, dtype="float32", always_2d=True)
+
+
+def _decoded(function, path: str, **options):
+  """What a function of soundfile says of a file, where libsndfile can read it."""
   import soundfile
 
   if not pathlib.Path(path).is_file():
     raise ValueError(f"{path}: no such file")
   try:
-    waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return function(path, **options)
   except soundfile.LibsndfileError as error:
     raise ValueError(
       f"{path}: not an audio file libsndfile can read ({error.error_string})"
     ) from None
-  if rate != sample_rate:
-    raise ValueError(f"{path}: wanted {sample_rate} Hz, found {rate} Hz; resample it first")
-  if waveform.shape[1] != 1:
-    raise ValueError(f"{path}: wanted mono, found {waveform.shape[1]} channels; mix it down first")
-  waveform = waveform[:, 0]
+
+
+def _sound(path: str, waveform: np.ndarray) -> np.ndarray:
+  """The waveform [samples] itself, where something can be heard."""
   if not waveform.size:
     raise ValueError(f"{path}: wanted audio, found 0 samples")
   if not np.isfinite(waveform).all():

@@ -46,6 +46,22 @@ def test_a_bad_file_is_one_line_with_its_name(tmp_path, make, message):
   assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_conversion_changes_nothing_where_there_is_nothing_to_convert(tmp_path):
+  path = str(tmp_path / "tone.wav")
+  audio.write(path, TONE, 24000)
+  assert audio.header(path) == (24000, 24000, 1)
+  np.testing.assert_array_equal(audio.convert(path, 24000), audio.read(path, 24000))
+
+
+def test_conversion_averages_channels_and_resamples(tmp_path):
+  path = str(tmp_path / "tone.flac")
+  soundfile.write(path, np.stack([TONE, np.zeros_like(TONE)], 1), 24000)
+  assert audio.header(path) == (24000, 24000, 2)
+  found = audio.convert(path, 12000)
+  wanted = 0.15 * np.sin(2 * np.pi * 440 * np.arange(12000) / 12000)
+  np.testing.assert_allclose(found[200:-200], wanted[200:-200], atol=1e-3)
+
+
 def test_writing_refuses_nan_and_leaves_nothing(tmp_path):
   with pytest.raises(ValueError, match="not finite"):
     audio.write(str(tmp_path / "x.wav"), np.array([np.nan]), 24000)
