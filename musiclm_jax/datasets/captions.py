@@ -162,29 +162,35 @@ def train_text_model(captions: list[str], path: pathlib.Path, vocab_size: int) -
 
   It lower-cases (nmt_nfkc_cf), falls back to bytes, has pad 0, end 1, unknown 2, and at most
   `vocab_size` pieces, fewer where the text has fewer. Raises ValueError where there are no
-  captions.
+  captions, or more characters in them than pieces.
   """
   import sentencepiece
 
   if not captions:
     raise ValueError(f"{path}: wanted captions to train the text model on, got none")
   model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(captions),
-    model_writer=model,
-    model_type="unigram",
-    vocab_size=vocab_size,
-    hard_vocab_limit=False,
-    byte_fallback=True,
-    normalization_rule_name="nmt_nfkc_cf",
-    character_coverage=1.0,
-    num_threads=1,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
-  )
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(captions),
+      model_writer=model,
+      model_type="unigram",
+      vocab_size=vocab_size,
+      hard_vocab_limit=False,
+      byte_fallback=True,
+      normalization_rule_name="nmt_nfkc_cf",
+      character_coverage=1.0,
+      num_threads=1,
+      pad_id=0,
+      eos_id=1,
+      unk_id=2,
+      bos_id=-1,
+      minloglevel=2,
+    )
+  except RuntimeError as error:  # its only one: there are more characters than pieces
+    reason = str(error).rpartition("] ")[2]
+    raise ValueError(
+      f"vocab_size: {vocab_size} is too small for these captions: {reason}"
+    ) from None
   partial = path.with_name(path.name + ".partial")
   partial.write_bytes(model.getvalue())
   partial.replace(path)

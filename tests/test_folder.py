@@ -1,0 +1,310 @@
+"""`musiclm prepare data/folder`: what it makes, what it says, and what it refuses in one line."""
+
+import functools
+import itertools
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow_datasets as tfds
+
+from musiclm_jax import main
+from musiclm_jax.datasets import folder
+
+RATE = 24000
+SETTINGS = dict(clip_seconds=0.5, shares="(0.5, 0.25, 0.25)", workers=1)
+
+
+def tone(seconds, *, rate=RATE, hertz=440.0):
+  time = np.arange(round(seconds * rate)) / rate
+  return (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+def write_songs(path, count=8):
+  """Songs of two clips and 0.1 s, in two folders; among them every split has some."""
+  for i in range(count):
+    file = pathlib.Path(path, f"album {i % 2}", f"song {i}.wav")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, tone(1.1, hertz=200 + 50 * i), RATE)
+  return path
+
+
+def prepare(capsys, tmp_path, **flags):
+  """Exit code, stdout and the lines of stderr of a command over tmp_path/songs."""
+  flags = SETTINGS | dict(audio_dir=tmp_path / "songs", data_dir=tmp_path / "out") | flags
+  words = [f"--{name}={value}" for name, value in flags.items()]
+  code = main.main(["prepare", "data/folder", *words])
+  out, err = capsys.readouterr()
+  return code, out, err.splitlines()
+
+
+def refused(capsys, tmp_path, **flags):
+  """The one line on stderr of a command that must fail and leave no data set."""
+  code, out, lines = prepare(capsys, tmp_path, **flags)
+  assert code == 1 and out == "" and len(lines) == 1
+  assert not list((tmp_path / "out").glob("folder/1.0.0"))
+  return lines[0].removeprefix("musiclm: ")
+
+
+def read(tmp_path):
+  """Records of each split, read without the package."""
+  builder = tfds.builder_from_directory(tmp_path / "out/folder/1.0.0")
+  return {split: list(builder.as_data_source(split)) for split in builder.info.splits}
+
+
+def captions(path, files):
+  rows = [f"{file},a song in {file[:5]},\"['slow', 'flute']\"\n" for file in files]
+  pathlib.Path(path).write_text("file,caption,aspect_list\n" + "".join(rows))
+  return path
+
+
+def test_every_file_becomes_clips_in_one_split(tmp_path, capsys):
+  write_songs(tmp_path / "songs")
+  soundfile.write(tmp_path / "songs/short.wav", tone(0.2), RATE)
+  (tmp_path / "songs/cover.jpg").touch()
+  code, out, lines = prepare(capsys, tmp_path)
+  assert code == 0
+  assert out.startswith(f"{tmp_path}/out/folder/1.0.0: 16 clips, 0.00 h, clips: train ")
+  assert lines == [
+    "prepare: 9 files; left out: 1 shorter than 0.5 s (0.2 s), 0.8 s at the ends of 8 others, "
+    "files of other kinds: 1 .jpg"
+  ]
+  splits = read(tmp_path)
+  works = {split: {row["work"].decode() for row in rows} for split, rows in splits.items()}
+  assert set(works) == {"train", "validation", "test"}
+  assert sum(map(len, works.values())) == len(set().union(*works.values())) == 8
+  for row in itertools.chain(*splits.values()):
+    file, number = row["id"].decode().split("#")
+    samples, _ = soundfile.read(tmp_path / "songs" / file, dtype="int16")
+    np.testing.assert_array_equal(
+      row["waveform"], samples.reshape(-1)[:24000].reshape(2, -1)[int(number)]
+    )
+    assert row["work"].decode() == file and row["waveform"].dtype == np.int16
+    assert (row["caption"], row["melody"], list(row["aspect_list"])) == (b"", b"", [])
+  assert not (tmp_path / "out/folder/1.0.0/captions.model").exists()
+
+
+def test_captions_come_with_every_clip_and_with_a_text_model(tmp_path, capsys):
+  write_songs(tmp_path / "songs")
+  files = [f"album {i % 2}/song {i}.wav" for i in range(8)]
+  code, _, _ = prepare(capsys, tmp_path, captions=captions(tmp_path / "x.csv", files))
+  assert code == 0
+  for row in itertools.chain(*read(tmp_path).values()):
+    assert row["caption"].decode() == f"a song in {row['work'].decode()[:5]}"
+    assert list(row["aspect_list"]) == [b"slow", b"flute"]
+  assert (tmp_path / "out/folder/1.0.0/captions.model").exists()
+
+
+BAD = {
+  "another rate": lambda path: soundfile.write(path, tone(1, rate=44100), 44100),
+  "stereo": lambda path: soundfile.write(path, np.stack([tone(1)] * 2, 1), RATE),
+  "silence": lambda path: soundfile.write(path, np.zeros(24000), RATE),
+  "no samples": lambda path: soundfile.write(path, np.zeros(0), RATE),
+  "not numbers": lambda path: soundfile.write(path, tone(1) * np.nan, RATE, "FLOAT"),
+  "text": lambda path: path.write_text("not audio at all"),
+}
+CONVERTIBLE = ("another rate", "stereo")
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_file_is_one_line_with_its_name(tmp_path, capsys, bad):
+  path = write_songs(tmp_path / "songs") / "bad one.wav"
+  BAD[bad](path)
+  line = refused(capsys, tmp_path)
+  assert line.startswith(f"{path}: ")
+  assert ("--convert=True" in line) == (bad in CONVERTIBLE)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_conversion_is_asked_for_and_counted(tmp_path, capsys, bad):
+  path = write_songs(tmp_path / "songs") / "bad one.wav"
+  BAD[bad](path)
+  if bad not in CONVERTIBLE:
+    assert refused(capsys, tmp_path, convert=True).startswith(f"{path}: ")
+    return
+  code, _, lines = prepare(capsys, tmp_path, convert=True)
+  assert code == 0 and lines[1:] == ["prepare: converted 1 of 9 files to 24000 Hz mono"]
+  clips = [row for row in itertools.chain(*read(tmp_path).values()) if b"bad" in row["work"]]
+  assert len(clips) == 2
+
+
+@pytest.mark.parametrize(
+  ("flags", "line"),
+  [
+    (dict(shares="(0.9, 0.1)"), "shares: wanted a share of 0 to 1 for each of train, validation,"),
+    (dict(shares="(0.5, 0.5, 0.5)"), "shares: wanted a share of 0 to 1"),
+    (dict(shares="(1.1, -0.1, 0.0)"), "shares: wanted a share of 0 to 1"),
+    (dict(shares="(0.0, 0.5, 0.5)"), "shares: train gets 0 of 8 files and no clip of 0.5 s"),
+    (dict(shares="(0.98, 0.01, 0.01)"), "shares: test gets 0 of 8 files and no clip"),
+    (dict(clip_seconds=2.0), "shares: train gets 4 of 8 files and no clip of 2 s; choose other"),
+    (dict(clip_seconds=0.0), "clip_seconds: wanted more than 0, got 0.0"),
+    (dict(workers=0), "workers: wanted at least 1, got 0"),
+    (dict(audio_dir="/nowhere"), "'/nowhere': No such file or directory"),
+    (dict(captions="/no.csv"), "'/no.csv': No such file or directory"),
+  ],
+)
+def test_a_wrong_setting_is_one_line_with_its_name(tmp_path, capsys, flags, line):
+  write_songs(tmp_path / "songs")
+  assert refused(capsys, tmp_path, **flags).startswith(line)
+
+
+def test_headers_that_promise_too_much_leave_no_split_empty(tmp_path, capsys):
+  """An MP3 file whose table of contents was cut off, its first half silent."""
+  (tmp_path / "songs").mkdir()
+  path = tmp_path / "songs/a.mp3"
+  waveform = np.random.default_rng(0).normal(0, 0.2, 96000) * (np.arange(96000) > 48000)
+  soundfile.write(path, waveform, RATE, bitrate_mode="VARIABLE", compression_level=0.2)
+  content = path.read_bytes()
+  path.write_bytes(content[content.index(content[:2], content.index(b"Xing")) :])
+  assert soundfile.info(path).duration > 5 > soundfile.read(path)[0].size / RATE
+  line = refused(capsys, tmp_path, clip_seconds=5.0, shares="(1.0, 0.0, 0.0)")
+  assert line.startswith("shares: train gets no clip")
+
+
+def test_a_split_without_a_share_is_left_out(tmp_path, capsys):
+  write_songs(tmp_path / "songs")
+  assert prepare(capsys, tmp_path, shares="(0.6, 0.4, 0.0)")[0] == 0
+  assert set(read(tmp_path)) == {"train", "validation"}
+
+
+def test_flags_of_the_built_in_corpus_are_refused(tmp_path, capsys):
+  code, _, lines = prepare(capsys, tmp_path, size="demo")
+  assert code == 2 and lines == ["musiclm: --size: nothing that this run calls uses the macro SIZE"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  """A folder of songs and its data set."""
+  path = tmp_path_factory.mktemp("made")
+  write_songs(path / "songs")
+  files = [f"album {i % 2}/song {i}.wav" for i in range(8)]
+  settings = dict(audio_dir=str(path / "songs"), data_dir=str(path / "out"), convert=False)
+  settings |= dict(captions=str(captions(path / "x.csv", files)), clip_seconds=0.5, workers=1)
+  settings |= dict(sample_rate=RATE, shares=(0.5, 0.25, 0.25), vocab_size=400)
+  folder.prepare(**settings)
+  return settings
+
+
+def test_the_second_run_builds_nothing(made, capsys):
+  before = {path: path.stat().st_mtime_ns for path in pathlib.Path(made["data_dir"]).rglob("*")}
+  directory = folder.prepare(**made)
+  after = {path: path.stat().st_mtime_ns for path in pathlib.Path(made["data_dir"]).rglob("*")}
+  assert before == after
+  out, err = capsys.readouterr()
+  assert out.startswith(f"{directory}: 16 clips") and out.endswith("; already there\n")
+  assert err == ""
+
+
+@pytest.mark.parametrize(
+  ("changes", "difference"),
+  [
+    (dict(clip_seconds=0.4), "the data set has clip_seconds 0.5 instead of 0.4"),
+    (dict(shares=(1.0, 0.0, 0.0)), "has shares [0.5, 0.25, 0.25] instead of [1.0, 0.0, 0.0]"),
+    (dict(captions=""), "has captions, vocab_size, which this run has not"),
+    (dict(convert=True), "has convert False instead of True"),
+    (dict(vocab_size=300), "has vocab_size 400 instead of 300"),
+  ],
+)
+def test_other_settings_do_not_reuse_the_data_set(made, changes, difference):
+  with pytest.raises(ValueError) as caught:
+    folder.prepare(**(made | changes))
+  assert difference in str(caught.value) and "choose another DATA_DIR" in str(caught.value)
+
+
+def test_another_folder_does_not_reuse_the_data_set(made, tmp_path, capsys):
+  songs = write_songs(tmp_path / "songs", count=9)
+  soundfile.write(songs / "album 0/song 0.wav", tone(0.7), RATE)
+  (songs / "album 1/song 1.wav").rename(songs / "one.wav")
+  with pytest.raises(ValueError) as caught:
+    folder.prepare(**(made | dict(audio_dir=str(songs), captions="")))
+  line = str(caught.value)
+  assert "the data set lacks album 0/song 8.wav, one.wav;" in line
+  assert "has album 1/song 1.wav, captions" in line
+  assert "has album 0/song 0.wav 52844 bytes instead of 33644 bytes" in line
+
+
+def test_moved_with_its_files_the_folder_is_the_same(made, tmp_path, capsys):
+  write_songs(tmp_path / "songs")
+  folder.prepare(**(made | dict(audio_dir=str(tmp_path / "songs"))))
+  assert "already there" in capsys.readouterr().out
+
+
+def test_a_text_model_that_is_too_small_is_one_line(tmp_path, capsys):
+  write_songs(tmp_path / "songs")
+  files = [f"album {i % 2}/song {i}.wav" for i in range(8)]
+  csv = captions(tmp_path / "x.csv", files)
+  line = refused(capsys, tmp_path, captions=csv, vocab_size=100)
+  assert line.startswith("vocab_size: 100 is too small for these captions: ")
+
+
+def test_a_stopped_build_leaves_no_data_set(tmp_path, monkeypatch):
+  def stop(function, jobs):
+    yield function(jobs[0])
+    raise KeyboardInterrupt
+
+  write_songs(tmp_path / "songs")
+  monkeypatch.setattr(folder.Folder, "map", staticmethod(stop))
+  settings = dict(audio_dir=str(tmp_path / "songs"), data_dir=str(tmp_path / "out"), captions="")
+  settings |= dict(convert=False, clip_seconds=0.5, sample_rate=RATE, shares=(0.5, 0.25, 0.25))
+  with pytest.raises(KeyboardInterrupt):
+    folder.prepare(**settings, vocab_size=300, workers=1)
+  assert not list((tmp_path / "out").rglob("*.array_record*"))
+  assert not (tmp_path / "out/folder/1.0.0").exists()
+
+
+@pytest.mark.slow
+def test_same_bytes_on_any_number_of_workers(tmp_path):
+  write_songs(tmp_path / "songs", count=12)
+  for workers in (1, 3):
+    words = [f"--{name}={value}" for name, value in (SETTINGS | dict(workers=workers)).items()]
+    words += [f"--audio_dir={tmp_path}/songs", f"--data_dir={tmp_path}/{workers}"]
+    command = [sys.executable, "-m", "musiclm_jax", "prepare", "data/folder", *words]
+    subprocess.run(command, check=True)
+  files = [sorted(path for path in (tmp_path / n).rglob("*") if path.is_file()) for n in "13"]
+  assert len(files[0]) == len(files[1]) == 6
+  for one, two in zip(*files):
+    assert one.name == two.name and one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+def test_tensorflow_is_not_imported(made, tmp_path):
+  program = (
+    "import sys; from musiclm_jax.datasets import folder; "
+    f"folder.prepare(**{made | dict(data_dir=str(tmp_path))!r}); "
+    "assert not {'tensorflow', 'torch', 'seqio'} & set(sys.modules)"
+  )
+  subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.slow
+def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
+  from musiclm_jax.training import input_pipeline, tasks
+
+  def batch(directory, examples, order=input_pipeline.shuffled):
+    settings = dict(split="train", batch_size=4, seed=0, sources=(), parts=())
+    data = input_pipeline.Dataset(
+      directory=str(directory), examples=examples, order=order, **settings
+    )
+    return next(data.batches(0))
+
+  with_captions = pathlib.Path(made["data_dir"], "folder/1.0.0")
+  without = folder.prepare(**(made | dict(data_dir=str(tmp_path), captions="")))
+  crop = dict(crop_seconds=0.25, sample_rate=RATE)
+  waveforms = functools.partial(tasks.waveforms, **crop)
+  assert batch(without, waveforms)["waveform"].shape == (4, 6000)
+  captioned = functools.partial(
+    tasks.captioned,
+    **crop,
+    text_model=str(with_captions / "captions.model"),
+    text_length=8,
+    vocab_size=400,
+  )
+  assert batch(with_captions, captioned)["text"].any(axis=1).all()
+  with pytest.raises(ValueError, match="DATA_DIR: the records of train have no captions"):
+    batch(without, captioned)
+  melodies = functools.partial(tasks.melodies, **crop)
+  with pytest.raises(ValueError, match="no melody of train has two renditions to pair"):
+    batch(without, melodies, input_pipeline.melody_pairs)
