@@ -185,6 +185,22 @@ def test_a_text_model_larger_than_the_table_is_refused(tmp_path):
     )
 
 
+def test_records_without_captions_are_refused(tmp_path):
+  model = tmp_path / "text.model"
+  train_text_model(["a slow flute"], model, 300)
+  examples = functools.partial(
+    tasks.captioned,
+    crop_seconds=1.0,
+    sample_rate=16,
+    text_model=str(model),
+    text_length=20,
+    vocab_size=300,
+  )
+  rows = [audio_row(i, 48) | {"caption": ""} for i in range(8)]
+  with pytest.raises(ValueError, match="the records of train have no captions to train on"):
+    batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
+
+
 def test_embeddings_are_random_rows_or_all_of_them_and_padding(tmp_path):
   rows = [token_row(i, 4.0) for i in range(8)]
   some = functools.partial(tasks.embeddings, name="mulan", rows=2)

@@ -100,7 +100,10 @@ def melody_pairs(records: Records, seed: int) -> Callable[[np.ndarray], np.ndarr
       groups.setdefault(melody, []).append(index)
   pairs = [group for _, group in sorted(groups.items()) if len(group) > 1]
   if not pairs:
-    raise ValueError(f"{records.directory}: no melody of {records.split} has two renditions")
+    raise ValueError(
+      f"{records.directory}: no melody of {records.split} has two renditions to pair; the built-in "
+      "corpus has such pairs, a folder of audio has none"
+    )
 
   @functools.lru_cache(maxsize=2)
   def permutation(epoch: int):

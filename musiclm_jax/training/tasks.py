@@ -88,15 +88,21 @@ def captioned(
   """Examples {waveform [samples] float32, text [text_length] int32, 0 = padding}: for MuLan.
 
   The text is the caption or some of the aspect list in any order, by chance half and half.
-  Raises ValueError where text_model is missing or has more than vocab_size pieces.
+  Raises ValueError where text_model is missing or has more than vocab_size pieces, and where the
+  records have no captions.
   """
   crop = functools.partial(_crop_waveform, seed=seed, samples=round(crop_seconds * sample_rate))
   if not pathlib.Path(text_model).is_file():
-    raise ValueError(f"{text_model}: no such text model")
+    raise ValueError(f"{text_model}: no such text model; prepare makes one of captions alone")
   vocabulary = seqio.SentencePieceVocabulary(text_model)
   if vocabulary.vocab_size > vocab_size:
     raise ValueError(
       f"{text_model}: has {vocabulary.vocab_size} pieces, the text tower {vocab_size} rows"
+    )
+  first = next(source.get_dataset(split, shuffle=False).as_numpy_iterator())
+  if not first["caption"]:  # prepare gives all records of a data set captions, or none
+    raise ValueError(
+      f"DATA_DIR: the records of {split} have no captions to train on; prepare --captions=FILE.csv"
     )
 
   def preprocess(example):
