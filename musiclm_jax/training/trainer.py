@@ -38,9 +38,10 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Periods:
-  """Every how many steps to log, evaluate (0: only at the end) and save."""
+class Steps:
+  """How many steps a run has, and every how many it logs, evaluates (0: only at the end), saves."""
 
+  total: int
   log: int
   evaluate: int
   checkpoint: int
@@ -147,13 +148,12 @@ def train(
   optimizer: optax.GradientTransformation,
   mesh_shape: partitioning.MeshShape,
   model_dir: str,
-  total_steps: int,
-  periods: Periods,
+  steps: Steps,
   seed: int,
   num_microbatches: int,
   config_text: str = "",
 ) -> dict[str, float]:
-  """Trains `model` to `total_steps` and leaves a part in `model_dir`; gives the last evaluation.
+  """Trains `model` to `steps.total` and leaves a part in `model_dir`; gives the last evaluation.
 
   Continues from the newest checkpoint if there is one. Raises ValueError where model_dir belongs to
   another configuration, or its checkpoint has another tree.
@@ -161,7 +161,7 @@ def train(
   mesh = partitioning.make_mesh(mesh_shape)
   checkpointing.describe_run(model_dir, model, train_data.provenance)
   checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
-  with partitioning.use(mesh), progress.Progress(model_dir, total_steps) as log:
+  with partitioning.use(mesh), progress.Progress(model_dir, steps.total) as log:
     # Shapes alone are needed of the first batch, before it is known where to start.
     sample = partitioning.global_batch(next(train_data.batches(0)), mesh)
     init = functools.partial(init_state, model, optimizer, seed=seed)
@@ -188,36 +188,32 @@ def train(
         variables, batch, train=False, rngs={"dropout": jax.random.key(seed)}
       )[1]
     )
-    state = _loop(
-      state, step_fn, eval_step, train_data, eval_data, mesh, total_steps, periods, checkpoints, log
-    )
+    state = _loop(state, step_fn, eval_step, train_data, eval_data, mesh, steps, checkpoints, log)
     final = evaluate(eval_step, state.variables, eval_data, mesh)
-    log.evaluation(total_steps, final)
-    checkpoints.save(total_steps, state)
+    log.evaluation(steps.total, final)
+    checkpoints.save(steps.total, state)
     checkpoints.close()
     if jax.process_index() == 0:
       checkpointing.write_weights(model_dir, state.variables)
   return final
 
 
-def _loop(
-  state, step_fn, eval_step, train_data, eval_data, mesh, total_steps, periods, checkpoints, log
-):
-  """The steps from the state's own to `total_steps`."""
+def _loop(state, step_fn, eval_step, train_data, eval_data, mesh, steps, checkpoints, log):
+  """The steps from the state's own to the last."""
   start = int(state.step)
   batches = train_data.batches(start)
-  for step in range(start + 1, total_steps + 1):
+  for step in range(start + 1, steps.total + 1):
     waited = time.perf_counter()
     batch = partitioning.global_batch(next(batches), mesh)
     waited = time.perf_counter() - waited
     state, metrics = step_fn(state, batch)
     log.step(step, metrics, rows=train_data.batch_size, waited=waited)
-    if step % periods.log == 0 or step == total_steps:
+    if step % steps.log == 0 or step == steps.total:
       loss = log.flush(step)
       if not math.isfinite(loss):
         raise ValueError(f"step {step}: the loss is {loss}; lower the learning rate")
-    if periods.evaluate and step % periods.evaluate == 0 and step < total_steps:
+    if steps.evaluate and step % steps.evaluate == 0 and step < steps.total:
       log.evaluation(step, evaluate(eval_step, state.variables, eval_data, mesh))
-    if step % periods.checkpoint == 0:
+    if step % steps.checkpoint == 0:
       checkpoints.save(step, state)
   return state
