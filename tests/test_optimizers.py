@@ -1,0 +1,147 @@
+"""Schedules and optimizers against the formulas of the papers, in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from musiclm_jax.training import optimizers
+
+PARAMS = {
+  "encoder": {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)},
+  "bias": np.array([0.5, -2.0], np.float32),
+  "discriminators": {"discriminators": np.ones(3, np.float32), "scale": np.array([2], np.float32)},
+}
+
+
+def gradients(scale=1.0):
+  return jax.tree.map(lambda x: (scale * (1 + np.cos(7 * x))).astype(np.float32), PARAMS)
+
+
+def updates(optimizer, gradients, params=PARAMS):
+  """What the optimizer gives for one gradient after another, the parameters held."""
+  state, found = optimizer.init(params), []
+  for each in gradients:
+    update, state = optimizer.update(each, state, params)
+    found.append(update)
+  return found
+
+
+def allclose(a, b, **tolerance):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+@pytest.mark.parametrize(
+  ("step", "value"),
+  [
+    (0, 0.001),
+    (1, 0.001),
+    (5, 0.005),
+    (10, 0.01),
+    (40, 0.005),
+    (1000, 0.001),
+    (10**6, 1e-2 * 1e-5**0.5),
+  ],
+)
+def test_warmup_rsqrt(step, value):
+  schedule = optimizers.warmup_rsqrt(peak=0.01, warmup_steps=10)
+  assert float(schedule(jnp.asarray(step))) == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("step", "value"),
+  [
+    (0, 0.0),
+    (5, 0.5),
+    (10, 1.0),
+    (60, 0.6),
+    (85, 0.2 + 0.4 * (1 - 0.5**0.5)),
+    (110, 0.2),
+    (500, 0.2),
+  ],
+)
+def test_warmup_cosine(step, value):
+  schedule = optimizers.warmup_cosine(peak=1.0, warmup_steps=10, total_steps=110, final=0.2)
+  assert float(schedule(step)) == pytest.approx(value, abs=1e-6)
+
+
+def test_each_branch_gets_its_own_parameters():
+  """Only the name at the top counts."""
+  optimizer = optimizers.branches(main=optax.sgd(1.0), discriminators=optax.sgd(0.1))
+  given = gradients()
+  (found,) = updates(optimizer, [given])
+  wanted = {name: jax.tree.map(lambda g: -g, given[name]) for name in ("encoder", "bias")}
+  wanted["discriminators"] = jax.tree.map(lambda g: -0.1 * g, given["discriminators"])
+  allclose(found, wanted, rtol=1e-6)
+
+
+def test_a_branch_is_clipped_by_its_own_norm():
+  def clipped(norm):
+    return optax.chain(optax.clip_by_global_norm(norm), optax.sgd(1.0))
+
+  given = gradients(100.0)
+  optimizer = optimizers.branches(main=clipped(3.0), discriminators=clipped(2.0))
+  (found,) = updates(optimizer, [given])
+  inner = found.pop("discriminators")
+  assert float(optax.global_norm(found)) == pytest.approx(3.0, rel=1e-5)
+  assert float(optax.global_norm(inner)) == pytest.approx(2.0, rel=1e-5)
+
+
+def test_adamw_is_adam_of_clipped_gradients_and_decays_apart():
+  """Adam (Kingma and Ba 2015, algorithm 1) with decoupled decay (Loshchilov and Hutter 2019)."""
+  settings = dict(b1=0.9, b2=0.98, weight_decay=0.1, clip=1.0)
+  rate = optimizers.warmup_rsqrt(peak=0.01, warmup_steps=2)
+  given = [gradients(scale) for scale in (50.0, 1e-3, 2.0)]
+  found = updates(optimizers.adamw(learning_rate=rate, **settings), given)
+  first = second = jax.tree.map(np.zeros_like, PARAMS)
+  for count, each in enumerate(given):
+    norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(each)))
+    each = jax.tree.map(lambda g, norm=norm: g / max(norm, 1.0), each)
+    first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, each)
+    second = jax.tree.map(lambda v, g: 0.98 * v + 0.02 * g**2, second, each)
+
+    def step(m, v, p, count=count):
+      m, v = m / (1 - 0.9 ** (count + 1)), v / (1 - 0.98 ** (count + 1))
+      return -float(rate(count)) * (m / (np.sqrt(v) + 1e-8) + 0.1 * p)
+
+    allclose(found[count], jax.tree.map(step, first, second, PARAMS), rtol=1e-4, atol=1e-7)
+
+
+def test_adafactor_is_its_formula_where_nothing_is_factored():
+  """Shazeer and Stern 2018, algorithms 4 and 5 for vectors; relative steps, no momentum."""
+  optimizer = optimizers.adafactor(learning_rate=0.01, decay_rate=0.8, clip=1e9)
+  given = [gradients(scale) for scale in (1.0, 30.0, 0.1)]
+  found = updates(optimizer, given)
+  second = jax.tree.map(np.zeros_like, PARAMS)
+  for count, each in enumerate(given):
+    decay = 1 - (count + 1) ** -0.8
+    second = jax.tree.map(lambda v, g, d=decay: d * v + (1 - d) * (g**2 + 1e-30), second, each)
+
+    def step(g, v, p):
+      update = g / np.sqrt(v)
+      update = update / max(1.0, np.sqrt(np.mean(update**2)))
+      return -0.01 * max(1e-3, np.sqrt(np.mean(p**2))) * update
+
+    allclose(found[count], jax.tree.map(step, each, second, PARAMS), rtol=1e-4, atol=1e-7)
+
+
+def test_adafactor_is_that_of_optax_with_its_defaults():
+  """Factored moments, whose memory is a row and a column, and clipping before them."""
+  params = {"kernel": np.random.default_rng(0).normal(size=(128, 160)).astype(np.float32)}
+  given = [jax.tree.map(lambda p, s=s: s * np.sin(5 * p), params) for s in (1e-3, 1e-4, 1e-3)]
+  ours = optimizers.adafactor(learning_rate=0.01, decay_rate=0.8, clip=1.0)
+  theirs = optax.adafactor(0.01, decay_rate=0.8)
+  allclose(updates(ours, given, params), updates(theirs, given, params), rtol=1e-6)
+  sizes = [leaf.size for leaf in jax.tree.leaves(ours.init(params))]
+  assert max(sizes) == 160
+  loud = [jax.tree.map(lambda p: 100 * np.sin(5 * p), params)]
+  norm = float(optax.global_norm(loud[0]))
+  quiet = [jax.tree.map(lambda g: g / norm, loud[0])]
+  mixed = [given[0], loud[0]], [given[0], quiet[0]]
+  allclose(*(updates(ours, each, params) for each in mixed), rtol=1e-4)
+
+
+def test_none_changes_nothing():
+  (found,) = updates(optimizers.none(), [gradients(10.0)])
+  allclose(found, jax.tree.map(np.zeros_like, PARAMS), rtol=0)
