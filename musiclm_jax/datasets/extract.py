@@ -121,7 +121,7 @@ class Encoder:
 
 
 def window_count(samples: int, window: int, hop: int) -> int:
-  """Windows that start inside the clip and lie in it by more than half; at least one."""
+  """Windows that lie in the clip by more than half, or 1 where it is no longer than a window."""
   return max(1, 1 + (samples - window // 2 - 1) // hop) if samples > window else 1
 
 
@@ -210,21 +210,22 @@ def extract(
 
   Runs on any Beam runner by `beam_options` (("--runner=DirectRunner",) on this machine); the
   directories must then be on storage that all workers see. Raises ValueError where output_dir holds
-  shards of other tokenizers or of other audio.
+  shards of other tokenizers or of other audio, OSError where data_dir holds no data set.
   """
   parts = [p for s in sources for p in (s.encoder, s.quantizer) if p]
   fingerprints = {part: checkpointing.fingerprint(_checked(part)) for part in parts}
-  identity = json.dumps([[dataclasses.astuple(s) for s in sources], fingerprints, data_dir])
+  audio = pathlib.Path(data_dir, "dataset_info.json").read_text()  # tells its shards and bytes
+  identity = json.dumps([[dataclasses.astuple(s) for s in sources], fingerprints, data_dir, audio])
   identity = hashlib.sha256(identity.encode()).hexdigest()[:12]
   manifest_path = pathlib.Path(output_dir, "manifest.json")
-  if manifest_path.exists():
+  job = Job(data_dir, output_dir, sources, sample_rate, batch_size, num_shards, identity)
+  shards = [(split, shard) for split in splits for shard in range(num_shards)]
+  if manifest_path.exists() and all(job.shard_path(*shard).exists() for shard in shards):
     manifest = json.loads(manifest_path.read_text())
     if manifest["identity"] == identity and set(splits) <= set(manifest["records"]):
       print(f"{output_dir}: already extracted", file=sys.stderr)
       return manifest
   _claim(output_dir, identity)
-  job = Job(data_dir, output_dir, sources, sample_rate, batch_size, num_shards, identity)
-  shards = [(split, shard) for split in splits for shard in range(num_shards)]
   began = time.perf_counter()
 
   with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
