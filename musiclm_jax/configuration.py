@@ -249,18 +249,29 @@ class Configuration:
     return {leaf.name for leaf in values if isinstance(leaf, Macro) and leaf != REQUIRED}
 
   def reached(self) -> tuple[dict[str, Binding], dict[str, Binding]]:
-    """The functions and macros that the run's job leads to, each with the binding that names it."""
-    last = self.last().values()
-    targets, macros, queue = {}, {}, [b for b in last if b.target == ENTRY]
-    while queue:
-      binding = queue.pop(0)
-      for leaf in leaves(binding.value):
-        if isinstance(leaf, Macro) and leaf.name not in macros and "." not in leaf.name:
-          macros[leaf.name] = binding
-          queue += [b for b in [self.macro(leaf.name)] if b]
-        elif isinstance(leaf, Reference) and leaf.target not in targets:
-          targets[leaf.target] = binding
-          queue += [b for b in last if f"{b.target}.".startswith(f"{leaf.target}.")]
+    """The functions and macros that the run's job leads to, each with the binding that names it.
+
+    What is bound in a scope counts where a reference that is reached enters this scope.
+    """
+    targets, macros, scopes = {}, {}, set()
+
+    def follows(binding):
+      if not binding.target:
+        return binding.name in macros
+      if not any(f"{binding.target}.".startswith(f"{target}.") for target in (ENTRY, *targets)):
+        return False
+      return not binding.scope or any(s.startswith(f"{binding.scope}/") for s in scopes)
+
+    left = list(self.last().values())
+    while queue := [binding for binding in left if follows(binding)]:
+      left = [binding for binding in left if not follows(binding)]
+      for binding in queue:
+        for leaf in leaves(binding.value):
+          if isinstance(leaf, Macro) and "." not in leaf.name:
+            macros.setdefault(leaf.name, binding)
+          elif isinstance(leaf, Reference):
+            targets.setdefault(leaf.target, binding)
+            scopes.add(leaf.written.rpartition("/")[0] + "/")
     return targets, macros
 
 

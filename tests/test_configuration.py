@@ -26,6 +26,11 @@ left/models.Shape.data = 1
 right/models.Shape.data = 2
 """,
   "a scope inside a scope": "jobs.anything.a = @x/y/models.Shape()\nx/models.Shape.data = 3\n",
+  "a scope that nothing enters": """
+jobs.anything.a = @left/models.Shape()
+left/models.Shape.data = 1
+right/models.Shape.data = %NOWHERE
+""",
   "a macro in a scope": "jobs.anything.a = %sub/SIZE\nsub/SIZE = 3\n",
   "a macro of macros": "jobs.anything.a = {'x': [%B, (%C, 1)]}\nB = %C\nC = -1.5e-3\n",
   "a reference as a dict key": "jobs.anything.a = {@models.Shape: 1}\n",
@@ -109,6 +114,24 @@ def test_legal_gin_passes_and_means_what_gin_says(studio, tmp_path, name):
   if "NOWHERE" not in LEGAL[name]:
     gin.finalize()
   gin.clear_config()
+
+
+def test_what_is_bound_in_an_outer_scope_needs_a_value(studio, tmp_path):
+  path = tmp_path / "outer.gin"
+  path.write_text(HEAD + "jobs.anything.a = @x/y/models.Shape()\nx/models.Shape.data = %NOWHERE\n")
+  with pytest.raises(ConfigurationError, match="outer.gin:8: needs --NOWHERE=..."):
+    checked(path)
+
+
+def test_an_extraction_needs_the_parts_of_its_sources_alone():
+  config = Configuration([configuration.find(name) for name in ("run/extract", "tiny/tokens")])
+  config.add_flag("--sources", "SOURCES", "(%ACOUSTIC_SOURCE,)")
+  for name in ("DATA_DIR", "OUTPUT_DIR", "SOUNDSTREAM"):
+    config.add_flag(f"--{name}", name, "'x'")
+  checks.check(config)
+  config.add_flag("--melody", "MELODY", "'x'")
+  with pytest.raises(ConfigurationError, match="nothing that this run calls uses the macro MELODY"):
+    checks.check(config)
 
 
 def test_pieces_keep_their_line_numbers(studio, tmp_path):
