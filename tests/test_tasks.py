@@ -197,7 +197,7 @@ def test_records_without_captions_are_refused(tmp_path):
     vocab_size=300,
   )
   rows = [audio_row(i, 48) | {"caption": ""} for i in range(8)]
-  with pytest.raises(ValueError, match="the records of train have no captions to train on"):
+  with pytest.raises(ValueError, match="records of train have no captions to train on"):
     batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
 
 

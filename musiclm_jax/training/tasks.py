@@ -93,7 +93,9 @@ def captioned(
   """
   crop = functools.partial(_crop_waveform, seed=seed, samples=round(crop_seconds * sample_rate))
   if not pathlib.Path(text_model).is_file():
-    raise ValueError(f"{text_model}: no such text model; prepare makes one of captions alone")
+    raise ValueError(
+      f"{text_model}: no such text model; prepare makes one where there are captions"
+    )
   vocabulary = seqio.SentencePieceVocabulary(text_model)
   if vocabulary.vocab_size > vocab_size:
     raise ValueError(
@@ -102,7 +104,7 @@ def captioned(
   first = next(source.get_dataset(split, shuffle=False).as_numpy_iterator())
   if not first["caption"]:  # prepare gives all records of a data set captions, or none
     raise ValueError(
-      f"DATA_DIR: the records of {split} have no captions to train on; prepare --captions=FILE.csv"
+      f"DATA_DIR: records of {split} have no captions to train on; prepare with --captions=FILE.csv"
     )
 
   def preprocess(example):
