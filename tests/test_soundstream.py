@@ -33,6 +33,7 @@ def codec(**changes):
     "decoder": Decoder(16, (3, 2), 3, (1, 3), 80, "float32"),
     "discriminators": TINY_ADVERSARIES,
     "reconstruction_weight": 1.0,
+    "waveform_weight": 10.0,
     "adversarial_weight": 1.0,
     "feature_weight": 100.0,
     "commitment_weight": 1.0,
@@ -165,7 +166,7 @@ def gradients(module, state, waveform):
 
 @pytest.mark.slow
 def test_each_adversary_moves_only_its_own_parameters():
-  silent = {"reconstruction_weight": 0.0, "commitment_weight": 0.0}
+  silent = {"reconstruction_weight": 0.0, "waveform_weight": 0.0, "commitment_weight": 0.0}
   alone = codec(**silent, adversarial_weight=0.0, feature_weight=0.0)
   judged = gradients(codec(**silent), variables(), music())
   only_discriminators = gradients(alone, variables(), music())
@@ -182,13 +183,22 @@ def test_metrics_meet_the_contract():
   state = variables()
   evaluate = jax.jit(lambda x: codec().apply(state, {"waveform": x}, train=False))
   loss, metrics = evaluate(music(2, 4700))
-  names = {"loss", "chance", "reconstruction", "adversarial", "features", "discriminator"}
+  names = {
+    "loss",
+    "chance",
+    "reconstruction",
+    "adversarial",
+    "features",
+    "discriminator",
+    "waveform",
+  }
   names |= {"commitment", "si_snr", "log_mel", "log_mel_silence", "dead"}
   assert set(metrics) == names | {f"perplexity_{level}" for level in range(3)}
   assert all(np.isfinite(value) for pair in metrics.values() for value in pair)
   means = {name: float(total / weight) for name, (total, weight) in metrics.items()}
   assert means["loss"] == pytest.approx(float(loss), rel=1e-5)
   parts = means["reconstruction"] + means["adversarial"] + 100 * means["features"]
+  parts += 10 * means["waveform"]
   assert means["loss"] == pytest.approx(
     parts + means["commitment"] + means["discriminator"], rel=1e-4
   )

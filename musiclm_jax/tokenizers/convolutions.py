@@ -31,18 +31,23 @@ def unfold(x, factor: int):
 
 
 class CausalConv(nn.Module):
-  """A convolution [batch, frames, channels] to [batch, frames, features] of the past only."""
+  """A convolution [batch, frames, channels] to [batch, frames, features] of the past only.
+
+  `init_scale` is the size of the output at the start, for an input of size 1.
+  """
 
   features: int
   kernel: int
   dilation: int
   dtype: str
+  init_scale: float = 1.0
 
   @nn.compact
   def __call__(self, x):
     shape = (self.kernel, x.shape[-1], self.features)
     init = nn.with_logical_partitioning(
-      nn.initializers.lecun_normal(), ("kernel", "channels_in", "channels_out")
+      nn.initializers.variance_scaling(self.init_scale**2, "fan_in", "truncated_normal"),
+      ("kernel", "channels_in", "channels_out"),
     )
     bias_init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("channels_out",))
     kernel, bias = self.param("kernel", init, shape), self.param("bias", bias_init, shape[-1:])
@@ -58,7 +63,10 @@ class CausalConv(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-  """x plus a dilated convolution and one of kernel 1; [batch, frames, channels] stays."""
+  """x plus a dilated convolution and one of kernel 1; [batch, frames, channels] stays.
+
+  It starts near the identity, so that a stack of them learns from the first step on.
+  """
 
   kernel: int
   dilation: int
@@ -67,7 +75,8 @@ class ResidualUnit(nn.Module):
   @nn.compact
   def __call__(self, x):
     h = CausalConv(x.shape[-1], self.kernel, self.dilation, self.dtype, name="dilated")(nn.elu(x))
-    return x + CausalConv(x.shape[-1], 1, 1, self.dtype, name="pointwise")(nn.elu(h))
+    last = CausalConv(x.shape[-1], 1, 1, self.dtype, init_scale=0.1, name="pointwise")
+    return x + last(nn.elu(h))
 
 
 class Encoder(nn.Module):
@@ -132,5 +141,7 @@ class Decoder(nn.Module):
       x = unfold(x, stride)
       for unit, dilation in enumerate(self.dilations):
         x = ResidualUnit(self.kernel, dilation, self.dtype, name=f"unit_{block}_{unit}")(x)
-    x = CausalConv(self.patch, 7, 1, self.dtype, name="last")(nn.elu(x))
+    # Quiet at first: unlearning noise that is louder than the music takes longer than learning it.
+    last = CausalConv(self.patch, 7, 1, self.dtype, init_scale=0.05, name="last")
+    x = last(nn.elu(x))
     return unfold(x, self.patch)[..., 0].astype("float32")

@@ -71,7 +71,9 @@ class SoundStream(nn.Module):
   other's parameters, so an optimizer may treat "discriminators", one branch of the parameters, its
   own way. `adversarial_samples` of each waveform, a random slice, are shown to the discriminators.
   A share `unquantized` of the examples trains past the quantizer (0 in the paper; Mimi, 2410.00037,
-  takes a half): encoder and decoder then learn before the codebooks are any good.
+  takes a half): encoder and decoder then learn before the codebooks are any good. The distance of
+  waveforms relative to silence has `waveform_weight` (0 in the paper; EnCodec, 2210.13438, has such
+  a term): short trainings learn the phase from it, which spectra do not see.
   """
 
   sample_rate: int
@@ -80,6 +82,7 @@ class SoundStream(nn.Module):
   decoder: Decoder
   discriminators: Discriminators
   reconstruction_weight: float
+  waveform_weight: float
   adversarial_weight: float
   feature_weight: float
   commitment_weight: float
@@ -104,9 +107,9 @@ class SoundStream(nn.Module):
     return self.decoder(self.quantizer.decode(codes))
 
   def __call__(self, batch, *, train: bool):
-    """(loss, metrics): all parts of the loss, chance (the reconstruction loss of silence), si_snr
-    in dB, log_mel and log_mel_silence (log_mel_distance to the output and to silence), codebook
-    use.
+    """(loss, metrics): all parts of the loss, chance (the reconstruction and waveform loss of
+    silence), si_snr in dB, log_mel and log_mel_silence (log_mel_distance to the output and to
+    silence), codebook use.
     """
     if self.encoder.hop != self.decoder.hop:
       raise ValueError(
@@ -122,8 +125,10 @@ class SoundStream(nn.Module):
     commitment = metrics["commitment"][0] / metrics["commitment"][1]
     adversarial, features, discriminator = self._adversaries(*self._slice(x, y, train))
     reconstruction = spectral_loss(x, y, self.sample_rate)
+    waveform = jnp.abs(x - y).mean() / (jnp.abs(x).mean() + audio.LOG_FLOOR)
     loss = (
       self.reconstruction_weight * reconstruction
+      + self.waveform_weight * waveform
       + self.adversarial_weight * adversarial
       + self.feature_weight * features
       + self.commitment_weight * commitment
@@ -132,8 +137,10 @@ class SoundStream(nn.Module):
     silence = jnp.zeros_like(x)
     parts = {
       "loss": loss,
-      "chance": self.reconstruction_weight * spectral_loss(x, silence, self.sample_rate),
+      "chance": self.reconstruction_weight * spectral_loss(x, silence, self.sample_rate)
+      + self.waveform_weight,
       "reconstruction": reconstruction,
+      "waveform": waveform,
       "adversarial": adversarial,
       "features": features,
       "discriminator": discriminator,
