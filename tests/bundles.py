@@ -43,6 +43,7 @@ def codec():
       (1,),
     ),
     reconstruction_weight=1.0,
+    waveform_weight=0.0,
     adversarial_weight=1.0,
     feature_weight=1.0,
     commitment_weight=1.0,

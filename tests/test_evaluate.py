@@ -165,6 +165,16 @@ def test_codes_that_follow_the_melody_have_information_about_it(world):
   assert found["information"]["pitch_class_in_time"]["z"] > 5
 
 
+def test_melodies_are_shuffled_whole():
+  shuffle = encoders.other_melodies(["b", "a", "b", "c", "a", "c"])
+  rows = np.array([20, 10, 21, 30, 11, 31])
+  for seed in range(8):
+    shuffled = shuffle(rows, np.random.default_rng(seed))
+    assert sorted(shuffled) == sorted(rows)
+    for pair in ((0, 2), (1, 4), (3, 5)):
+      assert len(set(shuffled[list(pair)] // 10)) == 1
+
+
 def test_prompts_vary_and_too_many_are_refused(world):
   clips = held_out.HeldOut(**world).clips
   chosen = [clips[i] for i in generated.choose_prompts(clips, 6, seed=0)]

@@ -123,8 +123,9 @@ class W2vBert:
   """Masked prediction on the first `seconds` of `clips` clips, and what the semantic codes tell.
 
   The information of the codes about the melody's pitch class and about the first instrument is
-  compared with that of `shuffles` shuffles of the clips; for the pitch class also with labels that
-  are rotated in time inside their clip, which leaves key and clip as they are.
+  compared with that of `shuffles` shuffles of the melodies and of the clips; for the pitch class
+  also with labels that are rotated in time inside their clip, which leaves key and clip as they
+  are.
   """
 
   clips: int
@@ -156,9 +157,10 @@ class W2vBert:
     usage = code_usage(codes.reshape(-1, 1), size)
     figures["kmeans_codes_used"] = metrics.figure(usage[0]["used"], "> 0.9")
     pitch, instrument = labels(held_out, frames)
+    melodies = [clip["melody"] or clip["id"] for clip in held_out.clips]
     rng = np.random.default_rng(self.seed)
     tests = {
-      "pitch_class": self._information(codes, pitch, rng, _other_clips),
+      "pitch_class": self._information(codes, pitch, rng, other_melodies(melodies)),
       "pitch_class_in_time": self._information(codes, pitch, rng, _rotated),
       "instrument": self._information(codes, instrument, rng, _other_clips),
     }
@@ -199,6 +201,23 @@ class W2vBert:
 
     shuffled = [information(shuffle(truth, rng)) for _ in range(self.shuffles)]
     return metrics.against_shuffled(information(truth), np.array(shuffled))
+
+
+def other_melodies(melodies: list[str]):
+  """A shuffle of rows [clips, ...] that keeps the clips of one melody together.
+
+  Renditions of a melody have nearly the same notes: shuffled one by one they would count as so many
+  independent observations.
+  """
+  groups = [np.flatnonzero(np.array(melodies) == melody) for melody in sorted(set(melodies))]
+
+  def shuffle(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    shuffled = np.empty_like(truth)
+    order = [groups[index] for index in rng.permutation(len(groups))]
+    shuffled[np.concatenate(groups)] = truth[np.concatenate(order)]
+    return shuffled
+
+  return shuffle
 
 
 def _other_clips(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
