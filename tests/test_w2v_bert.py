@@ -105,6 +105,12 @@ def waveform(rng):
   return rng.normal(size=(8, 30 * 960)).astype(np.float32)
 
 
+def test_one_conformer_in_both_places_is_refused():
+  one = encoder().masked
+  with pytest.raises(ValueError, match="share their weights"):
+    abstract(encoder(contrastive=one, masked=one), 960)
+
+
 @pytest.mark.parametrize("samples", [960, 1919, 5 * 960, 7 * 960 + 959])
 def test_frames_are_samples_over_960(samples):
   model = encoder()

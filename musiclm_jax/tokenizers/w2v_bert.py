@@ -3,11 +3,10 @@
 One Conformer learns to tell the code of each masked frame from those of other frames, a second one
 on top of it to name that code. MusicLM takes its semantic tokens from a layer of the second.
 
-The codes are not the paper's, which a Gumbel softmax learns from the features: those moved faster
-than a small model could follow (after 250 steps it named 9 % of the masked codes, of which the most
-frequent made up 13 %). Here they are the clusters of the log-mel frames themselves, by the moving
-averages of the project's quantizer, as in MuQ (arXiv 2501.01108) for music; no code dies, so that
-no diversity loss is needed.
+The codes are not the paper's, which a Gumbel softmax learns together with the features, so that the
+targets move while the model learns to name them. Here they are the clusters of the log-mel frames
+themselves, as in MuQ (arXiv 2501.01108) for music: made by the project's quantizer from the first
+batch, they hold still, and as all of them are used, no diversity loss is needed.
 """
 
 import math
@@ -131,6 +130,9 @@ class W2vBert(nn.Module):
   temperature: float
 
   def setup(self):
+    if self.contrastive is self.masked:
+      raise ValueError("contrastive and masked are one Conformer: they would share their weights")
+
     def dense(features):
       init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("embed", "code"))
       return nn.Dense(features, use_bias=False, dtype=self.front_end.dtype, kernel_init=init)
