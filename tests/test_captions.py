@@ -34,7 +34,7 @@ def test_captions_say_only_what_is_true(described):
     own = {voice.instrument.name for voice in rendition.voices}
     rest = text
     for name in sorted(own, key=len, reverse=True):
-      assert name in caption and name in aspect_list
+      assert name.lower() in caption.lower() and name in aspect_list
       rest = rest.lower().replace(name.lower(), "")
     assert not [
       name for name in names if re.search(rf"\b{name}\b", rest) and name not in ("voice",)
