@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 export JAX_PLATFORMS ?= cpu
+PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test check compile clean
 
@@ -20,12 +21,12 @@ demo: setup
 test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The lock file, after a change of setup.py.
 compile: setup

@@ -1,5 +1,6 @@
 """Strict numerics and eight simulated devices for every test, set before jax starts its backend."""
 
+import os
 import random
 
 import hypothesis
@@ -9,6 +10,9 @@ import pytest
 
 from musiclm_jax import configuration, signatures
 
+# A collective blocks a thread, and a simulated device can wait in several at once: with one thread
+# for each device some programs would never end. XLA reads this when its backend starts.
+os.environ["PJRT_NPROC"] = "24"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -32,6 +36,12 @@ def pytest_sessionstart(session):
   """Fails at once where something started jax's backend before the settings above."""
   if jax.device_count() != 8:
     pytest.exit(f"8 simulated devices wanted, jax has {jax.device_count()}", returncode=2)
+  del os.environ["PJRT_NPROC"]  # commands that tests start have one device
+
+
+def pytest_collection_modifyitems(items):
+  """The longest file first: what other processes run fits beside it."""
+  items.sort(key=lambda item: item.path.name != "test_pipeline.py")
 
 
 _STUDIO = {
