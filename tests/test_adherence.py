@@ -15,6 +15,7 @@ def beats(bpm: float, seconds: float = 6.0) -> np.ndarray:
   return (0.2 * noise * np.exp(-30 * (time % (60 / bpm)))).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_tempo_and_onsets_of_beats():
   waveforms = np.stack([beats(90), beats(120), beats(150)])
   assert adherence.tempo(waveforms, RATE) == pytest.approx([90, 120, 150], rel=0.06)

@@ -97,6 +97,7 @@ def test_one_layer_is_what_the_paper_writes(x):
   np.testing.assert_allclose(output(model, v, x, 1), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_lower_depth_is_the_stack_that_ends_there(x):
   model, v = variables(x)
   for depth in (1, 3):
@@ -128,6 +129,7 @@ def test_a_depth_that_is_not_there_raises(x, depth):
     model.apply(v, x, depth=depth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"unroll": True}, {"remat": True}])
 def test_unrolling_and_recomputing_change_no_value_and_no_gradient(x, change):
   model, v = variables(x)
@@ -141,6 +143,7 @@ def test_unrolling_and_recomputing_change_no_value_and_no_gradient(x, change):
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(x):
   model, v = variables(x)
   gradient = jax.jit(jax.grad(lambda v: (model.apply(v, x, depth=3)[..., 0] ** 3).sum()))(v)

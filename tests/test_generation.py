@@ -11,6 +11,8 @@ from musiclm_jax import checkpointing
 from musiclm_jax.lm.generation import Composer, Sampling, generate
 from tests import bundles
 
+pytestmark = pytest.mark.slow  # they compile a whole bundle
+
 SAMPLINGS = (
   Sampling("semantic", 1.0, 0.0, 0.5),
   Sampling("coarse", 0.95, 0.0, 0.5),

@@ -136,6 +136,7 @@ def test_wrong_requests_are_one_line(tmp_path):
     rendered.prepare(str(tmp_path), "tiny", seed=0, workers=1, soundfont="/no/such.sf2")
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_imported(tmp_path):
   """Neither to import nor to build."""
   program = (

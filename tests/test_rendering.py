@@ -110,14 +110,18 @@ def test_memory_behind_a_sample_is_not_heard(program, pitch, soundfont):
 
 
 def test_onsets_are_heard_where_they_are_said_to_be(examples):
-  """Strength of detected onsets at the stated instants is above that at instants between them."""
+  """Of all shifts of the stated onsets by up to 120 ms the one that fits what is heard best is
+  between none and a soft attack's 80 ms, and fits better than any that comes too early.
+  """
   for example in examples:
     strength = librosa.onset.onset_strength(
       y=example["waveform"] / 32767.0, sr=24_000, hop_length=240
     )
-    times = example["onsets"][1:, 0]
-    near = [strength[max(0, int(t * 100) - 3) : int(t * 100) + 8].max() for t in times if t < 5.8]
-    assert np.mean(near) > 2 * np.mean(strength)
+    frames = np.round(example["onsets"][1:, 0] * 100).astype(int)
+    frames = frames[frames < 580]
+    fit = {shift: strength[frames + shift].mean() for shift in range(-12, 13)}
+    assert 0 <= max(fit, key=fit.get) <= 8
+    assert max(fit.values()) > 1.3 * max(fit[shift] for shift in range(-12, -2))
 
 
 def test_passage_starts_where_the_clip_says(examples):

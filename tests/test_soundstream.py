@@ -68,6 +68,7 @@ def apply(module, method, variables, x):
   return module.apply(variables, x, method=method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples, frames", [(1, 1), (479, 1), (480, 1), (481, 2), (2399, 5)])
 def test_frames_cover_every_sample(samples, frames):
   codes = run(music(2, samples), "encode")
@@ -125,6 +126,7 @@ def test_unfolded_convolution_is_the_transposed_one(rng):
   np.testing.assert_allclose(y, expected[:, : 6 * stride], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Empty filters")
 def test_log_mel_distance_is_that_of_librosa(rng):
   x, y = music(1), rng.normal(size=(1, 4800)).astype("f") * 0.1
@@ -179,6 +181,7 @@ def test_each_adversary_moves_only_its_own_parameters():
   jax.tree.map(same, judged["discriminators"], only_discriminators["discriminators"])
 
 
+@pytest.mark.slow
 def test_metrics_meet_the_contract():
   state = variables()
   evaluate = jax.jit(lambda x: codec().apply(state, {"waveform": x}, train=False))

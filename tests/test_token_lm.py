@@ -72,6 +72,7 @@ def test_decoding_equals_the_whole_pass(variables):
     scores, cache = step(token, (position + 1) % 2, cache)
 
 
+@pytest.mark.slow
 def test_loss_is_the_mean_over_the_target_alone(variables):
   batch = random_batch()
   loss, metrics = MODEL.apply(variables, batch, train=False)
@@ -90,6 +91,7 @@ def test_loss_is_the_mean_over_the_target_alone(variables):
   assert metrics["loss"][1] == 4 * 16
 
 
+@pytest.mark.slow
 def test_dropped_conditions_do_not_matter(variables):
   one, other = random_batch(seed=1), random_batch(seed=2)
   other["decoder_input_tokens"][:, 9:] = one["decoder_input_tokens"][:, 9:]
@@ -118,6 +120,7 @@ def draw(variables, batch, **changes):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"guidance": 2.0}, {"temperature": 0.0}])
 def test_samples_are_in_the_range_of_their_level(variables, changes):
   codes = unflatten(draw(variables, random_batch(), **changes), VOCABULARY.offsets(COARSE))
@@ -125,6 +128,7 @@ def test_samples_are_in_the_range_of_their_level(variables, changes):
   assert codes.min() >= 0 and codes.max() < 12
 
 
+@pytest.mark.slow
 def test_samples_depend_on_their_own_key_alone(variables):
   batch = random_batch()
   four = draw(variables, batch)
@@ -143,6 +147,7 @@ def test_greedy_sampling_is_the_argmax_of_the_whole_pass(variables):
   np.testing.assert_array_equal(best[:, 6:], tokens)
 
 
+@pytest.mark.slow
 def test_guidance_moves_the_scores_away_from_the_unconditioned(variables):
   batch = random_batch(rows=8)
   assert (draw(variables, batch) != draw(variables, batch, guidance=5.0)).any()

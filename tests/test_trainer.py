@@ -100,6 +100,7 @@ def test_it_learns_and_leaves_a_part(tmp_path):
   assert all(math.isfinite(v) for r in rows for v in r.values() if isinstance(v, float))
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
   train(tmp_path / "whole")
   for stop in (13, 24):  # off the checkpoints, which are at 10 and 20
@@ -119,6 +120,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
   assert (tmp_path / "weights.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (4, 1, 2), (2, 2, 2), (2, 4, 1)])
 def test_the_mesh_changes_nothing(tmp_path, mesh):
   train(tmp_path / "one", mesh=(1, 1, 8))
@@ -133,6 +135,7 @@ def test_microbatches_equal_one_batch(tmp_path):
   allclose(weights(tmp_path / "one"), weights(tmp_path / "four"), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(tmp_path):
   train(tmp_path / "a", steps=5)
   train(tmp_path / "b", steps=5, seed=1)

@@ -58,6 +58,7 @@ def test_causal():
   assert np.abs(after[:, 20:] - before[:, 20:]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_an_encoder_sees_both_ways():
   model, variables, x = make(causal=False)
   before, _ = model.apply(variables, x)
@@ -65,6 +66,7 @@ def test_an_encoder_sees_both_ways():
   assert np.abs(after[:, :30] - before[:, :30]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_masked_keys_do_not_leak():
   model, variables, x = make(causal=False)
   mask = jnp.arange(LENGTH)[None, :] < jnp.array([[30], [LENGTH]])
@@ -74,6 +76,7 @@ def test_masked_keys_do_not_leak():
   np.testing.assert_allclose(after[1], before[1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_query_blocks_do_not_change_the_result():
   model, variables, x = make()
   np.testing.assert_allclose(
@@ -83,6 +86,7 @@ def test_query_blocks_do_not_change_the_result():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["minimal", "full"])
 def test_remat_gives_the_same_gradients(remat):
   model, variables, x = make(dropout_rate=0.1)
@@ -106,6 +110,7 @@ def test_relative_buckets_match_the_t5_table():
   assert both[0] != both[1] and both[2] == 0 and int(both.max()) < 8
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32():
   model, variables, x = make()
   exact, _ = model.apply(variables, x)
