@@ -66,11 +66,12 @@ def test_every_golden_file_has_its_training(size):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TRAININGS if name.startswith("paper")])
 def test_no_large_parameter_is_whole_on_every_device(name):
+  """But for the kernels of convolutions, for which partitioning.RULES says why."""
   large = [
     path
     for path, leaf, sharding in leaves(name)
     if path.startswith("params") and math.prod(nn.unbox(leaf).shape) >= 2**16
-    if not any(sharding.spec)
+    if not any(sharding.spec) and "channels_in" not in leaf.names
   ]
   assert not large
 

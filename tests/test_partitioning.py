@@ -1,5 +1,7 @@
 """Meshes and the table of axis rules: what is sharded, what stays whole, what is refused."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -53,6 +55,28 @@ def test_an_unknown_axis_raises():
     partitioning.shardings({"x": boxed((16,), ("embedd",))}, mesh)
   with jax.set_mesh(mesh), pytest.raises(ValueError, match="embedd"):
     jax.jit(lambda x: partitioning.constrain(x, "batch", "embedd"))(jnp.zeros((8, 8)))
+
+
+def test_grouped_convolutions_by_rows_have_their_gradients():
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(8, 24, 16)).astype("f"), rng.normal(size=(5, 4, 32)).astype("f")
+
+  def square(kernel, x):
+    convolve = functools.partial(
+      jax.lax.conv_general_dilated,
+      window_strides=(2,),
+      padding="SAME",
+      dimension_numbers=("NWC", "WIO", "NWC"),
+      feature_group_count=4,
+    )
+    return jnp.square(partitioning.by_rows(convolve)(x, kernel)).mean()
+
+  wanted = jax.jit(jax.grad(square))(kernel, x)
+  mesh = make_mesh(MeshShape(2, 2, 2))
+  with partitioning.use(mesh):
+    rows = jax.device_put(x, partitioning.batch_sharding(mesh))
+    found = jax.jit(jax.grad(square), out_shardings=partitioning.replicated(mesh))(kernel, rows)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_batches_are_split_over_data_and_fsdp():

@@ -4,11 +4,14 @@ Each gives logits over time and its internal features. Kernels and widths that t
 are those of MelGAN's (1910.06711), which it names as the origin.
 """
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
 from musiclm_jax import audio
+from musiclm_jax.partitioning import by_rows
 
 
 class Conv(nn.Module):
@@ -29,14 +32,14 @@ class Conv(nn.Module):
     shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
     kernel, bias = self.param("kernel", init, shape), self.param("bias", bias_init, shape[-1:])
     layout = ("NWC", "WIO", "NWC") if len(self.kernel) == 1 else ("NHWC", "HWIO", "NHWC")
-    x = lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
+    convolve = functools.partial(
+      lax.conv_general_dilated,
       window_strides=self.strides,
       padding=self.padding,
       dimension_numbers=layout,
       feature_group_count=self.groups,
     )
+    x = by_rows(convolve)(x.astype(self.dtype), kernel.astype(self.dtype))
     return x + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
