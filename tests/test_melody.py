@@ -1,4 +1,4 @@
-"""The melody encoder: pitch bands, transposition, mining against NumPy, sharding and learning."""
+"""The melody encoder: pitch bands, transposition, mining against NumPy and learning."""
 
 import functools
 
@@ -42,9 +42,9 @@ def encoder(**changes) -> MelodyEncoder:
   return MelodyEncoder(**fields | changes)
 
 
-def abstract(model, samples=SAMPLES):
+def abstract(model):
   batch = {
-    "waveform": jax.ShapeDtypeStruct((2, samples), jnp.float32),
+    "waveform": jax.ShapeDtypeStruct((2, SAMPLES), jnp.float32),
     "melody": jax.ShapeDtypeStruct((2,), jnp.int32),
   }
   return jax.eval_shape(lambda key, b: model.init(key, b, train=False), jax.random.key(0), batch)

@@ -1,4 +1,4 @@
-"""MuLan: its loss against NumPy, padding, temperature, sharding, sizes and learning."""
+"""MuLan: its loss against NumPy, padding, temperature and learning."""
 
 import functools
 
@@ -187,11 +187,6 @@ def test_the_residual_network_reads_any_length(rng):
   shape = jax.ShapeDtypeStruct((2, 33, 16), jnp.float32)
   v = jax.eval_shape(lambda x: tower.init(jax.random.key(0), x), shape)
   assert jax.eval_shape(tower.apply, v, shape).shape == (2, 4 * 2 * 2)
-
-
-def count(module, *inputs):
-  shapes = jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
-  return sum(p.size for p in jax.tree.leaves(nn.unbox(shapes)))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The residual quantizer against numpy and scikit-learn: averages, restarts, masks, meshes."""
+"""The residual quantizer against numpy and scikit-learn: averages, restarts and masks."""
 
 import functools
 import subprocess

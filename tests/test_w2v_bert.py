@@ -1,4 +1,4 @@
-"""w2v-BERT: frames, masks, its contrastive loss against NumPy, size, sharding and learning."""
+"""w2v-BERT: frames, masks, its contrastive loss against NumPy and learning."""
 
 import functools
 
