@@ -13,6 +13,10 @@ from musiclm_jax import configuration, signatures
 # A collective blocks a thread, and a simulated device can wait in several at once: with one thread
 # for each device some programs would never end. XLA reads this when its backend starts.
 os.environ["PJRT_NPROC"] = "24"
+# Most of a test's time is compiling; what it computes is small enough to run unoptimised.
+os.environ["XLA_FLAGS"] = (
+  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -36,7 +40,8 @@ def pytest_sessionstart(session):
   """Fails at once where something started jax's backend before the settings above."""
   if jax.device_count() != 8:
     pytest.exit(f"8 simulated devices wanted, jax has {jax.device_count()}", returncode=2)
-  del os.environ["PJRT_NPROC"]  # commands that tests start have one device
+  for name in ("PJRT_NPROC", "XLA_FLAGS"):
+    del os.environ[name]  # the commands that tests start run as a user's do
 
 
 def pytest_collection_modifyitems(items):
