@@ -32,6 +32,7 @@ CHANGES = {
   "soundstream": {
     "CROP_SECONDS": 0.24,
     "CODEBOOK_SIZE": 4,
+    "DILATIONS": (3,),
     "discriminators.StftDiscriminator.channels": 16,
     "discriminators.WaveDiscriminator.channels": 16,
     "discriminators.WaveDiscriminator.max_channels": 32,
