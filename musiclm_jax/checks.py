@@ -22,11 +22,12 @@ _KINDS |= {"None": (type(None),), "tuple": (tuple, list), "list": (tuple, list),
 def check(configuration: Configuration) -> None:
   """Raises ConfigurationError for the first mistake in the whole of files and flags.
 
-  In this order: flags and macros without effect, a run without a job, macros without a value,
-  parameters left required or without any value, values that are not of the annotated type.
+  In this order: flags, macros and scopes without effect, a run without a job, macros without a
+  value, parameters left required or without any value, values that are not of the annotated type.
   """
-  targets, macros = configuration.reached()
+  targets, macros, scopes = configuration.reached()
   _check_effect(configuration, targets, macros)
+  _check_scopes(configuration, scopes)
   last = configuration.last().values()
   if not any(b.target == ENTRY and b.name == "job" for b in last):
     raise ConfigurationError(configuration.texts[0][0], "binds no job: main.run.job = @...")
@@ -58,6 +59,18 @@ def _check_effect(configuration: Configuration, targets: dict, macros: dict) -> 
     elif name not in spoken and not binding.place.startswith(_SHIPPED):
       close = signatures.nearest(name, macros if flag else spoken)
       raise ConfigurationError(binding.place, f"this run has no macro {name}{close}")
+
+
+def _check_scopes(configuration: Configuration, scopes: set[str]) -> None:
+  """A flag's scope must be one that the run enters, a user's file's one that some file names."""
+  values = (leaf for binding in configuration.bindings for leaf in leaves(binding.value))
+  named = {leaf.scope for leaf in values if isinstance(leaf, Reference)}
+  for binding in configuration.bindings:
+    known = scopes if binding.place.startswith("--") else named
+    found = any(scope.startswith(f"{binding.scope}/") for scope in known)
+    if binding.scope and not found and not binding.place.startswith(_SHIPPED):
+      close = signatures.nearest(binding.scope, [scope[:-1] for scope in known if scope != "/"])
+      raise ConfigurationError(binding.place, f"nothing enters the scope {binding.scope}{close}")
 
 
 def _check_values(configuration: Configuration, macros: dict[str, Binding]) -> None:

@@ -40,6 +40,11 @@ class Reference:
   called: bool
   target: str = ""
 
+  @property
+  def scope(self) -> str:
+    """`scope/`, or `/` where there is none."""
+    return self.written.rpartition("/")[0] + "/"
+
   def __repr__(self):
     return f"@{self.written}" + "()" * self.called
 
@@ -248,8 +253,9 @@ class Configuration:
     values = (leaf for binding in self.bindings for leaf in leaves(binding.value))
     return {leaf.name for leaf in values if isinstance(leaf, Macro) and leaf != REQUIRED}
 
-  def reached(self) -> tuple[dict[str, Binding], dict[str, Binding]]:
-    """The functions and macros that the run's job leads to, each with the binding that names it.
+  def reached(self) -> tuple[dict[str, Binding], dict[str, Binding], set[str]]:
+    """The functions and macros that the run's job leads to, each with the binding that names it,
+    and the scopes that are entered on the way, `outer/inner/`.
 
     What is bound in a scope counts where a reference that is reached enters this scope.
     """
@@ -271,8 +277,8 @@ class Configuration:
             macros.setdefault(leaf.name, binding)
           elif isinstance(leaf, Reference):
             targets.setdefault(leaf.target, binding)
-            scopes.add(leaf.written.rpartition("/")[0] + "/")
-    return targets, macros
+            scopes.add(leaf.scope)
+    return targets, macros, scopes
 
 
 def _resolve(selector: str, symbols: dict[str, str], place: str):

@@ -260,7 +260,7 @@ def _overview(verbs: dict[str, Path]) -> str:
 
 def _describe(verb: str, path: Path, config: Configuration) -> str:
   """The verb's own comment, and the macros that its job leads to with their values."""
-  _, macros = config.reached()
+  _, macros, _ = config.reached()
   lines = []
   for name, user in sorted(macros.items()):
     binding = config.macro(name)

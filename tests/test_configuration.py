@@ -30,6 +30,7 @@ right/models.Shape.data = 2
 jobs.anything.a = @left/models.Shape()
 left/models.Shape.data = 1
 right/models.Shape.data = %NOWHERE
+jobs.crash.kind = @right/models.Shape()
 """,
   "a macro in a scope": "jobs.anything.a = %sub/SIZE\nsub/SIZE = 3\n",
   "a macro of macros": "jobs.anything.a = {'x': [%B, (%C, 1)]}\nB = %C\nC = -1.5e-3\n",

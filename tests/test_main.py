@@ -38,6 +38,7 @@ MISTAKES = [
   ([*TRAIN, "--gin.jobs.train.step=3"], "--gin.jobs.train.step: ", "nearest steps"),
   ([*TRAIN, "--gin.jbs.train.steps=3"], "--gin.jbs.train.steps: jbs is not imported", "jobs"),
   ([*TRAIN, "--gin.jobs.trian.steps=3"], "--gin.jobs.trian.steps: studio.jobs has no", "train"),
+  ([*TRAIN, "--gin.a/jobs.train.steps=3"], "--gin.a/jobs.train.steps: nothing enters", "scope a"),
   ([*TRAIN, "--gin.jobs.crash.kind=x"], "--gin.jobs.crash.kind: this run does not call", "crash"),
   (
     [*TRAIN, "--gin.jobs.train.model_dir=y"],
