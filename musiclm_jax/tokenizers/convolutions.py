@@ -9,6 +9,7 @@ become wide matrix products. ELU, no normalisation, nothing looks ahead.
 import math
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import lax
 
 from musiclm_jax.partitioning import constrain
@@ -33,7 +34,8 @@ def unfold(x, factor: int):
 class CausalConv(nn.Module):
   """A convolution [batch, frames, channels] to [batch, frames, features] of the past only.
 
-  `init_scale` is the size of the output at the start, for an input of size 1.
+  `init_scale` is the size of the output at the start, for an input of size 1. Where the collection
+  "stream" is mutable, frames continue those of the call before, which it holds; else silence.
   """
 
   features: int
@@ -51,11 +53,16 @@ class CausalConv(nn.Module):
     )
     bias_init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("channels_out",))
     kernel, bias = self.param("kernel", init, shape), self.param("bias", bias_init, shape[-1:])
+    x, missing = x.astype(self.dtype), (self.kernel - 1) * self.dilation
+    if self.is_mutable_collection("stream") and not self.is_initializing():
+      past = self.variable("stream", "past", jnp.zeros, (len(x), missing, x.shape[2]), x.dtype)
+      x, missing = jnp.concatenate([past.value, x], axis=1), 0
+      past.value = x[:, x.shape[1] - past.value.shape[1] :]
     x = lax.conv_general_dilated(
-      x.astype(self.dtype),
+      x,
       kernel.astype(self.dtype),
       window_strides=(1,),
-      padding=[((self.kernel - 1) * self.dilation, 0)],
+      padding=[(missing, 0)],
       rhs_dilation=(self.dilation,),
       dimension_numbers=("NWC", "WIO", "NWC"),
     )

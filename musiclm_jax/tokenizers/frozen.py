@@ -23,10 +23,22 @@ class Frozen:
   def __call__(self, method: str, *arrays, **static):
     return _apply(self.module, method, tuple(sorted(static.items())), self.variables, *arrays)
 
+  def resume(self, method: str, state: dict, *arrays):
+    """(result, next state) of a causal method on the next piece of a stream; state {} starts one.
+
+    The results of the pieces, one behind the other, are those of a call on the whole.
+    """
+    return _resume(self.module, method, self.variables, state, *arrays)
+
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _apply(module, method, static, variables, *arrays):
   return module.apply(variables, *arrays, method=method, **dict(static))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _resume(module, method, variables, state, *arrays):
+  return module.apply({**variables, **state}, *arrays, method=method, mutable=["stream"])
 
 
 def load(directory: str) -> Frozen:

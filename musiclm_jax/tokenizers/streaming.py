@@ -1,0 +1,46 @@
+"""The codec on a stream: state in, state out, in pieces of any length.
+
+Nothing in SoundStream looks ahead (2107.03312, III-A), so that pieces come out as the whole would.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from musiclm_jax.tokenizers.frozen import Frozen
+
+
+class Sound(NamedTuple):
+  """Where an encoder stands: the state of its convolutions, and samples that fill no frame yet."""
+
+  state: dict
+  rest: np.ndarray
+
+
+def silence(batch: int) -> Sound:
+  """The start of `batch` streams."""
+  return Sound({}, np.zeros((batch, 0), np.float32))
+
+
+def encode(codec: Frozen, before: Sound, waveform: np.ndarray) -> tuple[np.ndarray, Sound]:
+  """Codes [batch, frames, num_quantizers] int32 of the frames that waveform [batch, samples]
+  completes, and where the stream then stands. Raises ValueError where the batch changed.
+  """
+  if len(waveform) != len(before.rest):
+    raise ValueError(f"wanted {len(before.rest)} streams, found {len(waveform)}")
+  hop = codec.module.encoder.hop
+  samples = np.concatenate([before.rest, waveform], axis=1)
+  whole = samples.shape[1] // hop * hop
+  if not whole:
+    levels = codec.module.quantizer.num_quantizers
+    return np.zeros((len(samples), 0, levels), np.int32), Sound(before.state, samples)
+  codes, state = codec.resume("encode", before.state, samples[:, :whole])
+  return np.asarray(codes), Sound(state, samples[:, whole:])
+
+
+def decode(codec: Frozen, before: dict, codes: np.ndarray) -> tuple[np.ndarray, dict]:
+  """Waveform [batch, frames * hop] of the next codes [batch, frames, levels], and the state behind
+  them; {} is the start.
+  """
+  waveform, state = codec.resume("decode", before, codes)
+  return np.asarray(waveform), state
