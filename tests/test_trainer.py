@@ -76,6 +76,7 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     mesh_shape=MeshShape(*mesh),
     model_dir=str(model_dir),
     steps=trainer.Steps(total=steps, log=10, evaluate=20, checkpoint=10),
+    floors={},
     seed=seed,
     num_microbatches=microbatches,
   )
@@ -128,6 +129,7 @@ def test_the_mesh_changes_nothing(tmp_path, mesh):
   allclose(weights(tmp_path / "one"), weights(tmp_path / "other"), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_microbatches_equal_one_batch(tmp_path):
   # without noise: rows then see no random number that depends on their part
   train(tmp_path / "one", noise=0.0)
@@ -179,6 +181,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="step 10: the loss is nan"):
     train(tmp_path)
   assert not pathlib.Path(tmp_path, "weights.safetensors").exists()
+
+
+def test_a_metric_under_its_floor_stops_the_run():
+  means = {"loss": 1.0, "perplexity_0": 1.2}
+  trainer.check_health(7, means, {"perplexity_0": (1.1, "the codebook has collapsed")})
+  with pytest.raises(ValueError, match="^step 7: the codebook has collapsed: perplexity_0 is 1.2"):
+    trainer.check_health(7, means, {"perplexity_0": (2.0, "the codebook has collapsed")})
+  with pytest.raises(ValueError, match="'perplexity', which is no metric; there are .*_0"):
+    trainer.check_health(7, means, {"perplexity": (2.0, "")})
 
 
 def test_progress_says_when_a_run_does_not_learn(tmp_path, capsys):

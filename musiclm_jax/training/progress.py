@@ -61,8 +61,8 @@ class Progress:
     self._steps += 1
     self._waited += waited
 
-  def flush(self, step: int) -> float:
-    """Writes the means since the last flush and the progress line; gives the mean loss."""
+  def flush(self, step: int) -> dict[str, float]:
+    """Writes the means since the last flush and the progress line; gives the means."""
     weight = float(jax.device_get(self._gathered["loss"][1]))
     values = means(self._gathered)
     now = time.perf_counter()
@@ -81,7 +81,7 @@ class Progress:
     )
     self._gathered, self._rows, self._steps, self._waited = {}, 0, 0, 0.0
     self._since = now
-    return values["loss"]
+    return values
 
   def evaluation(self, step: int, values: dict[str, float]) -> None:
     """Writes held-out means, and says so where the loss is no better than chance."""

@@ -149,6 +149,7 @@ def train(
   mesh_shape: partitioning.MeshShape,
   model_dir: str,
   steps: Steps,
+  floors: dict[str, tuple[float, str]],
   seed: int,
   num_microbatches: int,
   config_text: str = "",
@@ -156,7 +157,8 @@ def train(
   """Trains `model` to `steps.total` and leaves a part in `model_dir`; gives the last evaluation.
 
   Continues from the newest checkpoint if there is one. Raises ValueError where model_dir belongs to
-  another configuration, or its checkpoint has another tree.
+  another configuration, or its checkpoint has another tree, and where training has failed:
+  `check_health`.
   """
   mesh = partitioning.make_mesh(mesh_shape)
   checkpointing.describe_run(model_dir, model, train_data.provenance)
@@ -188,8 +190,9 @@ def train(
         variables, batch, train=False, rngs={"dropout": jax.random.key(seed)}
       )[1]
     )
-    state = _loop(state, step_fn, eval_step, train_data, eval_data, mesh, steps, checkpoints, log)
-    final = evaluate(eval_step, state.variables, eval_data, mesh)
+    held_out = functools.partial(evaluate, eval_step, data=eval_data, mesh=mesh)
+    state = _loop(state, step_fn, train_data, mesh, steps, floors, held_out, checkpoints, log)
+    final = held_out(state.variables)
     log.evaluation(steps.total, final)
     checkpoints.save(steps.total, state)
     checkpoints.close()
@@ -198,7 +201,21 @@ def train(
   return final
 
 
-def _loop(state, step_fn, eval_step, train_data, eval_data, mesh, steps, checkpoints, log):
+def check_health(step: int, means: dict[str, float], floors: dict[str, tuple[float, str]]) -> None:
+  """Raises ValueError where the loss is not finite, or one of the means is under its floor.
+
+  `floors` maps names of metrics to (the least value that is healthy, what is wrong below it).
+  """
+  if not math.isfinite(means["loss"]):
+    raise ValueError(f"step {step}: the loss is {means['loss']}; lower the learning rate")
+  for name, (floor, diagnosis) in floors.items():
+    if name not in means:
+      raise ValueError(f"floors name {name!r}, which is no metric; there are {sorted(means)}")
+    if not means[name] >= floor:
+      raise ValueError(f"step {step}: {diagnosis}: {name} is {means[name]:.3g}, under {floor:g}")
+
+
+def _loop(state, step_fn, train_data, mesh, steps, floors, held_out, checkpoints, log):
   """The steps from the state's own to the last."""
   start = int(state.step)
   batches = train_data.batches(start)
@@ -209,11 +226,9 @@ def _loop(state, step_fn, eval_step, train_data, eval_data, mesh, steps, checkpo
     state, metrics = step_fn(state, batch)
     log.step(step, metrics, rows=train_data.batch_size, waited=waited)
     if step % steps.log == 0 or step == steps.total:
-      loss = log.flush(step)
-      if not math.isfinite(loss):
-        raise ValueError(f"step {step}: the loss is {loss}; lower the learning rate")
+      check_health(step, log.flush(step), floors)
     if steps.evaluate and step % steps.evaluate == 0 and step < steps.total:
-      log.evaluation(step, evaluate(eval_step, state.variables, eval_data, mesh))
+      log.evaluation(step, held_out(state.variables))
     if step % steps.checkpoint == 0:
       checkpoints.save(step, state)
   return state
