@@ -22,6 +22,7 @@ def test_tempo_and_onsets_of_beats():
   assert adherence.onset_rate(waveforms, RATE) == pytest.approx([1.5, 2.0, 2.5], abs=0.35)
 
 
+@pytest.mark.slow
 def test_silence_has_no_onsets_and_a_finite_tempo():
   silence = np.zeros((1, 3 * RATE), np.float32)
   assert adherence.onset_rate(silence, RATE)[0] == 0

@@ -38,6 +38,7 @@ def arranged():
   ]
 
 
+@pytest.mark.slow
 def test_every_voice_is_in_its_instruments_range(arranged):
   for rendition, _ in arranged:
     for voice in rendition.voices:
@@ -48,6 +49,7 @@ def test_every_voice_is_in_its_instruments_range(arranged):
       assert voice.notes[:, 0].min() >= 0
 
 
+@pytest.mark.slow
 def test_held_out_pairs_are_only_where_asked_for(arranged):
   for rendition, held_out in arranged:
     word = rendition.tempo_word
@@ -58,6 +60,7 @@ def test_held_out_pairs_are_only_where_asked_for(arranged):
       assert all(voice.instrument.held_out != word for voice in rendition.voices)
 
 
+@pytest.mark.slow
 def test_renditions_of_a_passage_are_one_melody_on_other_instruments(arranged):
   passages = {}
   for rendition, held_out in arranged:
@@ -72,6 +75,7 @@ def test_renditions_of_a_passage_are_one_melody_on_other_instruments(arranged):
   assert keys.count(1) >= 0.8 * len(keys)
 
 
+@pytest.mark.slow
 def test_transposed_notes_are_in_the_stated_key(arranged):
   for rendition, _ in arranged:
     assert scores.share_in_scale(rendition.melody, rendition.key) > 0.8

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 MODELS = trainings.names("tiny")
 STAGES = ("semantic", "coarse", "fine")
 QUANTIZERS = ("kmeans", "mulan_rvq", "melody_rvq")
-MESHES = [(8, 1, 1), (2, 1, 4), (2, 2, 2)]  # data, fsdp, tensor
+MESHES = [(8, 1, 1), (4, 1, 2), (2, 1, 4), (2, 2, 2)]  # data, fsdp, tensor
 TOLERANCE = 1e-4  # of the largest value in an array; most are within 1e-6, the codec within 5e-5
 ROWS = 8
 # Short, to be fast; wide enough for shards and for the wave discriminator's groups; codebooks small

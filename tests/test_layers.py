@@ -33,6 +33,7 @@ LAYERS = (
   ),
   (
     "tokenizers.frozen",
+    "tokenizers.streaming",
     "lm.sampling",
     "export.bundle",
     "training.tasks",
@@ -125,6 +126,7 @@ def test_house_rules(module):
   assert ast.get_docstring(tree), "a module starts with a docstring"
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_no_tensorflow_and_no_torch():
   light = [m for m in sorted(MODULES) if not reaches(m) & SEQIO_FILES and m != "__main__"]
   code = "\n".join(

@@ -165,6 +165,7 @@ def test_metrics_are_consistent_and_gradients_complete(batch):
     assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, path
 
 
+@pytest.mark.slow
 def test_one_melody_alone_has_no_loss_and_no_nan(batch):
   _, variables, step = tiny()
   (loss, _), gradient = step(

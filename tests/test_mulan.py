@@ -110,6 +110,7 @@ def test_a_batch_of_one_text_has_no_loss_and_no_nan(batch):
   assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_equal_texts_count_as_found_and_not_as_negatives(batch):
   _, variables, step = tiny()
   (loss, metrics), _ = step(variables, batch, jax.random.key(0))
@@ -165,6 +166,7 @@ def test_the_temperature_starts_where_it_was_asked_to():
   np.testing.assert_allclose(start.temperature(), 0.07, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(batch):
   _, variables, step = tiny()
   for path, leaf in jax.tree_util.tree_leaves_with_path(

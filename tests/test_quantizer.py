@@ -75,6 +75,7 @@ def test_numpy_and_jax_agree_and_stay_what_they_are(rng):
   np.testing.assert_array_equal(q.quantize(jnp.asarray(x), books)[0], codes)
 
 
+@pytest.mark.slow
 def test_numpy_does_not_start_a_jax_backend():
   program = (
     "import numpy as np, jax; from musiclm_jax.tokenizers.quantizer import quantize, dequantize\n"

@@ -12,6 +12,8 @@ import tensorflow_datasets as tfds
 
 from musiclm_jax.datasets import building, clips, rendered, rendering, soundfonts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
@@ -79,7 +81,6 @@ def test_second_call_builds_nothing(corpus, capsys):
   assert (corpus.parents[2] / "captions.model").exists()
 
 
-@pytest.mark.slow
 def test_works_do_not_depend_on_each_other(tmp_path):
   soundfont = soundfonts.write_corrected("", tmp_path)
   jobs = rendered.split_jobs(rendered.Rendered.builder_configs["tiny"], "train", soundfont)[:6]
@@ -103,7 +104,6 @@ def test_stopped_build_leaves_no_data_set(tmp_path):
   assert not pathlib.Path(builder.data_dir).exists()
 
 
-@pytest.mark.slow
 def test_same_bytes_on_any_number_of_workers(tmp_path):
   """Each number in a process of its own."""
   for workers in (1, 2):
@@ -136,7 +136,6 @@ def test_wrong_requests_are_one_line(tmp_path):
     rendered.prepare(str(tmp_path), "tiny", seed=0, workers=1, soundfont="/no/such.sf2")
 
 
-@pytest.mark.slow
 def test_tensorflow_is_not_imported(tmp_path):
   """Neither to import nor to build."""
   program = (

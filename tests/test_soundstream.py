@@ -76,12 +76,14 @@ def test_frames_cover_every_sample(samples, frames):
   assert run(codes, "decode").shape == (2, frames * 480)
 
 
+@pytest.mark.slow
 def test_silence_after_the_end_is_what_a_part_of_a_frame_holds():
   x = music(2, 1000)
   padded = np.pad(x, ((0, 0), (0, 440)))
   np.testing.assert_array_equal(run(x, "encode"), run(padded, "encode"))
 
 
+@pytest.mark.slow
 def test_the_future_changes_no_past_code_and_no_past_sample():
   x, rng = music(2, 4800), np.random.default_rng(0)
   changed = x.copy()

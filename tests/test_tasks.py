@@ -131,6 +131,7 @@ def test_a_short_clip_is_followed_by_nulls_and_by_targets_without_loss(tmp_path)
   assert (weights[:, 50:170] == 1).all()
 
 
+@pytest.mark.slow
 def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quantizer):
   mulan = tasks.MulanCodes(directory=quantizer, window_seconds=2.0)
   stage = Stage("semantic", (MULAN,), SEMANTIC, 4.0)  # windows at 0, 1 and 2 s lie inside

@@ -1,5 +1,7 @@
 """The stage model's contracts: decoding equals the whole pass, ids stay in range, it learns."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,28 +57,33 @@ def random_batch(rows=4, seed=0):
 
 @pytest.fixture(scope="module")
 def variables():
-  return nn.unbox(MODEL.init(jax.random.key(0), random_batch(), train=False))
+  init = jax.jit(functools.partial(MODEL.init, train=False))
+  return nn.unbox(init(jax.random.key(0), random_batch()))
+
+
+@functools.partial(jax.jit, static_argnames=("method", "model", "train"))
+def apply(variables, *args, model=MODEL, **options):
+  return model.apply(variables, *args, **options)
 
 
 def test_decoding_equals_the_whole_pass(variables):
   inputs = random_batch()["decoder_input_tokens"]
-  whole = MODEL.apply(variables, inputs, method="logits")  # [4, 10, 2, 12]
+  whole = apply(variables, inputs, method="logits")  # [4, 10, 2, 12]
   cache = MODEL.apply(variables, 4, STAGE.length, method="init_cache")
   start = STAGE.condition_length + 1 + 4  # two frames are known
-  scores, cache = MODEL.apply(variables, inputs[:, :start], 0, cache, method="decode")
-  step = jax.jit(lambda t, level, cache: MODEL.apply(variables, t, level, cache, method="decode"))
+  scores, cache = apply(variables, inputs[:, :start], 0, cache, method="decode")
   for position in range(4, 19):
     frame, level = divmod(position, 2)
     np.testing.assert_allclose(scores, whole[:, frame, level], atol=1e-5)
     token = inputs[:, STAGE.condition_length + 1 + position][:, None]
-    scores, cache = step(token, (position + 1) % 2, cache)
+    scores, cache = apply(variables, token, (position + 1) % 2, cache, method="decode")
 
 
 @pytest.mark.slow
 def test_loss_is_the_mean_over_the_target_alone(variables):
   batch = random_batch()
-  loss, metrics = MODEL.apply(variables, batch, train=False)
-  logits = np.asarray(MODEL.apply(variables, batch["decoder_input_tokens"], method="logits"))
+  loss, metrics = apply(variables, batch, train=False)
+  logits = np.asarray(apply(variables, batch["decoder_input_tokens"], method="logits"))
   codes = unflatten(batch["decoder_target_tokens"][:, 8:], VOCABULARY.offsets(COARSE))
   log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   nll = -np.take_along_axis(log_probs, codes[..., None], -1)
@@ -86,7 +93,7 @@ def test_loss_is_the_mean_over_the_target_alone(variables):
   # a target without weight counts nothing, whatever it is
   batch["decoder_loss_weights"][:, -4:] = 0
   batch["decoder_target_tokens"][:, -4:] = 0
-  loss, metrics = MODEL.apply(variables, batch, train=False)
+  loss, metrics = apply(variables, batch, train=False)
   np.testing.assert_allclose(loss, nll[:, :8].mean(), rtol=1e-5)
   assert metrics["loss"][1] == 4 * 16
 
@@ -98,9 +105,9 @@ def test_dropped_conditions_do_not_matter(variables):
   other["decoder_target_tokens"][:, 8:] = one["decoder_target_tokens"][:, 8:]
   always = MODEL.clone(condition_dropout=1.0)
   rngs = {"dropout": jax.random.key(0)}
-  dropped = [always.apply(variables, b, train=True, rngs=rngs)[0] for b in (one, other)]
+  dropped = [apply(variables, b, model=always, train=True, rngs=rngs)[0] for b in (one, other)]
   np.testing.assert_allclose(*dropped, rtol=1e-6)
-  kept = [MODEL.apply(variables, b, train=False)[0] for b in (one, other)]
+  kept = [apply(variables, b, train=False)[0] for b in (one, other)]
   assert abs(kept[0] - kept[1]) > 1e-6
 
 
@@ -137,12 +144,13 @@ def test_samples_depend_on_their_own_key_alone(variables):
   np.testing.assert_array_equal(four[:1], one)
 
 
+@pytest.mark.slow
 def test_greedy_sampling_is_the_argmax_of_the_whole_pass(variables):
   batch = random_batch()
   tokens = draw(variables, batch, temperature=0.0)
   whole = np.concatenate([batch["decoder_target_tokens"][:, :14], tokens], axis=1)
   inputs = np.pad(whole, ((0, 0), (1, 0)))[:, :-1]
-  scores = MODEL.apply(variables, inputs, method="logits")
+  scores = apply(variables, inputs, method="logits")
   best = flatten(np.asarray(scores.argmax(-1)), VOCABULARY.offsets(COARSE))
   np.testing.assert_array_equal(best[:, 6:], tokens)
 

@@ -1,5 +1,7 @@
 """The Transformer's contracts: cached steps equal the whole pass, causality, masks, remat."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,21 +31,24 @@ def make(**changes):
   )
   model = Transformer(**fields | changes)
   x = jax.random.normal(jax.random.key(0), (2, LENGTH, 16))
-  variables = nn.unbox(model.init(jax.random.key(1), x))
-  return model, variables, x
+  return model, nn.unbox(jax.jit(model.init)(jax.random.key(1), x)), x
 
 
-@pytest.mark.parametrize("unroll", [True, False])
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, variables, x, **options):
+  return model.apply(variables, x, **options)
+
+
+@pytest.mark.parametrize("unroll", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("pieces", [[1] * 20 + [17], [20, 1, 1, 15], [37]])
 def test_cached_steps_equal_the_whole_pass(unroll, pieces):
   model, variables, x = make(unroll=unroll)
-  whole, none = model.apply(variables, x)
+  whole, none = apply(model, variables, x)
   assert none is None
   cache = model.init_cache(2, 40)
-  step = jax.jit(lambda x, cache: model.apply(variables, x, cache=cache))
   outs, start = [], 0
   for piece in pieces:
-    out, cache = step(x[:, start : start + piece], cache)
+    out, cache = apply(model, variables, x[:, start : start + piece], cache=cache)
     outs.append(out)
     start += piece
   assert int(cache.index) == LENGTH
@@ -52,8 +57,8 @@ def test_cached_steps_equal_the_whole_pass(unroll, pieces):
 
 def test_causal():
   model, variables, x = make()
-  before, _ = model.apply(variables, x)
-  after, _ = model.apply(variables, x.at[:, 20:].set(7.0))
+  before, _ = apply(model, variables, x)
+  after, _ = apply(model, variables, x.at[:, 20:].set(7.0))
   np.testing.assert_allclose(after[:, :20], before[:, :20], atol=1e-6)
   assert np.abs(after[:, 20:] - before[:, 20:]).max() > 0.1
 
@@ -61,8 +66,8 @@ def test_causal():
 @pytest.mark.slow
 def test_an_encoder_sees_both_ways():
   model, variables, x = make(causal=False)
-  before, _ = model.apply(variables, x)
-  after, _ = model.apply(variables, x.at[:, 30:].set(7.0))
+  before, _ = apply(model, variables, x)
+  after, _ = apply(model, variables, x.at[:, 30:].set(7.0))
   assert np.abs(after[:, :30] - before[:, :30]).max() > 1e-3
 
 
@@ -70,8 +75,8 @@ def test_an_encoder_sees_both_ways():
 def test_masked_keys_do_not_leak():
   model, variables, x = make(causal=False)
   mask = jnp.arange(LENGTH)[None, :] < jnp.array([[30], [LENGTH]])
-  before, _ = model.apply(variables, x, mask=mask)
-  after, _ = model.apply(variables, x.at[0, 30:].set(1e4), mask=mask)
+  before, _ = apply(model, variables, x, mask=mask)
+  after, _ = apply(model, variables, x.at[0, 30:].set(1e4), mask=mask)
   np.testing.assert_allclose(after[0, :30], before[0, :30], atol=1e-6)
   np.testing.assert_allclose(after[1], before[1], atol=1e-6)
 
@@ -80,8 +85,8 @@ def test_masked_keys_do_not_leak():
 def test_query_blocks_do_not_change_the_result():
   model, variables, x = make()
   np.testing.assert_allclose(
-    model.apply(variables, x)[0],
-    model.clone(query_block=1000).apply(variables, x)[0],
+    apply(model, variables, x)[0],
+    apply(model.clone(query_block=1000), variables, x)[0],
     atol=1e-5,
   )
 
@@ -95,8 +100,9 @@ def test_remat_gives_the_same_gradients(remat):
     out, _ = model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(3)})
     return (out**2).sum() * 1e-2
 
-  plain = jax.grad(loss)(variables, model)
-  saved = jax.grad(loss)(variables, model.clone(remat=remat))
+  gradient = jax.jit(jax.grad(loss), static_argnums=1)
+  plain = gradient(variables, model)
+  saved = gradient(variables, model.clone(remat=remat))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, saved)
 
 
@@ -113,7 +119,7 @@ def test_relative_buckets_match_the_t5_table():
 @pytest.mark.slow
 def test_bfloat16_computes_near_float32():
   model, variables, x = make()
-  exact, _ = model.apply(variables, x)
-  rough, _ = model.clone(dtype="bfloat16").apply(variables, x)
+  exact, _ = apply(model, variables, x)
+  rough, _ = apply(model.clone(dtype="bfloat16"), variables, x)
   assert rough.dtype == jnp.bfloat16
   assert np.abs(np.asarray(rough, np.float32) - exact).mean() < 0.05

@@ -110,7 +110,7 @@ def test_one_conformer_in_both_places_is_refused():
     abstract(encoder(contrastive=one, masked=one), 960)
 
 
-@pytest.mark.parametrize("samples", [960, 1919, 5 * 960, 7 * 960 + 959])
+@pytest.mark.parametrize("samples", [960, 7 * 960 + 959])
 def test_frames_are_samples_over_960(samples):
   model = encoder()
   waveform = jax.ShapeDtypeStruct((3, samples), jnp.float32)
@@ -221,6 +221,7 @@ def test_metrics_are_consistent_and_name_chance(waveform):
   assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((loss, metrics)))
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(waveform):
   _, variables, step = tiny()
   for path, leaf in jax.tree_util.tree_leaves_with_path(
