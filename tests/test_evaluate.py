@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from musiclm_jax.evaluation import encoders, generated, held_out, report, retrieval, stages
+from musiclm_jax.evaluation import (
+  codec,
+  generated,
+  held_out,
+  layers,
+  report,
+  retrieval,
+  semantic,
+  stages,
+)
 from musiclm_jax.evaluation.evaluate import evaluate
 from musiclm_jax.lm.generation import Sampling
 from musiclm_jax.tokens import flatten
@@ -27,8 +36,8 @@ def world(tmp_path_factory):
 
 def sections():
   return (
-    encoders.Codec(clips=4, seconds=1.0, levels=(1, 2, 3, 4, 12), batch_size=4),
-    encoders.W2vBert(clips=6, seconds=1.0, shuffles=20, batch_size=4, seed=0),
+    codec.Codec(clips=4, seconds=1.0, levels=(1, 2, 3, 4, 12), opus_kbps=(6, 24), batch_size=3),
+    semantic.W2vBert(clips=6, seconds=1.0, shuffles=20, batch_size=4, seed=0),
     retrieval.MuLan(batch_size=8),
     retrieval.Melody(batch_size=8),
     stages.StageLoss(stage="semantic", swapped="mulan", clips=9, batch_size=4),
@@ -44,6 +53,7 @@ def sections():
       batch_size=6,
       seed=0,
     ),
+    layers.Layers(clips=12, seconds=1.0, triples=20, codebook_size=4, batch_size=4, seed=0),
   )
 
 
@@ -148,7 +158,7 @@ def test_tokens_stand_in_the_order_of_the_clips(world):
 
 def test_labels_follow_the_melody(world):
   material = held_out.HeldOut(**world)
-  pitch, instrument = encoders.labels(material, 50)
+  pitch, instrument = semantic.labels(material, 50)
   clip = material.clips[0]
   assert pitch[0, 0] == round(clip["onsets"][0, 1]) % 12
   assert pitch[0, -1] == round(clip["onsets"][clip["onsets"][:, 0] < 1.98][-1, 1]) % 12
@@ -157,16 +167,16 @@ def test_labels_follow_the_melody(world):
 
 def test_codes_that_follow_the_melody_have_information_about_it(world):
   material = held_out.HeldOut(**world)
-  pitch, _ = encoders.labels(material, 50)
+  pitch, _ = semantic.labels(material, 50)
   for row, codes in zip(material.shards, pitch):
     row["semantic"] = codes[:, None].astype(np.uint16) % CODES
-  found = encoders.W2vBert(clips=4, seconds=1.0, shuffles=50, batch_size=4, seed=0)(material, "")
+  found = semantic.W2vBert(clips=4, seconds=1.0, shuffles=50, batch_size=4, seed=0)(material, "")
   assert found["information"]["pitch_class"]["z"] > 5
   assert found["information"]["pitch_class_in_time"]["z"] > 5
 
 
 def test_melodies_are_shuffled_whole():
-  shuffle = encoders.other_melodies(["b", "a", "b", "c", "a", "c"])
+  shuffle = semantic.other_melodies(["b", "a", "b", "c", "a", "c"])
   rows = np.array([20, 10, 21, 30, 11, 31])
   for seed in range(8):
     shuffled = shuffle(rows, np.random.default_rng(seed))

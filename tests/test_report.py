@@ -26,6 +26,7 @@ def results():
   level = {
     "log_mel": 1.0,
     "si_snr": -3.0,
+    "stft": 1.2,
     "bits_per_second": 4800.0,
     "entropy_bits_per_second": 4e3,
   }
@@ -39,7 +40,12 @@ def results():
         "log_mel_ratio": metrics.figure(0.5, "<= 0.6", baseline=1, baseline_is="silence")
       },
       "levels": [level | {"levels": n, "log_mel_ratio": 1 / n} for n in (1, 2, 4)],
+      "opus": [level | {"kbps": 12, "log_mel_ratio": 0.1}],
       "usage": USAGE,
+    },
+    "layers": {
+      "figures": {"best": metrics.figure(0.7)},
+      "rows": [{"layer": 0, "pitch": 0.7, "instrument": 0.6, "codebook_use": 0.5}],
     },
     "mulan": {
       "figures": {"recall": metrics.figure(0.2, ">= 0.4", baseline=0.1, baseline_is="chance")},
@@ -134,7 +140,7 @@ def test_what_was_missed_stands_at_the_top(out):
 
 def test_charts_tables_and_commands_are_there(out):
   text = write_report(out)
-  for wanted in ("Losses of soundstream", "Codec quality", "train demo/soundstream", "64.2"):
+  for wanted in ("Losses of soundstream", "Rate and distortion", "train demo/soundstream", "64.2"):
     assert wanted in text
   for chart in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
     element = xml.etree.ElementTree.fromstring(chart)  # well formed

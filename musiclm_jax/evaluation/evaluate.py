@@ -16,9 +16,10 @@ def evaluate(
 ) -> dict:
   """The results of all sections, which it also writes to out_dir/metrics.json.
 
-  `sections` are instances of encoders.Codec, encoders.W2vBert, retrieval.MuLan, retrieval.Melody,
-  stages.StageLoss and generated.Generation. The result of each is kept in out_dir/metrics/NAME.json
-  and taken from there while its settings, its parts, the data and its source file are the same.
+  `sections` are instances of codec.Codec, semantic.W2vBert, layers.Layers, retrieval.MuLan,
+  retrieval.Melody, stages.StageLoss and generated.Generation. The result of each is kept in
+  out_dir/metrics/NAME.json and taken from there while its settings, its parts, the data and its
+  source file are the same.
 
   Raises ValueError, naming the path, where a run is missing or not finished, or where the shards
   have no held-out split.

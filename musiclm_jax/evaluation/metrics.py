@@ -93,6 +93,25 @@ def code_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
   return np.stack([np.bincount(column, minlength=codebook_size) for column in flat.T])
 
 
+def code_usage(codes: np.ndarray, codebook_size: int) -> list[dict[str, float]]:
+  """{entropy_bits, perplexity, perplexity_share, used} of each level of codes [n, levels].
+
+  perplexity_share and used are shares of the codebook.
+  """
+  rows = []
+  for counts in code_counts(codes, codebook_size):
+    nats = float(entropy(counts))
+    rows.append(
+      {
+        "entropy_bits": nats / math.log(2),
+        "perplexity": math.exp(nats),
+        "perplexity_share": math.exp(nats) / codebook_size,
+        "used": float((counts > 0).mean()),
+      }
+    )
+  return rows
+
+
 def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
   """Mutual information in nats of two equally long rows of non-negative integers, by counting."""
   width = int(b.max()) + 1

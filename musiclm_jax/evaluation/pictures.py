@@ -57,18 +57,23 @@ def loss_chart(name: str, lines: list[dict]) -> str:
   return _svg(figure, f"Losses of {name}")
 
 
-def codec_chart(levels: list[dict]) -> str:
-  """SVG of the log-mel distance over that of silence by the number of quantizers."""
+def codec_chart(levels: list[dict], rivals: list[dict]) -> str:
+  """SVG of the log-mel distance over that of silence by bit rate, of our levels and of rivals."""
   figure, axes = _axes(3.0, 1.9)
-  x, y = [row["levels"] for row in levels], [row["log_mel_ratio"] for row in levels]
-  axes.plot(x, y, color=SERIES["eval"], marker="o", markersize=3.5, lw=1.4)
+  for rows, color in ((levels, SERIES["eval"]), (rivals, SERIES["train"])):
+    x = [row["bits_per_second"] / 1000 for row in rows]
+    y = [row["log_mel_ratio"] for row in rows]
+    axes.plot(x, y, color=color, marker="o", markersize=3.5, lw=1.4)
+  axes.set_xscale("log")
+  ticks = (0.5, 1, 2, 5, 10, 20)
+  axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+  axes.minorticks_off()
   axes.axhline(1.0, color=SERIES["chance"], linestyle=(0, (4, 3)), lw=1)
   axes.axhline(0.6, color=SERIES["train"], linestyle=(0, (1, 2)), lw=1.2)
-  axes.set_xticks(x)
   axes.set_ylim(bottom=0)
   axes.set_title("log-mel distance, silence = 1", loc="left", color=_INK, size=9)
-  axes.set_xlabel("quantizers")
-  return _svg(figure, "Codec quality by number of quantizers")
+  axes.set_xlabel("kbit/s")
+  return _svg(figure, "Rate and distortion of the codec")
 
 
 def usage_chart(title: str, usage: list[dict]) -> str:

@@ -31,6 +31,7 @@ def report(*, out_dir: str, runs_dir: str, progress: str, title: str) -> str:
     _losses(read_runs(runs_dir)),
     _codec(results),
     _usage(results),
+    _layers(results),
     _retrieval(results),
     _stages(results),
     _figures(results),
@@ -167,12 +168,17 @@ def _losses(runs: dict[str, list[dict]]) -> str:
 def _codec(results: dict) -> str:
   if "codec" not in results:
     return ""
-  levels = results["codec"]["levels"]
-  keys = ("log_mel", "log_mel_ratio", "si_snr", "bits_per_second", "entropy_bits_per_second")
-  rows = [[str(row["levels"]), *(amount(row[key]) for key in keys)] for row in levels]
-  head = ["quantizers", "log-mel", "of silence's", "SI-SNR dB", "bits/s", "entropy bits/s"]
-  chart = f"<div class=charts><div>{pictures.codec_chart(levels)}</div></div>"
-  note = "Multi-scale log-mel distance of the round trip; dashed: silence; dotted: what was wanted."
+  levels, rivals = results["codec"]["levels"], results["codec"]["opus"]
+  keys = ("log_mel", "log_mel_ratio", "si_snr", "stft", "bits_per_second")
+  rows = [[f"{row['levels']} levels", *(amount(row[key]) for key in keys)] for row in levels]
+  rows += [[f"Opus, {row['kbps']:g} kbps", *(amount(row[key]) for key in keys)] for row in rivals]
+  head = ["", "log-mel", "of silence's", "SI-SNR dB", "STFT", "bits/s"]
+  chart = f"<div class=charts><div>{pictures.codec_chart(levels, rivals)}</div></div>"
+  note = (
+    "Round trips of held-out clips: multi-scale log-mel and multi-resolution STFT distance, "
+    "SI-SNR. Orange: our levels; blue: Opus at its measured rate; dashed: silence; "
+    "dotted: what was wanted."
+  )
   return section("Codec", note, chart + table(head, rows))
 
 
@@ -188,6 +194,21 @@ def _usage(results: dict) -> str:
   details = f"<details><summary>all levels</summary>{table(head, rows)}</details>"
   note = "Perplexity of each level's codes on held-out clips as a share of its codebook."
   return section("Codebook use", note, f"<div class=charts>{''.join(charts)}</div>{details}")
+
+
+def _layers(results: dict) -> str:
+  if "layers" not in results:
+    return ""
+  keys = ("pitch", "instrument", "codebook_use")
+  rows = [
+    [str(row["layer"]), *(amount(row[key]) for key in keys)] for row in results["layers"]["rows"]
+  ]
+  head = ["layer", "ABX pitch class", "ABX instrument", "k-means use"]
+  note = (
+    "Is a frame nearer to one of the same pitch class (instrument) in another work than to one "
+    "that differs in that alone? Chance is 0.5. Layer 0 is what the masked Conformer is given."
+  )
+  return section("Layers of w2v-BERT", note, table(head, rows))
 
 
 def _retrieval(results: dict) -> str:

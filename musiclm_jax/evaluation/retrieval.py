@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 
 from musiclm_jax.evaluation import metrics
-from musiclm_jax.evaluation.encoders import code_usage
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.export import bundle as bundles
 
@@ -66,7 +65,7 @@ class MuLan:
     codes = [in_batches(encode, x, self.batch_size) for x in (sound, text)]
     windows = np.concatenate([row["mulan"] for row in held_out.shards])
     size = quantizer.module.quantizer.codebook_size
-    usage = code_usage(in_batches(encode, windows, 16 * self.batch_size), size)
+    usage = metrics.code_usage(in_batches(encode, windows, 16 * self.batch_size), size)
     agreement = metrics.matched(
       (codes[1][:, None, 0] == codes[0][None, :, 0]).astype(float), 1000, np.random.default_rng(0)
     )
@@ -95,7 +94,7 @@ class Melody:
     right = (names[:, None] == names[None]) & ~itself
     found = metrics.retrieval(similarity, right)
     size = held_out.source("melody")["codebook_size"]
-    usage = code_usage(np.concatenate([row["melody"] for row in held_out.shards]), size)
+    usage = metrics.code_usage(np.concatenate([row["melody"] for row in held_out.shards]), size)
     figures = _recalls("melody", found, "")
     figures["melody_mrr"] = metrics.figure(
       found["mrr"], baseline=found["chance_mrr"], baseline_is="chance"

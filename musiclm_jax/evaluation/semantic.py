@@ -1,121 +1,16 @@
-"""How good the tokenizers are on held-out works: codec, w2v-BERT, MuLan and melody encoder.
+"""How good the semantic tokens are on held-out works: w2v-BERT, and the k-means of its frames.
 
 A section is a dataclass of its settings with a `name`, the `parts` it runs, and a call that gives
 {"figures": {name: figure}, ...}; everything but the figures is for the report.
 """
 
 import dataclasses
-import functools
-import math
 
 import jax
 import numpy as np
 
 from musiclm_jax.evaluation import metrics
-from musiclm_jax.evaluation.held_out import HeldOut, in_batches
-from musiclm_jax.tokenizers.soundstream import log_mel_distance, si_snr
-
-
-def code_usage(codes: np.ndarray, codebook_size: int) -> list[dict[str, float]]:
-  """{entropy_bits, perplexity, perplexity_share, used} of each level of codes [n, levels].
-
-  perplexity_share and used are shares of the codebook.
-  """
-  rows = []
-  for counts in metrics.code_counts(codes, codebook_size):
-    nats = float(metrics.entropy(counts))
-    rows.append(
-      {
-        "entropy_bits": nats / math.log(2),
-        "perplexity": math.exp(nats),
-        "perplexity_share": math.exp(nats) / codebook_size,
-        "used": float((counts > 0).mean()),
-      }
-    )
-  return rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Codec:
-  """Round trips of the first `seconds` of `clips` clips through each number of `levels`.
-
-  Codebook use is that of the token shards of all clips.
-  """
-
-  clips: int
-  seconds: float
-  levels: tuple[int, ...]
-  batch_size: int
-
-  name = "codec"
-  parts = ("soundstream",)
-
-  def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
-    codec = held_out.part("soundstream")
-    quantizer, hop = codec.module.quantizer, codec.module.encoder.hop
-    seconds = math.floor(self.seconds * held_out.sample_rate / hop) * hop / held_out.sample_rate
-    waveforms = held_out.waveforms(seconds, self.clips)
-    levels = [n for n in self.levels if n <= quantizer.num_quantizers]
-    measure = functools.partial(_round_trips, codec, levels, held_out.sample_rate)
-    results = in_batches(measure, waveforms, self.batch_size)  # [clips, levels + silence, 2]
-    silence = float(results[:, -1, 0].mean())
-    table = [
-      {"levels": n, "log_mel": float(d), "log_mel_ratio": float(d) / silence, "si_snr": float(s)}
-      for n, (d, s) in zip(levels, results[:, :-1].mean(axis=0))
-    ]
-    codes = np.concatenate([row["acoustic"] for row in held_out.shards])
-    usage = code_usage(codes, quantizer.codebook_size)
-    rate = codec.module.frame_rate
-    for row in table:
-      row["bits_per_second"] = rate * row["levels"] * math.log2(quantizer.codebook_size)
-      row["entropy_bits_per_second"] = rate * sum(u["entropy_bits"] for u in usage[: row["levels"]])
-    return {"figures": _codec_figures(table, usage, silence), "levels": table, "usage": usage}
-
-
-def _round_trips(codec, levels, sample_rate: int, x: np.ndarray) -> np.ndarray:
-  """(log-mel distance, SI-SNR) [batch, levels + 1, 2] of each number of levels, then of silence."""
-  codes = codec("encode", x)
-  rows = []
-  for n in levels:
-    y = codec("decode", codes[..., :n])
-    rows.append(_compare(x, y, sample_rate))
-  rows.append(_compare(x, np.zeros_like(x), sample_rate))
-  return np.stack(rows, axis=1)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _compare(x, y, sample_rate: int):
-  return jax.numpy.stack([log_mel_distance(x, y, sample_rate), si_snr(x, y)], axis=-1)
-
-
-def _codec_figures(table, usage, silence: float) -> dict:
-  ratios = {row["levels"]: row["log_mel_ratio"] for row in table}
-  first = [ratios[n] for n in sorted(ratios) if n <= 4]
-  full = table[-1]
-  figures = {
-    "log_mel_ratio": metrics.figure(
-      full["log_mel_ratio"], "<= 0.6", baseline=1.0, baseline_is="silence"
-    ),
-    "si_snr_db": metrics.figure(full["si_snr"]),
-    "bits_per_second": metrics.figure(full["bits_per_second"]),
-    "entropy_bits_per_second": metrics.figure(
-      full["entropy_bits_per_second"],
-      baseline=full["bits_per_second"],
-      baseline_is="all codes equally often",
-    ),
-    "silence_log_mel": metrics.figure(silence),
-    "perplexity_share_of_first_levels": metrics.figure(
-      min(u["perplexity_share"] for u in usage[:4]),
-      ">= 0.1",
-      baseline=1.0,
-      baseline_is="all codes equally often",
-    ),
-  }
-  if len(first) > 1:
-    figures["largest_step_up_to_4_levels"] = metrics.figure(
-      max(np.diff(first)), "< 0", baseline=0.0, baseline_is="a level that adds nothing"
-    )
-  return figures
+from musiclm_jax.evaluation.held_out import HeldOut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +49,7 @@ class W2vBert:
     size = held_out.source("semantic")["codebook_size"]
     frames = min(len(row["semantic"]) for row in held_out.shards)
     codes = np.stack([row["semantic"][:frames, 0] for row in held_out.shards]).astype(np.int64)
-    usage = code_usage(codes.reshape(-1, 1), size)
+    usage = metrics.code_usage(codes.reshape(-1, 1), size)
     figures["kmeans_codes_used"] = metrics.figure(usage[0]["used"], "> 0.9")
     pitch, instrument = labels(held_out, frames)
     melodies = [clip["melody"] or clip["id"] for clip in held_out.clips]

@@ -1,0 +1,157 @@
+"""How good the codec is on held-out works: rate and distortion, beside Opus on the same clips.
+
+The section is a dataclass of its settings, as those of semantic.py.
+"""
+
+import dataclasses
+import functools
+import io
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import soundfile
+
+from musiclm_jax import audio
+from musiclm_jax.evaluation import metrics
+from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.tokenizers.soundstream import log_mel_distance, si_snr
+
+_MEASURES = ("log_mel", "si_snr", "stft")
+_OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+_STFT_WINDOWS = (512, 1024, 2048)
+
+
+def stft_distance(x, y):
+  """Multi-resolution STFT distance [batch] of y to x [batch, samples], 0 for equal waveforms.
+
+  Spectral convergence plus the mean absolute difference of log magnitudes, a mean over windows of
+  512, 1024 and 2048 samples with a hop of a quarter (Parallel WaveGAN, 1910.11480, Section 2.2).
+  """
+  distances = []
+  for window in _STFT_WINDOWS:
+    a, b = (jnp.abs(audio.stft(z, window=window, hop=window // 4)) for z in (x, y))
+    norms = [jnp.sqrt(jnp.square(z).sum(axis=(1, 2))) for z in (a - b, a)]
+    logs = [jnp.log(jnp.maximum(z, audio.LOG_FLOOR)) for z in (a, b)]
+    difference = jnp.abs(logs[0] - logs[1]).mean(axis=(1, 2))
+    distances.append(norms[0] / jnp.maximum(norms[1], audio.LOG_FLOOR) + difference)
+  return sum(distances) / len(distances)
+
+
+def opus(waveform: np.ndarray, sample_rate: int, kbps: float) -> tuple[np.ndarray, float]:
+  """The round trip [samples] of a waveform [samples] through Opus, and the bits it took.
+
+  `kbps`, from 6 to 256, is what the encoder aims at; the bits are those of the whole Ogg file.
+  Raises ValueError for a sample rate that Opus has not.
+  """
+  if sample_rate not in _OPUS_RATES:
+    raise ValueError(f"Opus has no {sample_rate} Hz, only {_OPUS_RATES}: set opus_kbps to ()")
+  file = io.BytesIO()
+  level = 1 - (kbps - 6) / 250  # libsndfile's scale of bit rates
+  with soundfile.SoundFile(
+    file, "w", sample_rate, 1, "OPUS", format="OGG", compression_level=level
+  ) as writer:
+    writer.write(waveform)
+  bits = 8 * file.tell()
+  file.seek(0)
+  decoded, _ = soundfile.read(file, dtype="float32")
+  return decoded[: len(waveform)], bits
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+  """Round trips of the first `seconds` of `clips` clips through each number of `levels`, and
+  through Opus at each of `opus_kbps`.
+
+  Codebook use is that of the token shards of all clips.
+  """
+
+  clips: int
+  seconds: float
+  levels: tuple[int, ...]
+  opus_kbps: tuple[float, ...]
+  batch_size: int
+
+  name = "codec"
+  parts = ("soundstream",)
+
+  def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
+    codec = held_out.part("soundstream")
+    quantizer, hop = codec.module.quantizer, codec.module.encoder.hop
+    seconds = math.floor(self.seconds * held_out.sample_rate / hop) * hop / held_out.sample_rate
+    waveforms = held_out.waveforms(seconds, self.clips)
+    compare = functools.partial(_compare, held_out.sample_rate)
+    silence = in_batches(lambda x: compare(x, np.zeros_like(x)), waveforms, self.batch_size)
+    silence = float(silence[:, 0].mean())
+    usage = metrics.code_usage(
+      np.concatenate([row["acoustic"] for row in held_out.shards]), quantizer.codebook_size
+    )
+    table, rate = [], codec.module.frame_rate
+    for levels in (n for n in self.levels if n <= quantizer.num_quantizers):
+      measure = functools.partial(_round_trip, codec, levels, compare)
+      row = _means(in_batches(measure, waveforms, self.batch_size), silence)
+      row["bits_per_second"] = rate * levels * math.log2(quantizer.codebook_size)
+      row["entropy_bits_per_second"] = rate * sum(u["entropy_bits"] for u in usage[:levels])
+      table.append({"levels": levels} | row)
+    rivals = [self._opus(kbps, waveforms, held_out.sample_rate, silence) for kbps in self.opus_kbps]
+    figures = _figures(table, usage, silence)
+    return {"figures": figures, "levels": table, "opus": rivals, "usage": usage}
+
+  def _opus(self, kbps: float, waveforms, sample_rate: int, silence: float) -> dict[str, float]:
+    decoded, bits = zip(*(opus(waveform, sample_rate, kbps) for waveform in waveforms))
+    decoded = np.stack(decoded)
+    size = self.batch_size
+    rows = [
+      _compare(sample_rate, waveforms[i : i + size], decoded[i : i + size])
+      for i in range(0, len(waveforms), size)
+    ]
+    row = _means(np.concatenate(rows), silence)
+    return {"kbps": kbps, **row, "bits_per_second": sum(bits) * sample_rate / waveforms.size}
+
+
+def _round_trip(codec, levels: int, compare, x: np.ndarray) -> np.ndarray:
+  """The measures [batch, 3] of the round trip of x [batch, samples] through the first levels."""
+  return compare(x, codec("decode", codec("encode", x)[..., :levels]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compare(sample_rate: int, x, y):
+  measures = [log_mel_distance(x, y, sample_rate), si_snr(x, y), stft_distance(x, y)]
+  return jnp.stack(measures, axis=-1)
+
+
+def _means(measures: np.ndarray, silence: float) -> dict[str, float]:
+  """{measure: mean} of [clips, 3], and the log-mel distance over that of silence."""
+  row = dict(zip(_MEASURES, map(float, measures.mean(axis=0))))
+  return row | {"log_mel_ratio": row["log_mel"] / silence}
+
+
+def _figures(table, usage, silence: float) -> dict:
+  first = [row["log_mel_ratio"] for row in table if row["levels"] <= 4]
+  full = table[-1]
+  figures = {
+    "log_mel_ratio": metrics.figure(
+      full["log_mel_ratio"], "<= 0.6", baseline=1.0, baseline_is="silence"
+    ),
+    "si_snr_db": metrics.figure(full["si_snr"]),
+    "stft_distance": metrics.figure(full["stft"]),
+    "bits_per_second": metrics.figure(full["bits_per_second"]),
+    "entropy_bits_per_second": metrics.figure(
+      full["entropy_bits_per_second"],
+      baseline=full["bits_per_second"],
+      baseline_is="all codes equally often",
+    ),
+    "silence_log_mel": metrics.figure(silence),
+    "perplexity_share_of_first_levels": metrics.figure(
+      min(u["perplexity_share"] for u in usage[:4]),
+      ">= 0.1",
+      baseline=1.0,
+      baseline_is="all codes equally often",
+    ),
+  }
+  if len(first) > 1:
+    figures["largest_step_up_to_4_levels"] = metrics.figure(
+      max(np.diff(first)), "< 0", baseline=0.0, baseline_is="a level that adds nothing"
+    )
+  return figures
