@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import subprocess
@@ -31,10 +32,29 @@ def musiclm(*words):
   )
 
 
+def kill_in_command(number, seconds, *words):
+  """Kills `musiclm *words`, all of its processes, so many seconds after its command `number`."""
+  process = subprocess.Popen(
+    [sys.executable, "-m", "musiclm_jax", *words],
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  assert any(line.startswith(f"[{number}/") for line in process.stderr), "it ended before"
+  time.sleep(seconds)
+  os.killpg(process.pid, signal.SIGKILL)
+  process.communicate()
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("demo")
-  result = musiclm("demo", "tiny/commands", f"--dir={directory}")
+  """A demo that was killed in some of its 16 commands, and each time run again."""
+  directory, rng = tmp_path_factory.mktemp("demo"), random.Random(0)
+  words = ("demo", "tiny/commands", f"--dir={directory}")
+  for number in sorted(rng.sample(range(1, 17), 5)):
+    kill_in_command(number, rng.uniform(0, 5), *words)
+  result = musiclm(*words)
   assert result.returncode == 0, result.stderr[-3000:]
   return pathlib.Path(directory)
 
