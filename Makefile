@@ -4,14 +4,14 @@ BIN = .venv/bin
 export JAX_PLATFORMS ?= cpu
 PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test check compile clean
+.PHONY: setup demo test test-hf check compile clean
 
 setup: .venv/done
 
 .venv/done: requirements.lock setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch .venv/done
 
@@ -22,6 +22,11 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(PYTEST)
+
+# What runs published checkpoints, with the extra [hf].
+test-hf: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==5.23.0
+	$(PYTEST) tests/test_pretrained.py
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -2,9 +2,11 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 
 from musiclm_jax import checkpointing
+from musiclm_jax.tokenizers import pretrained
 
 
 class Frozen:
@@ -41,10 +43,11 @@ def _resume(module, method, variables, state, *arrays):
   return module.apply({**variables, **state}, *arrays, method=method, mutable=["stream"])
 
 
-def load(directory: str) -> Frozen:
-  """The trained model of a part: a finished model directory or a folder of a bundle.
+def load(directory: str) -> Frozen | pretrained.Published:
+  """The model of a part: a finished or imported model directory, or a folder of a bundle.
 
   Raises ValueError where the directory holds no finished model.
   """
   module, variables, provenance = checkpointing.read_part(directory)
-  return Frozen(module, variables, provenance, checkpointing.fingerprint(directory))
+  kind = Frozen if isinstance(module, nn.Module) else pretrained.Published
+  return kind(module, variables, provenance, checkpointing.fingerprint(directory))

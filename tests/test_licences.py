@@ -1,0 +1,48 @@
+"""What the licences of a bundle's parts come to."""
+
+import json
+
+import pytest
+
+from musiclm_jax import checkpointing
+from musiclm_jax.export import licences
+from tests import bundles
+
+
+@pytest.mark.parametrize(
+  ("name", "terms"),
+  [
+    ("apache-2.0", "any use"),
+    ("cc-by-4.0", "names the authors"),
+    ("cc-by-sa-4.0", "the same licence"),
+    ("cc-by-nc-4.0", "no commercial use"),
+    ("cc-by-nc-sa-4.0", "no commercial use"),
+    ("cc-by-nc-nd-4.0", "no commercial use"),
+    ("somebody's own", "read it"),
+  ],
+)
+def test_the_strictest_term_of_a_licence_counts(name, terms):
+  assert terms in licences._terms(name)[1]
+
+
+@pytest.mark.slow
+def test_the_strictest_part_speaks_for_the_bundle(tmp_path, capsys):
+  bundle = bundles.export(*bundles.make_runs(tmp_path / "runs"), tmp_path / "bundle")
+  assert set(licences.licences(bundle).values()) == {"trained here"}
+  _license(bundle, "soundstream", "cc-by-nc-4.0")
+  _license(bundle, "mulan", "mit")
+  assert licences.licences(bundle)["soundstream"] == "cc-by-nc-4.0"
+  assert capsys.readouterr().out.splitlines()[-1] == "the bundle: cc-by-nc-4.0: no commercial use"
+
+
+def _license(bundle, role, name):
+  """Gives a part a licence, and bundle.json its new fingerprint."""
+  path = f"{bundle}/{role}/model.json"
+  with open(path) as file:
+    description = json.load(file)
+  description["provenance"]["licence"] = name
+  checkpointing.write_text(path, json.dumps(description))
+  with open(f"{bundle}/bundle.json") as file:
+    whole = json.load(file)
+  whole["parts"][role] = checkpointing.fingerprint(f"{bundle}/{role}")
+  checkpointing.write_text(f"{bundle}/bundle.json", json.dumps(whole))

@@ -1,0 +1,218 @@
+"""Published tokenizers: parts of small checkpoints with random weights, and what is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from musiclm_jax import checkpointing
+from musiclm_jax.datasets import extract
+from musiclm_jax.tokenizers import frozen, pretrained
+from musiclm_jax.tokenizers.quantizer import dequantize, quantize
+
+RATE = 24000
+
+
+def _codecs():
+  small = dict(sampling_rate=RATE, codebook_size=16)
+  ratios = dict(upsampling_ratios=[8, 6, 5, 2], hidden_size=16, num_filters=4, num_lstm_layers=1)
+  encodec = transformers.EncodecConfig(
+    **small, **ratios, target_bandwidths=[0.2, 0.8], codebook_dim=16, use_causal_conv=True
+  )
+  dac = transformers.DacConfig(
+    **small,
+    encoder_hidden_size=4,
+    decoder_hidden_size=64,
+    downsampling_ratios=[2, 5, 6, 8],
+    n_codebooks=4,
+    codebook_dim=4,
+  )
+  layers = dict(num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8)
+  mimi = transformers.MimiConfig(
+    **small,
+    **layers,
+    hidden_size=16,
+    num_filters=4,
+    codebook_dim=8,
+    num_quantizers=4,
+    num_semantic_quantizers=1,
+    intermediate_size=16,
+    vector_quantization_hidden_dimension=8,
+    upsample_groups=16,
+    upsampling_ratios=[8, 6, 5, 4],
+  )
+  return {"encodec": encodec, "dac": dac, "mimi": mimi}
+
+
+def _encoders():
+  small = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16)
+  hubert = transformers.HubertConfig(
+    **small, conv_dim=[8] * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2
+  )
+  w2v_bert = transformers.Wav2Vec2BertConfig(**small)
+  return {"hubert": hubert, "wav2vec2-bert": w2v_bert}
+
+
+_PREPROCESSORS = {
+  "encodec": lambda: transformers.EncodecFeatureExtractor(sampling_rate=RATE),
+  "mimi": lambda: transformers.EncodecFeatureExtractor(sampling_rate=RATE),
+  "dac": lambda: transformers.DacFeatureExtractor(sampling_rate=RATE),
+  "hubert": lambda: transformers.Wav2Vec2FeatureExtractor(do_normalize=True),
+  "wav2vec2-bert": lambda: transformers.SeamlessM4TFeatureExtractor(),
+}
+CODECS, ENCODERS = tuple(_codecs()), tuple(_encoders())
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+  """{kind: directory as transformers saves it}."""
+  found = {}
+  for kind, config in (_codecs() | _encoders()).items():
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp(kind)
+    model = transformers.AutoModel.from_config(config)
+    for name, buffer in model.named_buffers():  # codebooks start empty
+      if "embed" in name and buffer.is_floating_point():
+        buffer.normal_()
+    model.save_pretrained(folder)
+    _PREPROCESSORS[kind]().save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n")
+    found[kind] = folder
+  return found
+
+
+def adopt(source, model_dir, **changes):
+  settings = dict(sample_rate=RATE, levels=0, licence="", accept_noncommercial=False)
+  return pretrained.import_checkpoint(
+    source=str(source), model_dir=str(model_dir), **settings | changes
+  )
+
+
+def sound(rows=2, samples=RATE):
+  return np.random.default_rng(0).normal(0, 0.1, (rows, samples)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_a_codec_codes_as_its_own_library_does(kind, checkpoints, tmp_path):
+  adopt(checkpoints[kind], tmp_path, levels=3)
+  part, x = frozen.load(str(tmp_path)), sound(2, 12 * 1920)
+  network = transformers.AutoModel.from_pretrained(checkpoints[kind])
+  with torch.no_grad():
+    options = {"bandwidth": 0.8} if kind == "encodec" else {}
+    codes = network.encode(torch.from_numpy(x)[:, None], **options).audio_codes
+    codes = (codes[0] if kind == "encodec" else codes)[:, :3].transpose(1, 2).numpy()
+  module = part.module
+  found = part("encode", x)
+  frames = 12 * 1920 // module.hop
+  assert found.dtype == np.int32 and found.shape == (2, frames, 3)
+  assert module.hop == {"encodec": 480, "dac": 480, "mimi": 1920}[kind]
+  assert module.frame_rate == RATE / module.hop and module.codebook_size == 16
+  np.testing.assert_array_equal(found, codes)
+  for levels in (2, 3):
+    y = part("decode", found[..., :levels])
+    assert y.shape == (2, frames * module.hop) and y.dtype == np.float32 and np.isfinite(y).all()
+  assert part("encode", x[:, : module.hop + 1]).shape[1] == 2
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_an_encoder_gives_any_layer_at_its_own_rate(kind, checkpoints, tmp_path):
+  adopt(checkpoints[kind], tmp_path, sample_rate=16000)
+  part, x = frozen.load(str(tmp_path)), sound(2, 16000)
+  network = transformers.AutoModel.from_pretrained(checkpoints[kind])
+  inputs = _PREPROCESSORS[kind]()(list(x), sampling_rate=16000, return_tensors="pt")
+  with torch.no_grad():
+    wanted = network(**inputs, output_hidden_states=True).hidden_states
+  for layer in (0, 3):
+    np.testing.assert_allclose(part("embed", x, layer=layer), wanted[layer].numpy(), atol=1e-5)
+  with pytest.raises(ValueError, match="a layer of 0..3, found 4"):
+    part("embed", x, layer=4)
+
+
+def test_an_encoder_is_given_the_rate_of_the_corpus(checkpoints, tmp_path):
+  adopt(checkpoints["hubert"], tmp_path)
+  frames = frozen.load(str(tmp_path))("embed", sound(1, 2 * RATE), layer=2)
+  assert frames.shape == (1, 99, 16)  # 50 Hz, one frame lost at the end
+
+
+def test_a_source_of_extraction_runs_it_and_asserts_its_rate(checkpoints, tmp_path):
+  adopt(checkpoints["encodec"], tmp_path, levels=2)
+  source = extract.Source("acoustic", str(tmp_path), "encode", None, 0.0, 0.0, "", 50.0)
+  codes = extract.Encoder(source, RATE)(sound(2))
+  assert codes.shape == (2, 50, 2) and codes.dtype == np.uint16
+  entry = extract.Encoder(source, RATE).describe(codes)
+  assert entry["codebook_size"] == 16 and entry["encoder"] == checkpointing.fingerprint(tmp_path)
+  with pytest.raises(ValueError, match="75.0 Hz would give 75 frames"):
+    extract.Encoder(extract.Source(*(*vars(source).values(),)[:-1], 75.0), RATE)(sound(2))
+
+
+def test_our_residual_quantizer_is_that_of_encodec(checkpoints):
+  network = transformers.AutoModel.from_pretrained(checkpoints["encodec"])
+  codebooks = np.stack([layer.codebook.embed.numpy() for layer in network.quantizer.layers])
+  x = np.random.default_rng(1).normal(size=(2, 50, 16)).astype(np.float32)
+  codes, quantized = quantize(x, codebooks)
+  with torch.no_grad():
+    theirs = network.quantizer.encode(torch.from_numpy(x).transpose(1, 2), bandwidth=0.8)
+    vectors = network.quantizer.decode(theirs).transpose(1, 2).numpy()
+  np.testing.assert_array_equal(codes, theirs.permute(1, 2, 0).numpy())
+  np.testing.assert_allclose(quantized, vectors, atol=1e-4)
+  np.testing.assert_allclose(dequantize(codes, codebooks), vectors, atol=1e-4)
+
+
+def _remove(name):
+  return lambda folder: (folder / name).unlink()
+
+
+def _rewrite(name, **changes):
+  def change(folder):
+    description = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(description | changes))
+
+  return change
+
+
+def _other_weights(folder):
+  transformers.HubertModel(_encoders()["hubert"]).save_pretrained(folder / "other")
+  shutil.copy(folder / "other" / "model.safetensors", folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+  ("damage", "options", "message"),
+  [
+    (_remove("config.json"), {}, "config.json is missing"),
+    (_remove("preprocessor_config.json"), {}, "preprocessor_config.json is missing"),
+    (_rewrite("config.json", model_type="bert"), {}, "wanted one of encodec, dac"),
+    (_rewrite("config.json", audio_channels=2), {}, "wanted a codec of mono"),
+    (_other_weights, {}, "weights do not fit its config.json"),
+    (_remove("README.md"), {}, "states no licence"),
+    (lambda folder: None, {"sample_rate": 16000}, "a codec of 24000 Hz; pass --sample_rate=24000"),
+    (lambda folder: None, {"levels": 5}, "has 4 levels, found --levels=5"),
+    (lambda f: (f / "config.json").write_text("{"), {}, "config.json is not JSON"),
+  ],
+)
+def test_what_cannot_be_imported_is_one_line_and_leaves_nothing(
+  checkpoints, tmp_path, damage, options, message
+):
+  folder = shutil.copytree(checkpoints["encodec"], tmp_path / "source")
+  damage(folder)
+  with pytest.raises(ValueError, match=message) as caught:
+    adopt(folder, tmp_path / "part", **options)
+  assert "\n" not in str(caught.value) and not (tmp_path / "part").exists()
+
+
+def test_what_forbids_commerce_wants_consent(checkpoints, tmp_path):
+  folder = shutil.copytree(checkpoints["encodec"], tmp_path / "source")
+  (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+  with pytest.raises(ValueError, match="cc-by-nc-4.0 forbids commercial use.*accept_noncommercial"):
+    adopt(folder, tmp_path / "part")
+  assert "licence cc-by-nc-4.0" in adopt(folder, tmp_path / "part", accept_noncommercial=True)
+  (folder / "README.md").unlink()
+  line = adopt(folder, tmp_path / "other", licence="MIT")
+  assert "licence MIT; 4 levels of 16 at 50 Hz: --acoustic_rate=50 --acoustic_codes=16" in line
+
+
+def test_a_name_that_is_no_directory_and_not_of_the_hub_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="no such directory, and no name on the hub"):
+    adopt(tmp_path / "nowhere", tmp_path / "part")
