@@ -170,8 +170,9 @@ class Transformer(nn.Module):
   """A stack of layers over embeddings, causal (decoder) or not (encoder).
 
   x [batch, length, embed] to ([batch, length, embed] after a final norm, cache). `mask`
-  [batch, length] is true where a key may be attended to. With a cache, x are the positions behind
-  cache.index and the returned cache holds them too.
+  [batch, length] is true where a key may be attended to; what stands elsewhere, NaN too, changes
+  nothing there. With a cache, x are the positions behind cache.index and the returned cache holds
+  them too.
   """
 
   num_layers: int
@@ -215,6 +216,8 @@ class Transformer(nn.Module):
   def __call__(self, x, *, mask=None, cache: Cache | None = None, train: bool = False):
     x = nn.Dropout(self.dropout_rate, deterministic=not train)(x.astype(self.dtype))
     x = constrain(x, "batch", "length", "embed_act")
+    if mask is not None:
+      x = jnp.where(mask[:, :, None], x, 0)  # a weight of 0 would not hide what is not a number
     bias, cached_bias = self._biases(x.shape[1], mask, cache)
     cached = None if cache is None else (cache.keys, cache.values)
     layer = Layer

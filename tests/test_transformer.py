@@ -72,11 +72,12 @@ def test_an_encoder_sees_both_ways():
 
 
 @pytest.mark.slow
-def test_masked_keys_do_not_leak():
+@pytest.mark.parametrize("padding", [1e4, np.nan])
+def test_masked_keys_do_not_leak(padding):
   model, variables, x = make(causal=False)
   mask = jnp.arange(LENGTH)[None, :] < jnp.array([[30], [LENGTH]])
   before, _ = apply(model, variables, x, mask=mask)
-  after, _ = apply(model, variables, x.at[0, 30:].set(1e4), mask=mask)
+  after, _ = apply(model, variables, x.at[0, 30:].set(padding), mask=mask)
   np.testing.assert_allclose(after[0, :30], before[0, :30], atol=1e-6)
   np.testing.assert_allclose(after[1], before[1], atol=1e-6)
 
