@@ -148,6 +148,7 @@ def tone(index: int) -> dict:
     "bpm": np.float32(bpm),
     "key": "C major",
     "instruments": [family],
+    "aspect_list": [family, ("low", "high")[index % 2]],
     "onsets": onsets.astype(np.float32),
     "tempo_word": word,
     "family": family,
@@ -161,6 +162,7 @@ CLIP_FEATURES = {
   "waveform": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
   "bpm": np.float32,
   "instruments": tfds.features.Sequence(tfds.features.Text()),
+  "aspect_list": tfds.features.Sequence(tfds.features.Text()),
   "onsets": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
 }
 

@@ -224,10 +224,12 @@ def _retrieval(results: dict) -> str:
         )
       ]
       rows.append([name.replace("_", " "), *cells, str(found["queries"])])
+  found = table(["", "recall@1", "recall@10", "MRR", "queries"], rows, safe=True)
+  tags = results.get("mulan", {}).get("tags", {})
+  areas = [[tag, amount(area)] for tag, area in sorted(tags.items(), key=lambda item: -item[1])]
+  details = table(["aspect, by its text alone", "area under the ROC curve"], areas)
   note = "Share of queries with a right answer among the first 1 and 10; chance in brackets."
-  return section(
-    "Retrieval", note, table(["", "recall@1", "recall@10", "MRR", "queries"], rows, safe=True)
-  )
+  return section("Retrieval", note, f"{found}<details><summary>tags</summary>{details}</details>")
 
 
 def _stages(results: dict) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.humming import hum
 from musiclm_jax.export import bundle as bundles
 
 
@@ -72,12 +73,38 @@ class MuLan:
     figures["text_and_audio_share_first_code"] = metrics.figure(
       agreement["value"], baseline=agreement["shuffled"], baseline_is="another clip's text"
     )
-    return {"figures": figures, "retrieval": directions, "usage": usage}
+    tags = self._tags(held_out, sound)
+    if tags:
+      figures["zero_shot_tagging_auc"] = metrics.figure(
+        np.mean(list(tags.values())), baseline=0.5, baseline_is=f"chance; {len(tags)} tags"
+      )
+    return {"figures": figures, "retrieval": directions, "usage": usage, "tags": tags}
+
+  def _tags(self, held_out: HeldOut, sound: np.ndarray) -> dict[str, float]:
+    """{aspect: area under the ROC curve} of the aspects that some clips have and others not.
+
+    A clip's score is the similarity of its sound to the aspect's text (MuLan Section 4.3); aspects
+    of fewer than 5 clips, or of all but 5, are left out.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    aspects = [set(clip["aspect_list"]) for clip in held_out.clips]
+    has = {
+      tag: np.array([tag in some for some in aspects]) for tag in sorted(set().union(*aspects))
+    }
+    has = {tag: right for tag, right in has.items() if 5 <= right.sum() <= len(right) - 5}
+    if not has:
+      return {}
+    model = held_out.part("mulan")
+    rows = text_rows(held_out.bundle, list(has))
+    text = in_batches(lambda x: model("embed_text", x), rows, self.batch_size)
+    scores = text @ sound.T
+    return {tag: float(roc_auc_score(has[tag], row)) for tag, row in zip(has, scores)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Melody:
-  """The same melody in another rendition, among all other held-out clips."""
+  """The same melody in another rendition, among all other held-out clips; and when it is hummed."""
 
   batch_size: int
 
@@ -99,7 +126,13 @@ class Melody:
     figures["melody_mrr"] = metrics.figure(
       found["mrr"], baseline=found["chance_mrr"], baseline_is="chance"
     )
-    return {"figures": figures, "retrieval": {"melody": found}, "usage": usage}
+    seconds = waveforms.shape[1] / held_out.sample_rate
+    hums = np.stack([hum(clip["onsets"], seconds, held_out.sample_rate) for clip in held_out.clips])
+    queries = in_batches(lambda x: encoder("embed", x), hums, self.batch_size)
+    hummed = metrics.retrieval(queries @ embeddings.T, names[:, None] == names[None])
+    figures |= _recalls("hummed_melody", hummed, "")
+    retrieval = {"melody": found, "hummed_melody": hummed}
+    return {"figures": figures, "retrieval": retrieval, "usage": usage}
 
 
 def _recalls(name: str, found: dict, wanted: str) -> dict:
