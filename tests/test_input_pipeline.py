@@ -1,12 +1,15 @@
 """Batches are a function of (seed, step) on any number of hosts; bad shards are refused by name."""
 
+import dataclasses
 import functools
 import itertools
+import json
 
 import jax
 import numpy as np
 import pytest
 
+from musiclm_jax.tokens import Stream
 from musiclm_jax.training import input_pipeline, tasks
 from tests.records import AUDIO_FEATURES, audio_row, write_manifest, write_records
 
@@ -134,6 +137,24 @@ def test_sources_and_parts_become_the_provenance(tmp_path, directory):
   assert found == {"sources": {"mulan": {"encoder": "aaa"}}, "parts": {}}
   with pytest.raises(ValueError, match="no source 'acoustic'; the shards hold mulan, semantic"):
     input_pipeline._provenance(directory, ("acoustic",), ())
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"codebook_size": 128}, "acoustic codes have codebook_size 256, stream fine wants 128"),
+    ({"frame_rate": 75.0}, "acoustic codes have frame_rate 50, stream fine wants 75"),
+    ({"num_quantizers": 9}, "there are 12 levels of acoustic codes, stream fine wants 13"),
+  ],
+)
+def test_codes_that_a_stream_does_not_expect_are_refused(tmp_path, changes, message):
+  made = {"encoder": "aaa", "frame_rate": 50, "codebook_size": 256, "width": 12}
+  (tmp_path / "manifest.json").write_text(json.dumps({"sources": {"acoustic": made}}))
+  stream = Stream("fine", "acoustic", 50.0, 4, 8, 256)
+  assert input_pipeline._provenance(str(tmp_path), (stream,), ())["sources"] == {"acoustic": made}
+  stream = dataclasses.replace(stream, **changes)
+  with pytest.raises(ValueError, match=f"manifest.json: .*{message}"):
+    input_pipeline._provenance(str(tmp_path), (stream,), ())
 
 
 def test_shards_of_another_tokenizer_are_refused_by_name(tmp_path, directory):

@@ -1,5 +1,6 @@
 """SeqIO tasks: token sequences against the worked example, crops at one instant, padding."""
 
+import dataclasses
 import functools
 
 import jax
@@ -129,6 +130,14 @@ def test_a_short_clip_is_followed_by_nulls_and_by_targets_without_loss(tmp_path)
   assert (tokens[:, 50 + 120 :] == 0).all()
   np.testing.assert_array_equal(weights.sum(axis=1), [120] * 8)
   assert (weights[:, 50:170] == 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"num_quantizers": 3}, {"codebook_size": 4}])
+def test_a_stream_of_other_mulan_codes_is_refused(quantizer, changes):
+  mulan = tasks.MulanCodes(directory=quantizer, window_seconds=2.0)
+  with pytest.raises(ValueError, match="mulan_rvq.*has 2 levels of 8 codes, stream mulan wants"):
+    mulan.check(dataclasses.replace(MULAN, **changes))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from musiclm_jax import checkpointing
+from musiclm_jax.tokens import Stream
 
 tf.config.set_visible_devices([], "GPU")
 
@@ -124,7 +125,8 @@ class Dataset:
   """Batches of one split for one model.
 
   `examples` is a function of tasks.py, (source, split, seed) -> tf.data.Dataset of the model's
-  features; `order` one of the functions above, which says the record at each position.
+  features; `order` one of the functions above, which says the record at each position. `sources`
+  name what is read of token shards; a Stream among them is held against the shards' manifest.
   """
 
   def __init__(
@@ -136,7 +138,7 @@ class Dataset:
     order,
     batch_size: int,
     seed: int,
-    sources: tuple[str, ...],
+    sources: tuple[str | Stream, ...],
     parts: tuple[str, ...],
   ):
     self.directory, self.split, self.seed = directory, split, seed
@@ -179,8 +181,10 @@ class Dataset:
     return {**self._records.features.deserialize_example(record), "position": position}
 
 
-def _provenance(directory: str, sources: tuple[str, ...], parts: tuple[str, ...]) -> dict:
+def _provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[str, ...]) -> dict:
   """{sources: their entries in the manifest, parts: {folder: fingerprint}}."""
+  streams = [source for source in sources if isinstance(source, Stream)]
+  sources = [source.source if isinstance(source, Stream) else source for source in sources]
   if not sources:
     return {"sources": {}, "parts": {}}
   path = pathlib.Path(directory, "manifest.json")
@@ -190,6 +194,9 @@ def _provenance(directory: str, sources: tuple[str, ...], parts: tuple[str, ...]
   for name in sources:
     if name not in made:
       raise ValueError(f"{path}: no source {name!r}; the shards hold {', '.join(sorted(made))}")
+  for stream in streams:
+    if stream.frame_rate:  # MuLan's are embeddings, which the stage quantises
+      _check_stream(stream, made[stream.source], path)
   for part in parts:
     _, _, provenance = checkpointing.read_part(part)
     for name, entry in provenance["sources"].items():
@@ -200,3 +207,19 @@ def _provenance(directory: str, sources: tuple[str, ...], parts: tuple[str, ...]
         )
   fingerprints = {pathlib.Path(part).name: checkpointing.fingerprint(part) for part in parts}
   return {"sources": {name: made[name] for name in sources}, "parts": fingerprints}
+
+
+def _check_stream(stream: Stream, made: dict, path: pathlib.Path) -> None:
+  """The codes in the shards must be those that the stage was told of."""
+  for name in ("frame_rate", "codebook_size"):
+    if made[name] != getattr(stream, name):
+      raise ValueError(
+        f"{path}: the {stream.source} codes have {name} {made[name]:g}, "
+        f"stream {stream.name} wants {getattr(stream, name):g}"
+      )
+  last = stream.first_quantizer + stream.num_quantizers
+  if made["width"] < last:
+    raise ValueError(
+      f"{path}: there are {made['width']} levels of {stream.source} codes, "
+      f"stream {stream.name} wants {last}"
+    )

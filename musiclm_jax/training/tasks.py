@@ -160,6 +160,9 @@ def tokens(
     decoder_input_tokens  [ 0 11 12 21 32 22]
     decoder_loss_weights  [ 0  0  1  1  1  1]
   """
+  for stream in stage.conditions:
+    if stream.frame_rate == 0:
+      mulan.check(stream)
   crop = functools.partial(_crop_stage, seed=seed, stage=stage, vocabulary=vocabulary, mulan=mulan)
   ids = seqio.PassThroughVocabulary(vocabulary.size)
   feature = seqio.Feature(ids, add_eos=False, dtype=tf.int32)
@@ -195,6 +198,16 @@ class MulanCodes:
     self.codebooks = np.asarray(variables["codebooks"]["quantizer"]["vectors"])
     self.window_seconds = window_seconds
     self.directory = directory
+
+  def check(self, stream: Stream) -> None:
+    """Raises ValueError where the quantizer gives other codes than the stream is told to have."""
+    last = stream.first_quantizer + stream.num_quantizers
+    levels, size, _ = self.codebooks.shape
+    if levels < last or size != stream.codebook_size:
+      raise ValueError(
+        f"{self.directory}: has {levels} levels of {size} codes, stream {stream.name} wants {last}"
+        f" of {stream.codebook_size}"
+      )
 
   def __call__(self, embeddings, start, crop_seconds: float):
     """[1, num_quantizers] int32 from embeddings [seconds, dim], one window a second."""
