@@ -29,6 +29,7 @@ def musiclm(*words):
     env=environment,
     capture_output=True,
     text=True,
+    timeout=600,
   )
 
 
@@ -129,6 +130,16 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, tmp_path, mod
     (
       ("train", "tiny/fine", "--data_dir={made}/tokens", "--model_dir={made}/coarse"),
       "another configuration",
+    ),
+    (
+      (
+        "train",
+        "tiny/kmeans",
+        "--data_dir={made}/embeddings",
+        "--model_dir={made}/collapsed",
+        '--gin.trainer.train.floors={{"perplexity_0": (99.0, "it has collapsed")}}',
+      ),
+      "step 6: it has collapsed: perplexity_0 is",
     ),
   ],
 )

@@ -154,7 +154,7 @@ class Dataset:
     return -(-len(self._records) // self.batch_size)
 
   def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """This process's rows of the batches from `first_step` on, without end."""
+    """This process's rows of the batches from `first_step` on, without end: close it after use."""
     hosts = jax.process_count()
     if self.batch_size % hosts:
       raise ValueError(f"batch_size {self.batch_size} does not divide among {hosts} processes")
@@ -175,10 +175,18 @@ class Dataset:
 
     source = seqio.FunctionDataSource(load, splits=[self.split])
     examples = self._examples(source=source, split=self.split, seed=self.seed)
-    return examples.batch(rows, drop_remainder=True).prefetch(2).as_numpy_iterator()
+    return _closable(examples.batch(rows, drop_remainder=True).prefetch(2))
 
   def _parse(self, position, record):
     return {**self._records.features.deserialize_example(record), "position": position}
+
+
+def _closable(dataset: tf.data.Dataset) -> Iterator:
+  """The elements as numpy, by a generator, which can be closed.
+
+  An iterator of TensorFlow that is still open when Python ends waits for threads that need Python.
+  """
+  yield from dataset.as_numpy_iterator()
 
 
 def _provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[str, ...]) -> dict:

@@ -4,8 +4,10 @@ State besides parameters is Linen collections; randomness is fold_in(seed, step)
 jitted program over the mesh, and running the same command again continues where it stopped.
 """
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import pathlib
 import time
@@ -133,10 +135,10 @@ def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainS
 def evaluate(eval_step, variables, data, mesh) -> dict[str, float]:
   """Mean metrics over one pass of `data`, which is the same at every call."""
   total = {}
-  batches = data.batches(0)
-  for _ in range(data.num_batches):
-    metrics = eval_step(variables, partitioning.global_batch(next(batches), mesh))
-    total = jax.tree.map(jnp.add, total, metrics) if total else metrics
+  with contextlib.closing(data.batches(0)) as batches:
+    for batch in itertools.islice(batches, data.num_batches):
+      metrics = eval_step(variables, partitioning.global_batch(batch, mesh))
+      total = jax.tree.map(jnp.add, total, metrics) if total else metrics
   return progress.means(total)
 
 
@@ -165,7 +167,8 @@ def train(
   checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
   with partitioning.use(mesh), progress.Progress(model_dir, steps.total) as log:
     # Shapes alone are needed of the first batch, before it is known where to start.
-    sample = partitioning.global_batch(next(train_data.batches(0)), mesh)
+    with contextlib.closing(train_data.batches(0)) as batches:
+      sample = partitioning.global_batch(next(batches), mesh)
     init = functools.partial(init_state, model, optimizer, seed=seed)
     boxed = jax.eval_shape(init, sample)
     shardings = state_shardings(boxed, mesh)
@@ -191,7 +194,9 @@ def train(
       )[1]
     )
     held_out = functools.partial(evaluate, eval_step, data=eval_data, mesh=mesh)
-    state = _loop(state, step_fn, train_data, mesh, steps, floors, held_out, checkpoints, log)
+    with contextlib.closing(train_data.batches(int(state.step))) as batches:
+      batches = (partitioning.global_batch(batch, mesh) for batch in batches)
+      state = _loop(state, step_fn, batches, steps, floors, held_out, checkpoints, log)
     final = held_out(state.variables)
     log.evaluation(steps.total, final)
     checkpoints.save(steps.total, state)
@@ -215,16 +220,15 @@ def check_health(step: int, means: dict[str, float], floors: dict[str, tuple[flo
       raise ValueError(f"step {step}: {diagnosis}: {name} is {means[name]:.3g}, under {floor:g}")
 
 
-def _loop(state, step_fn, train_data, mesh, steps, floors, held_out, checkpoints, log):
-  """The steps from the state's own to the last."""
-  start = int(state.step)
-  batches = train_data.batches(start)
-  for step in range(start + 1, steps.total + 1):
+def _loop(state, step_fn, batches, steps, floors, held_out, checkpoints, log):
+  """The steps from the state's own to the last, each on the next of the global batches."""
+  for step in range(int(state.step) + 1, steps.total + 1):
     waited = time.perf_counter()
-    batch = partitioning.global_batch(next(batches), mesh)
+    batch = next(batches)
     waited = time.perf_counter() - waited
     state, metrics = step_fn(state, batch)
-    log.step(step, metrics, rows=train_data.batch_size, waited=waited)
+    rows = len(jax.tree.leaves(batch)[0])
+    log.step(step, metrics, rows=rows, waited=waited)
     if step % steps.log == 0 or step == steps.total:
       check_health(step, log.flush(step), floors)
     if steps.evaluate and step % steps.evaluate == 0 and step < steps.total:
