@@ -159,10 +159,14 @@ def test_parts_that_do_not_belong_together_are_refused(runs, tmp_path):
   other = str(tmp_path / "soundstream")
   shutil.copytree(directories["soundstream"], other)
   description = json.loads((tmp_path / "soundstream" / "model.json").read_text())
-  description["module"]["commitment_weight"] = 2.0
-  checkpointing.write_text(tmp_path / "soundstream" / "model.json", json.dumps(description))
-  with pytest.raises(ValueError, match="trained on tokens of soundstream .*would hold"):
-    bundles.export({**directories, "soundstream": other}, text, tmp_path / "bundle")
+  for name, value, message in (
+    ("commitment_weight", 2.0, "trained on tokens of soundstream .*would hold"),
+    ("sample_rate", 4800, "soundstream: is of 4800 Hz, SAMPLE_RATE is 2400"),
+  ):
+    description["module"][name] = value
+    checkpointing.write_text(tmp_path / "soundstream" / "model.json", json.dumps(description))
+    with pytest.raises(ValueError, match=message):
+      bundles.export({**directories, "soundstream": other}, text, tmp_path / "bundle")
   assert not (tmp_path / "bundle").exists()
 
 

@@ -38,16 +38,18 @@ def export(
 
   `stages` are the model directories of the token models in the order in which they run;
   `tokenizers` maps a role (soundstream, mulan, mulan_rvq, and those that only prompts of audio
-  need) to its model directory. Raises ValueError where a part is not trained to its end, or where
-  two parts do not belong together.
+  need) to its model directory. Raises ValueError where a part is not trained to its end, where two
+  parts do not belong together, or the codec is not of sample_rate Hz.
   """
   if to != "bundle":
     raise ValueError(f"export: wanted --to bundle, found --to {to}")
   parts = {pathlib.Path(stage).name: stage for stage in stages} | tokenizers
   prints = {}
   for role, directory in parts.items():
-    checkpointing.read_part(directory)
+    module, _, _ = checkpointing.read_part(directory)
     prints[role] = checkpointing.fingerprint(directory)
+    if role == "soundstream" and module.sample_rate != sample_rate:
+      raise ValueError(f"{directory}: is of {module.sample_rate} Hz, SAMPLE_RATE is {sample_rate}")
   for stage in stages:
     _check_stage(stage, prints)
   if not pathlib.Path(text.model).is_file():

@@ -1,0 +1,71 @@
+"""Prints as JSON how fast tokenizers are: hours of audio in an hour on one core.
+
+python benchmarks/extract.py PART ... [--layer=0] [--clips=8] [--seconds=10]: every PART, a finished
+or imported model directory, runs over the same noise at its own sample rate, as `musiclm extract`
+runs it, codecs back to sound too. Compilation is not counted. Cores are those the process may use.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from musiclm_jax.tokenizers import frozen
+
+_METHODS = ("encode", "embed", "embed_audio")  # of codecs, of encoders, of MuLan
+_RATE = 24000  # of parts that do not name theirs
+
+
+def measure(directory: str, layer: int, clips: int, seconds: float) -> dict[str, float | str]:
+  """{part, method, hours of audio per hour and core, and for a codec those of decoding}."""
+  part = frozen.load(directory)
+  method = next(name for name in _METHODS if hasattr(part.module, name))
+  static = {"layer": layer} if takes_layer(part.module) else {}
+  rate = getattr(part.module, "sample_rate", _RATE)
+  rng = np.random.default_rng(0)
+  waveform = rng.normal(0, 0.1, (clips, round(seconds * rate))).astype(np.float32)
+  codes, speed = timed(lambda: part(method, waveform, **static), clips * seconds)
+  result = {"part": pathlib.Path(directory).name, "method": method, "hours_per_core_hour": speed}
+  if hasattr(part.module, "decode"):
+    _, result["decoded_hours_per_core_hour"] = timed(
+      lambda: part("decode", np.asarray(codes)), clips * seconds
+    )
+  return result
+
+
+def takes_layer(module) -> bool:
+  """Whether the encoder has layers to choose from."""
+  embed = getattr(module, "embed", None)
+  return embed is not None and "layer" in inspect.signature(embed).parameters
+
+
+def timed(run, audio_seconds: float) -> tuple[object, float]:
+  """(result, seconds of audio per second and core): the best of three runs behind a first."""
+  result = jax.block_until_ready(run())
+  times = []
+  for _ in range(3):
+    begin = time.perf_counter()
+    jax.block_until_ready(run())
+    times.append(time.perf_counter() - begin)
+  return result, round(audio_seconds / min(times) / len(os.sched_getaffinity(0)), 1)
+
+
+def main() -> None:
+  """Measures every part and prints."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("parts", nargs="+")
+  parser.add_argument("--layer", type=int, default=0)
+  parser.add_argument("--clips", type=int, default=8)
+  parser.add_argument("--seconds", type=float, default=10.0)
+  options = parser.parse_args()
+  rows = [measure(d, options.layer, options.clips, options.seconds) for d in options.parts]
+  print(json.dumps({"cores": len(os.sched_getaffinity(0)), "parts": rows}, indent=1))
+
+
+if __name__ == "__main__":
+  main()
