@@ -9,7 +9,7 @@ from musiclm_jax.export import bundle as bundles
 _OWN = "trained here"
 # From the freest to the most restrictive: (pattern of names, what it means).
 _TERMS = (
-  (rf"{_OWN}", "yours; what its training data allow holds"),
+  (_OWN, "yours; what its training data allow holds"),
   (r"cc0|public|unlicense|mit|apache|bsd|isc", "any use"),
   (r"cc-by-\d|cc-by$", "any use that names the authors"),
   (r"-sa\b|gpl", "any use; derived works under the same licence"),

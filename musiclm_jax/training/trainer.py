@@ -41,12 +41,17 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-  """How many steps a run has, and every how many it logs, evaluates (0: only at the end), saves."""
+  """How many steps a run has, and every how many it logs, evaluates (0: only at the end), saves.
+
+  It ends early where a metric, at a log, is under its floor: `floors` maps names of metrics to (the
+  least value that is healthy, what is wrong below it).
+  """
 
   total: int
   log: int
   evaluate: int
   checkpoint: int
+  floors: dict[str, tuple[float, str]]
 
 
 def init_state(model: nn.Module, optimizer, batch: dict, seed: int) -> TrainState:
@@ -151,7 +156,6 @@ def train(
   mesh_shape: partitioning.MeshShape,
   model_dir: str,
   steps: Steps,
-  floors: dict[str, tuple[float, str]],
   seed: int,
   num_microbatches: int,
   config_text: str = "",
@@ -196,7 +200,7 @@ def train(
     held_out = functools.partial(evaluate, eval_step, data=eval_data, mesh=mesh)
     with contextlib.closing(train_data.batches(int(state.step))) as batches:
       batches = (partitioning.global_batch(batch, mesh) for batch in batches)
-      state = _loop(state, step_fn, batches, steps, floors, held_out, checkpoints, log)
+      state = _loop(state, step_fn, batches, steps, held_out, checkpoints, log)
     final = held_out(state.variables)
     log.evaluation(steps.total, final)
     checkpoints.save(steps.total, state)
@@ -207,10 +211,7 @@ def train(
 
 
 def check_health(step: int, means: dict[str, float], floors: dict[str, tuple[float, str]]) -> None:
-  """Raises ValueError where the loss is not finite, or one of the means is under its floor.
-
-  `floors` maps names of metrics to (the least value that is healthy, what is wrong below it).
-  """
+  """Raises ValueError where the loss is not finite, or one of the means is under its floor."""
   if not math.isfinite(means["loss"]):
     raise ValueError(f"step {step}: the loss is {means['loss']}; lower the learning rate")
   for name, (floor, diagnosis) in floors.items():
@@ -220,7 +221,7 @@ def check_health(step: int, means: dict[str, float], floors: dict[str, tuple[flo
       raise ValueError(f"step {step}: {diagnosis}: {name} is {means[name]:.3g}, under {floor:g}")
 
 
-def _loop(state, step_fn, batches, steps, floors, held_out, checkpoints, log):
+def _loop(state, step_fn, batches, steps, held_out, checkpoints, log):
   """The steps from the state's own to the last, each on the next of the global batches."""
   for step in range(int(state.step) + 1, steps.total + 1):
     waited = time.perf_counter()
@@ -230,7 +231,7 @@ def _loop(state, step_fn, batches, steps, floors, held_out, checkpoints, log):
     rows = len(jax.tree.leaves(batch)[0])
     log.step(step, metrics, rows=rows, waited=waited)
     if step % steps.log == 0 or step == steps.total:
-      check_health(step, log.flush(step), floors)
+      check_health(step, log.flush(step), steps.floors)
     if steps.evaluate and step % steps.evaluate == 0 and step < steps.total:
       log.evaluation(step, held_out(state.variables))
     if step % steps.checkpoint == 0:
