@@ -37,6 +37,7 @@ setup(
     "tensorboardX>=2.6.5,<3",
     "tensorflow>=2.20,<2.22",
     "tensorflow-datasets>=4.9.9,<4.10",
+    "tokenizers>=0.20,<1",
     "tqdm>=4.66,<5",
   ],
   extras_require={

@@ -69,11 +69,11 @@ def test_small_words():
 def test_text_model_is_the_same_for_the_same_captions(described, tmp_path):
   texts = [caption for _, caption, _ in described]
   for name in ("one", "two"):
-    captions.train_text_model(texts, tmp_path / name, 300)
+    captions.train_text_model(texts, tmp_path / name, 320)
   assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
   model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "one"))
-  assert model.pad_id() == 0
-  assert model.vocab_size() <= 300
+  assert model.pad_id() == 0 and model.bos_id() == 3
+  assert model.vocab_size() <= 320
   assert model.encode("A SLOW Waltz") == model.encode("a slow waltz")
   assert model.unk_id() not in model.encode("größe 音楽")
   np.testing.assert_array_equal(

@@ -1,6 +1,7 @@
 """Bundles and generation on random weights: lengths, determinism, windows, refusals."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import soundfile
 
 from musiclm_jax import checkpointing
+from musiclm_jax.evaluation import retrieval
 from musiclm_jax.lm.generation import Composer, Sampling, generate
-from tests import bundles
+from tests import bundles, test_text
 
 pytestmark = pytest.mark.slow  # they compile a whole bundle
 
@@ -75,7 +77,51 @@ def test_capitals_change_nothing(composer):
 
 def test_a_long_prompt_is_cut_and_says_where(composer, capsys):
   composer.text_codes(["a slow calm flute and a fast violin in d major " * 5])
-  assert "prompt cut after 16 tokens: 'a slow" in capsys.readouterr().err
+  assert "text cut after 16 of " in (said := capsys.readouterr().err)
+  assert "tokens, at 'a slow calm" in said
+
+
+@pytest.mark.parametrize(
+  "make, name",
+  [
+    (lambda path: "", ""),
+    (lambda path: test_text.word_pieces(path / "uncased.txt"), "vocab.txt"),
+    (lambda path: test_text.roberta(path / "roberta.json"), "tokenizer.json"),
+  ],
+)
+def test_a_bundle_keeps_the_text_model_that_it_is_given(runs, tmp_path, capsys, make, name):
+  text = make(tmp_path)
+  path = bundles.export(runs[0], text, tmp_path / "bundle")
+  assert json.loads((tmp_path / "bundle" / "bundle.json").read_text())["text_model"] == name
+  if text:
+    pathlib.Path(text).unlink()  # the bundle has its own
+    assert (tmp_path / "bundle" / name).is_file()
+  made = Composer(path, SAMPLINGS)
+  assert made.text_codes(["a slow flute"]).shape == (1, 1, 2)
+  with pytest.raises(ValueError, match="the prompt is empty: ''"):
+    made.text_codes(["a slow flute", ""])
+  rows = retrieval.text_rows(path, ["a slow flute", "a slow calm flute"])
+  assert rows.shape == (2, 16) and rows[:, 1].all()
+  assert ("1 of 2 texts were cut to 16 tokens" in capsys.readouterr().err) == (name == "")
+  if name:
+    (tmp_path / "bundle" / name).unlink()
+    with pytest.raises(ValueError, match=f"bundle: {name} is missing"):
+      Composer(path, SAMPLINGS)
+
+
+def test_music_is_made_of_bytes_too(runs, tmp_path):
+  path = bundles.export(runs[0], "", tmp_path / "bundle")
+  music = Composer(path, SAMPLINGS).waveforms(["Ζωή 🎷"], 0.5, seed=0)
+  assert music.shape == (1, 1200) and np.isfinite(music).all()
+
+
+def test_a_text_model_of_another_tower_is_refused(runs, tmp_path):
+  (tmp_path / "vocab.txt").write_text("\n".join([*test_text.PIECES, *map(str, range(300))]))
+  with pytest.raises(ValueError, match="vocab.txt: has 312 pieces, the text tower 300 rows"):
+    bundles.export(runs[0], str(tmp_path / "vocab.txt"), tmp_path / "bundle")
+  with pytest.raises(ValueError, match="nowhere.model: no such text model"):
+    bundles.export(runs[0], "nowhere.model", tmp_path / "bundle")
+  assert not (tmp_path / "bundle").exists()
 
 
 def write(bundle, out, **changes):
@@ -128,7 +174,7 @@ def spoil(path):
   [
     (lambda b: shutil.rmtree(b), "no bundle here"),
     (lambda b: (b / "bundle.json").write_text("{"), "not JSON"),
-    (lambda b: (b / "bundle.json").write_text('{"format": 9}'), "wanted format 1, found 9"),
+    (lambda b: (b / "bundle.json").write_text('{"format": 9}'), "wanted format 2, found 9"),
     (lambda b: shutil.rmtree(b / "mulan_rvq"), "part mulan_rvq is incomplete"),
     (lambda b: (b / "fine" / "model.json").unlink(), "part fine is incomplete"),
     (lambda b: (b / "text.model").unlink(), "text.model is missing"),
@@ -145,8 +191,6 @@ def test_a_broken_bundle_is_refused_by_name(bundle, tmp_path, harm, message):
 
 
 def test_a_bundle_has_no_path_of_the_machine_that_made_it(bundle, runs):
-  import pathlib
-
   texts = [p.read_text() for p in pathlib.Path(bundle).glob("**/*.json")]
   root = str(pathlib.Path(runs[0]["fine"]).parent)
   assert len(texts) == 7 and not any(root in text for text in texts)

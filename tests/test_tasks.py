@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from musiclm_jax import checkpointing
 from musiclm_jax.datasets.captions import train_text_model
+from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer, ResidualQuantizer, quantize
 from musiclm_jax.tokens import Stage, Stream, Vocabulary, unflatten
 from musiclm_jax.training import input_pipeline, tasks
@@ -153,9 +154,7 @@ def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quanti
   assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, wanted.tolist()))
 
 
-def test_captions_become_padded_ids_of_the_text_model(tmp_path):
-  import sentencepiece
-
+def test_captions_become_rows_of_the_text_model(tmp_path):
   model = tmp_path / "text.model"
   train_text_model(
     ["a slow flute", "a caption of clip 1 2 3 4 5 6 7 0", "slow", "flute"], model, 300
@@ -170,10 +169,9 @@ def test_captions_become_padded_ids_of_the_text_model(tmp_path):
   )
   rows = [audio_row(i, 48) for i in range(8)]
   made = batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
-  tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(model))
   texts = {row["caption"] for row in rows}
   texts |= {"slow", "flute", "slow, flute", "flute, slow"}
-  wanted = {tuple(np.pad(tokenizer.encode(t), (0, 20))[:20]): t for t in texts}
+  wanted = {tuple(row): t for t in texts for row in Tokenizer(str(model)).rows([t], 20)}
   seen = [wanted[tuple(ids)] for _ in range(6) for ids in next(made)["text"]]
   assert any("caption" in text for text in seen)
   assert {"slow", "flute", "slow, flute", "flute, slow"} <= set(seen)

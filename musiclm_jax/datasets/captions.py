@@ -160,8 +160,8 @@ def train_text_model(captions: list[str], path: pathlib.Path, vocab_size: int) -
   """Writes a SentencePiece unigram model of the captions to `path`, the same bytes for the same
   captions.
 
-  It lower-cases (nmt_nfkc_cf), falls back to bytes, has pad 0, end 1, unknown 2, and at most
-  `vocab_size` pieces, fewer where the text has fewer. Raises ValueError where there are no
+  It lower-cases (nmt_nfkc_cf), falls back to bytes, has pad 0, end 1, unknown 2, beginning 3, and
+  at most `vocab_size` pieces, fewer where the text has fewer. Raises ValueError where there are no
   captions, or more characters in them than pieces.
   """
   import sentencepiece
@@ -183,7 +183,7 @@ def train_text_model(captions: list[str], path: pathlib.Path, vocab_size: int) -
       pad_id=0,
       eos_id=1,
       unk_id=2,
-      bos_id=-1,
+      bos_id=3,
       minloglevel=2,
     )
   except RuntimeError as error:  # its only one: there are more characters than pieces

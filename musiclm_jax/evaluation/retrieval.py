@@ -3,6 +3,7 @@ another rendition (MuLan Section 4, MusicLM Appendix C).
 """
 
 import dataclasses
+import sys
 
 import numpy as np
 
@@ -10,19 +11,17 @@ from musiclm_jax.evaluation import metrics
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.humming import hum
 from musiclm_jax.export import bundle as bundles
+from musiclm_jax.text import Tokenizer
 
 
 def text_rows(bundle: str, texts: list[str]) -> np.ndarray:
   """Token ids [texts, text_length] int32 of the bundle's text model, cut to length, 0 = padding."""
-  import sentencepiece
-
   description = bundles.load_description(bundle)
-  tokenizer = sentencepiece.SentencePieceProcessor(model_file=description["text_model"])
-  rows = np.zeros((len(texts), description["text_length"]), np.int32)
-  for row, text in zip(rows, texts):
-    ids = tokenizer.encode(text)[: len(row)]
-    row[: len(ids)] = ids
-  return rows
+  tokenizer, length = Tokenizer(description["text_model"]), description["text_length"]
+  cut = tokenizer.cut(texts, length)
+  if cut:
+    print(cut, file=sys.stderr)
+  return tokenizer.rows(texts, length)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A bundle: one self-describing directory with everything that generation needs.
 
-bundle.json names the parts with their fingerprints; each part is a folder of model.json and
-weights.safetensors. Paths of the machine that made it are nowhere in it.
+bundle.json names the parts with their fingerprints, and the file of the text model; each part is a
+folder of model.json and weights.safetensors. Paths of the machine that made it are nowhere in it.
 """
 
 import dataclasses
@@ -12,14 +12,15 @@ import shutil
 import sys
 
 from musiclm_jax import checkpointing
+from musiclm_jax.text import Tokenizer, file_name
 
-_FORMAT = 1
-_TEXT_MODEL = "text.model"
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """The SentencePiece model of the text tower and how many tokens it reads."""
+  """The text model that the text tower was trained with, as `text.Tokenizer` takes it, and how many
+  tokens it reads."""
 
   model: str
   length: int
@@ -39,7 +40,8 @@ def export(
   `stages` are the model directories of the token models in the order in which they run;
   `tokenizers` maps a role (soundstream, mulan, mulan_rvq, and those that only prompts of audio
   need) to its model directory. Raises ValueError where a part is not trained to its end, where two
-  parts do not belong together, or the codec is not of sample_rate Hz.
+  parts do not belong together, the text model is not one of the text tower, or the codec is not of
+  sample_rate Hz.
   """
   if to != "bundle":
     raise ValueError(f"export: wanted --to bundle, found --to {to}")
@@ -50,21 +52,24 @@ def export(
     prints[role] = checkpointing.fingerprint(directory)
     if role == "soundstream" and module.sample_rate != sample_rate:
       raise ValueError(f"{directory}: is of {module.sample_rate} Hz, SAMPLE_RATE is {sample_rate}")
+    if role == "mulan":
+      Tokenizer(text.model).check(module.text_tower.vocab_size)
   for stage in stages:
     _check_stage(stage, prints)
-  if not pathlib.Path(text.model).is_file():
-    raise ValueError(f"{text.model}: the text model is missing")
+  text_model = file_name(text.model)
   partial = pathlib.Path(f"{output_dir}.partial")
   shutil.rmtree(partial, ignore_errors=True)
   for role, directory in parts.items():
     (partial / role).mkdir(parents=True)
     for name in ("model.json", "weights.safetensors"):
       shutil.copy(pathlib.Path(directory, name), partial / role / name)
-  shutil.copy(text.model, partial / _TEXT_MODEL)
+  if text_model:
+    shutil.copy(text.model, partial / text_model)
   description = {
     "format": _FORMAT,
     "sample_rate": sample_rate,
     "stages": [pathlib.Path(stage).name for stage in stages],
+    "text_model": text_model,
     "text_length": text.length,
     "parts": prints,
   }
@@ -99,7 +104,7 @@ def _check_stage(stage: str, prints: dict[str, str]) -> None:
 
 
 def load_description(directory: str) -> dict:
-  """bundle.json, with the fingerprint of every part checked.
+  """bundle.json, with the fingerprint of every part checked; text_model is a path, "" for bytes.
 
   Raises ValueError, naming the part, where the directory is no bundle, or a part is missing or
   has changed.
@@ -121,6 +126,7 @@ def load_description(directory: str) -> dict:
     found = checkpointing.fingerprint(part)
     if found != wanted:
       raise ValueError(f"{part}: has fingerprint {found}, bundle.json wants {wanted}")
-  if not pathlib.Path(directory, _TEXT_MODEL).is_file():
-    raise ValueError(f"{directory}: {_TEXT_MODEL} is missing")
-  return {**description, "text_model": str(pathlib.Path(directory, _TEXT_MODEL))}
+  name = description["text_model"]
+  if name and not pathlib.Path(directory, name).is_file():
+    raise ValueError(f"{directory}: {name} is missing")
+  return {**description, "text_model": str(pathlib.Path(directory, name)) if name else ""}

@@ -18,6 +18,7 @@ import numpy as np
 from musiclm_jax import audio
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.lm.sampling import sample
+from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers import frozen
 from musiclm_jax.tokens import Stream, flatten, unflatten, windows
 
@@ -51,23 +52,18 @@ class Composer:
     for stage in self.stages:
       if stage.module.stage.name not in self._samplings:
         raise ValueError(f"stage {stage.module.stage.name} of {bundle} has no sampling settings")
+    self._tokenizer = Tokenizer(description["text_model"])
     self._text_length = description["text_length"]
-    self._text_model = description["text_model"]
 
   def text_codes(self, prompts: list[str]) -> np.ndarray:
     """MuLan codes [batch, 1, num_quantizers] of texts. Raises ValueError for an empty one."""
-    import sentencepiece
-
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=self._text_model)
-    rows = np.zeros((len(prompts), self._text_length), np.int32)
-    for row, prompt in zip(rows, prompts):
-      ids = tokenizer.encode(prompt)
-      if not ids:
+    for prompt in prompts:
+      if not self._tokenizer.encode(prompt):
         raise ValueError(f"the prompt is empty: {prompt!r}")
-      if len(ids) > len(row):
-        kept = tokenizer.decode(ids[: len(row)])
-        print(f"prompt cut after {len(row)} tokens: {kept!r}", file=sys.stderr)
-      row[: len(ids)] = ids[: len(row)]
+    cut = self._tokenizer.cut(prompts, self._text_length)
+    if cut:
+      print(cut, file=sys.stderr)
+    rows = self._tokenizer.rows(prompts, self._text_length)
     embeddings = self.parts["mulan"]("embed_text", rows)
     return np.asarray(self.parts["mulan_rvq"]("encode", embeddings[:, None]))
 

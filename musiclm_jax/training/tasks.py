@@ -5,13 +5,13 @@ random is a function of (seed, position), where `position` numbers the examples 
 """
 
 import functools
-import pathlib
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from musiclm_jax import checkpointing
+from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers.quantizer import quantize
 from musiclm_jax.tokens import PAD, Stage, Stream, Vocabulary
 
@@ -87,25 +87,21 @@ def captioned(
 ):
   """Examples {waveform [samples] float32, text [text_length] int32, 0 = padding}: for MuLan.
 
-  The text is the caption or some of the aspect list in any order, by chance half and half.
-  Raises ValueError where text_model is missing or has more than vocab_size pieces, and where the
-  records have no captions.
+  The text is the caption or some of the aspect list in any order, by chance half and half, as
+  `text.Tokenizer` gives it. Raises ValueError where text_model is none or has more than vocab_size
+  pieces, and where the records have no captions.
   """
   crop = functools.partial(_crop_waveform, seed=seed, samples=round(crop_seconds * sample_rate))
-  if not pathlib.Path(text_model).is_file():
-    raise ValueError(
-      f"{text_model}: no such text model; prepare makes one where there are captions"
-    )
-  vocabulary = seqio.SentencePieceVocabulary(text_model)
-  if vocabulary.vocab_size > vocab_size:
-    raise ValueError(
-      f"{text_model}: has {vocabulary.vocab_size} pieces, the text tower {vocab_size} rows"
-    )
+  tokenizer = Tokenizer(text_model)
+  tokenizer.check(vocab_size)
   first = next(source.get_dataset(split, shuffle=False).as_numpy_iterator())
   if not first["caption"]:  # prepare gives all records of a data set captions, or none
     raise ValueError(
       f"DATA_DIR: records of {split} have no captions to train on; prepare with --captions=FILE.csv"
     )
+
+  def row(text: bytes):
+    return tokenizer.rows([text.decode()], text_length)[0]
 
   def preprocess(example):
     aspects, position = example["aspect_list"], example["position"]
@@ -115,8 +111,7 @@ def captioned(
     order = tf.argsort(tf.random.stateless_uniform([count], seeds))
     listed = tf.strings.reduce_join(tf.gather(aspects, order[: some + 1]), separator=", ")
     text = tf.where(some < count, listed, example["caption"])
-    ids = vocabulary.encode_tf(text)[:text_length]
-    ids = tf.pad(tf.cast(ids, tf.int32), [[0, text_length - tf.size(ids)]])
+    ids = tf.numpy_function(row, [text], tf.int32, stateful=False)
     return {"waveform": crop(example), "text": tf.ensure_shape(ids, [text_length])}
 
   features = {"waveform": (tf.float32, 1), "text": (tf.int32, 1)}

@@ -1,0 +1,197 @@
+"""Text as ids for the text tower: one front end for training, evaluation and generation.
+
+A text begins with a first token, as BERT's [CLS] (Devlin et al. 2018, arXiv 1810.04805): what the
+tower gives at its place is the embedding of the text. Id 0 is padding.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+_SHOWN = 40  # characters of the kept text
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pieces:
+  """How a kind of file splits a text; `first` and `last` stand around each text."""
+
+  vocab_size: int
+  first: list[int]
+  last: list[int]
+  encode: Callable[[str], list[int]]
+  decode: Callable[[list[int]], str]
+
+
+class Tokenizer:
+  """Texts to ids by a SentencePiece model (*.model), the vocabulary of an uncased BERT (*.txt) or a
+  tokenizer.json of Hugging Face (*.json); by the text's UTF-8 bytes where `path` is "".
+
+  What a text holds is never read as a special token. Raises ValueError, naming the file, where it
+  is missing or is none of these, or has no first token, or has another id 0 than padding.
+  """
+
+  def __init__(self, path: str):
+    self.name = path or "bytes"
+    _, read = _KINDS[_kind(path)]
+    self._pieces = read(path)
+
+  @property
+  def vocab_size(self) -> int:
+    """All ids are less than this."""
+    return self._pieces.vocab_size
+
+  def check(self, rows: int) -> None:
+    """Raises ValueError where ids do not fit a table of so many rows."""
+    if self.vocab_size > rows:
+      raise ValueError(f"{self.name}: has {self.vocab_size} pieces, the text tower {rows} rows")
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of a text without what stands around it; none where it says nothing."""
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
+    return [i for i in self._pieces.encode(text) if i]
+
+  def rows(self, texts: list[str], length: int) -> np.ndarray:
+    """Ids [texts, length] int32, the first token in front, 0 behind; longer texts are cut.
+
+    With bytes, rows(["ab", ""], 4) is [[1, 99, 100, 0], [1, 0, 0, 0]]. Raises ValueError where
+    `length` has no room for text.
+    """
+    room = self._room(length)
+    rows = np.zeros((len(texts), length), np.int32)
+    for row, text in zip(rows, texts):
+      ids = self._pieces.first + self.encode(text)[:room] + self._pieces.last
+      row[: len(ids)] = ids
+    return rows
+
+  def count(self, text: str) -> int:
+    """How long a row holds the whole of the text."""
+    return len(self._pieces.first) + len(self.encode(text)) + len(self._pieces.last)
+
+  def cut(self, texts: list[str], length: int) -> str:
+    """A line that says which texts `rows` cuts, and where; "" where it cuts none."""
+    long = [text for text in texts if self.count(text) > length]
+    if not long:
+      return ""
+    kept = self._pieces.decode(self.encode(long[0])[: self._room(length)])
+    place = repr(kept if len(kept) <= _SHOWN else f"...{kept[-_SHOWN:]}")
+    if len(texts) == 1:
+      return f"text cut after {length} of {self.count(long[0])} tokens, at {place}"
+    return f"{len(long)} of {len(texts)} texts were cut to {length} tokens; the first at {place}"
+
+  def _room(self, length: int) -> int:
+    """How many ids of a text fit between what stands around it."""
+    around = len(self._pieces.first) + len(self._pieces.last)
+    if length <= around:
+      raise ValueError(f"text_length: wanted more than {around} for {self.name}, found {length}")
+    return length - around
+
+
+def file_name(path: str) -> str:
+  """The name under which a copy of the file is still read as what it is; "" for bytes."""
+  return _KINDS[_kind(path)][0]
+
+
+def _kind(path: str) -> str:
+  """The ending that says what the file is. Raises ValueError where it is missing or no kind."""
+  suffix = pathlib.Path(path).suffix
+  if path and not pathlib.Path(path).is_file():
+    raise ValueError(f"{path}: no such text model; prepare makes one where there are captions")
+  if path and suffix not in [*_KINDS][1:]:
+    kinds = "a SentencePiece model (*.model), a BERT vocabulary (*.txt) or a tokenizer.json"
+    raise ValueError(f"{path}: wanted {kinds}, or none for bytes")
+  return suffix
+
+
+def _bytes(path: str) -> _Pieces:
+  """1 in front, then byte b as b + 2."""
+  del path
+
+  def decode(ids):
+    return bytes(i - 2 for i in ids).decode(errors="ignore")
+
+  return _Pieces(258, [1], [], lambda text: [b + 2 for b in text.encode()], decode)
+
+
+def _sentencepiece(path: str) -> _Pieces:
+  """The model's own beginning of a sentence in front."""
+  import sentencepiece
+
+  try:
+    model = sentencepiece.SentencePieceProcessor(model_file=path)
+  except RuntimeError:
+    raise ValueError(f"{path}: no SentencePiece model") from None
+  if model.pad_id() != 0 or model.bos_id() < 0:
+    found = f"found pad {model.pad_id()} and bos {model.bos_id()}"
+    raise ValueError(f"{path}: wanted pad 0 and a first token (bos), {found}; -1 is none")
+  return _Pieces(model.vocab_size(), [model.bos_id()], [], model.encode, model.decode)
+
+
+def _word_pieces(path: str) -> _Pieces:
+  """[CLS] and [SEP] around lower-cased word pieces, as bert-base-uncased."""
+  import tokenizers
+
+  lines = _read(path).removesuffix("\n").split("\n")  # splitlines() knows more ends of lines
+  vocab = {piece: i for i, piece in enumerate(lines)}
+  missing = [piece for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if piece not in vocab]
+  if missing or vocab["[PAD]"]:
+    wrong = f"{missing[0]} is missing" if missing else f"its line 1 is {lines[0]!r}, not [PAD]"
+    raise ValueError(f"{path}: no BERT vocabulary: {wrong}")
+  model = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
+  model.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+  model.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+  model.decoder = tokenizers.decoders.WordPiece()
+  return _Pieces(
+    len(lines),
+    [vocab["[CLS]"]],
+    [vocab["[SEP]"]],
+    lambda text: model.encode(text, add_special_tokens=False).ids,
+    model.decode,
+  )
+
+
+def _hugging_face(path: str) -> _Pieces:
+  """Around a text stands what the file's post-processor puts there."""
+  import tokenizers
+
+  try:
+    described = json.loads(_read(path))
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path}: not JSON ({error})") from None
+  if not isinstance(described, dict) or "vocab" not in (described.get("model") or {}):
+    raise ValueError(f"{path}: no tokenizer.json: it has no model with a vocab")
+  model = tokenizers.Tokenizer.from_file(path)
+  model.no_truncation()  # many files come with lengths of their own
+  model.no_padding()
+  model.encode_special_tokens = True  # "<s>" in a text is three characters
+  encoding = model.encode("a")
+  places = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
+  if not places.size or not places[0]:
+    raise ValueError(f"{path}: puts no first token in front of a text")
+  zero = model.get_added_tokens_decoder().get(0)
+  if zero is None or not zero.special:
+    raise ValueError(f"{path}: its id 0 is {model.id_to_token(0)!r}, wanted padding or the like")
+  return _Pieces(
+    max(model.get_vocab().values()) + 1,
+    encoding.ids[: places[0]],
+    encoding.ids[places[-1] + 1 :],
+    lambda text: model.encode(text, add_special_tokens=False).ids,
+    model.decode,
+  )
+
+
+def _read(path: str) -> str:
+  try:
+    return pathlib.Path(path).read_text("utf-8")
+  except UnicodeDecodeError:
+    raise ValueError(f"{path}: wanted UTF-8 text") from None
+
+
+_KINDS = {  # {ending: (name of a copy, reader)}
+  "": ("", _bytes),
+  ".model": ("text.model", _sentencepiece),
+  ".txt": ("vocab.txt", _word_pieces),
+  ".json": ("tokenizer.json", _hugging_face),
+}
