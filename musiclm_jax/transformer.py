@@ -1,7 +1,6 @@
-"""The Transformer: pre-norm, T5 relative bias, gated feed-forward, the cache an argument.
+"""The decoder: pre-norm, T5 relative bias, gated feed-forward, the cache an argument.
 
-MusicLM Section 4.1 and Raffel et al. 2020 (T5 1.1). Every stage model, the text tower and the
-melody encoder are this file.
+MusicLM Section 4.1 and Raffel et al. 2020 (T5 1.1). Every stage model is this file.
 einsum letters: b batch, t query, s key, d embed, n heads, h head_dim, f mlp.
 """
 
@@ -21,6 +20,16 @@ _REMAT = {
   "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
   "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+def remat(layer: type[nn.Module], preset: str, static_argnums: tuple[int, ...]):
+  """`layer`, whose activations are kept ("none"), or computed again in the backward pass: all of
+  them ("full") or all but the outputs of matrix products with parameters ("minimal").
+  """
+  if preset == "none":
+    return layer
+  policy = _REMAT[preset]
+  return nn.remat(layer, prevent_cse=False, static_argnums=static_argnums, policy=policy)
 
 
 def normal(*, fan_in_axes: int):
@@ -124,7 +133,6 @@ class Layer(nn.Module):
   head_dim: int
   mlp_dim: int
   dropout_rate: float
-  causal: bool
   query_block: int
   dtype: str
 
@@ -144,10 +152,8 @@ class Layer(nn.Module):
     query = query * (self.head_dim**-0.5)
     if cached is not None:
       y = _attend(query, [cached[0], key], [cached[1], value], [cached_bias, bias])
-    elif self.causal:
-      y = causal_attention(query, key, value, bias, self.query_block)
     else:
-      y = _attend(query, [key], [value], [bias])
+      y = causal_attention(query, key, value, bias, self.query_block)
     out = param("out", (*heads, embed_dim), ("heads", "head_dim", "embed"), 2)
     x = constrain(x + dropout(jnp.einsum("bnth,nhd->btd", y, out)), "batch", "length", "embed_act")
 
@@ -167,12 +173,10 @@ def norm(name: str, dtype: str) -> nn.RMSNorm:
 
 
 class Transformer(nn.Module):
-  """A stack of layers over embeddings, causal (decoder) or not (encoder).
+  """A stack of causal layers over embeddings.
 
-  x [batch, length, embed] to ([batch, length, embed] after a final norm, cache). `mask`
-  [batch, length] is true where a key may be attended to; what stands elsewhere, NaN too, changes
-  nothing there. With a cache, x are the positions behind cache.index and the returned cache holds
-  them too.
+  x [batch, length, embed] to ([batch, length, embed] after a final norm, cache). With a cache, x
+  are the positions behind cache.index and the returned cache holds them too.
   """
 
   num_layers: int
@@ -181,7 +185,6 @@ class Transformer(nn.Module):
   embed_dim: int
   mlp_dim: int
   dropout_rate: float
-  causal: bool
   num_buckets: int
   max_distance: int
   query_block: int
@@ -195,17 +198,14 @@ class Transformer(nn.Module):
     zeros = functools.partial(jnp.zeros, shape, self.dtype)
     return Cache(keys=zeros(), values=zeros(), index=jnp.zeros((), jnp.int32))
 
-  def _biases(self, length: int, mask, cache: Cache | None):
-    """Additive float32 biases [b or 1, n, t, s] for the new keys and for the cached ones."""
+  def _biases(self, length: int, cache: Cache | None):
+    """Additive float32 biases [1, n, t, s] for the new keys and for the cached ones."""
     bias = RelativeBias(
-      self.num_heads, self.num_buckets, self.max_distance, self.causal, name="relative_bias"
+      self.num_heads, self.num_buckets, self.max_distance, causal=True, name="relative_bias"
     )
     new = jnp.arange(length)
     bias_new = bias(new, new)[None]
-    if self.causal:
-      bias_new += jnp.where(new[None, :] > new[:, None], _MASKED, 0.0)[None, None]
-    if mask is not None:
-      bias_new += jnp.where(mask, 0.0, _MASKED)[:, None, None, :]
+    bias_new += jnp.where(new[None, :] > new[:, None], _MASKED, 0.0)[None, None]
     if cache is None:
       return bias_new, None
     old = jnp.arange(cache.keys.shape[3])
@@ -213,18 +213,13 @@ class Transformer(nn.Module):
     return bias_new, bias(cache.index + new, old)[None] + free
 
   @nn.compact
-  def __call__(self, x, *, mask=None, cache: Cache | None = None, train: bool = False):
+  def __call__(self, x, *, cache: Cache | None = None, train: bool = False):
     x = nn.Dropout(self.dropout_rate, deterministic=not train)(x.astype(self.dtype))
     x = constrain(x, "batch", "length", "embed_act")
-    if mask is not None:
-      x = jnp.where(mask[:, :, None], x, 0)  # a weight of 0 would not hide what is not a number
-    bias, cached_bias = self._biases(x.shape[1], mask, cache)
+    bias, cached_bias = self._biases(x.shape[1], cache)
     cached = None if cache is None else (cache.keys, cache.values)
-    layer = Layer
-    if self.remat != "none":
-      layer = nn.remat(layer, prevent_cse=False, static_argnums=(5,), policy=_REMAT[self.remat])
     layers = nn.scan(
-      layer,
+      remat(Layer, self.remat, static_argnums=(5,)),
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
@@ -236,7 +231,6 @@ class Transformer(nn.Module):
       head_dim=self.head_dim,
       mlp_dim=self.mlp_dim,
       dropout_rate=self.dropout_rate,
-      causal=self.causal,
       query_block=self.query_block,
       dtype=self.dtype,
       name="layers",

@@ -8,9 +8,17 @@ from flax import linen as nn
 
 from musiclm_jax import checkpointing
 from musiclm_jax.datasets.captions import train_text_model
+from musiclm_jax.encoder import Encoder
 from musiclm_jax.export import bundle
 from musiclm_jax.lm.token_lm import TokenLM
-from musiclm_jax.tokenizers import convolutions, discriminators, mulan, quantizer, soundstream
+from musiclm_jax.tokenizers import (
+  convolutions,
+  discriminators,
+  mulan,
+  quantizer,
+  soundstream,
+  towers,
+)
 from musiclm_jax.tokens import Stage, Stream, Vocabulary
 from musiclm_jax.transformer import Transformer
 
@@ -27,8 +35,8 @@ STAGES = (
 )
 
 
-def transformer(causal):
-  return Transformer(1, 2, 8, 16, 32, 0.0, causal, 8, 16, 16, "none", False, "float32")
+def transformer():
+  return Transformer(1, 2, 8, 16, 32, 0.0, 8, 16, 16, "none", False, "float32")
 
 
 def codec():
@@ -56,8 +64,10 @@ def joint():
   return mulan.MuLan(
     log_mel=mulan.LogMel(SAMPLE_RATE, 128, 64, 16, 30.0, 1100.0),
     augment=mulan.SpecAugment(1, 2, 1, 2),
-    audio_tower=mulan.ResNet((1,), 4, 1, "float32"),
-    text_tower=mulan.TextTower(300, transformer(causal=False)),
+    audio_tower=towers.ResNet((1,), 4, 1, "float32"),
+    text_tower=towers.TextTower(
+      300, 64, Encoder(1, 2, 8, 16, 32, 0.0, False, "none", False, "float32")
+    ),
     embed_dim=8,
     initial_temperature=0.1,
     min_temperature=0.02,
@@ -107,7 +117,7 @@ def make_runs(root):
   parts = {"mulan_rvq": checkpointing.fingerprint(runs["mulan_rvq"])}
   sources = {**mulan_source, "acoustic": {"encoder": prints["soundstream"]}}
   for stage in STAGES:
-    model = TokenLM(stage, VOCABULARY, transformer(causal=True), 0.0)
+    model = TokenLM(stage, VOCABULARY, transformer(), 0.0)
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
     batch = {name: np.zeros((1, stage.length), np.int32) for name in names}
     runs[stage.name] = write_part(root / stage.name, model, batch, sources, parts)

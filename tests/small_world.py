@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from musiclm_jax import checkpointing
 from musiclm_jax.datasets import captions
+from musiclm_jax.encoder import Encoder
 from musiclm_jax.evaluation import retrieval
 from musiclm_jax.export import bundle
 from musiclm_jax.lm.token_lm import TokenLM
@@ -20,6 +21,7 @@ from musiclm_jax.tokenizers import (
   melody,
   mulan,
   soundstream,
+  towers,
   w2v_bert,
 )
 from musiclm_jax.tokenizers import quantizer as quantizers
@@ -41,10 +43,15 @@ STAGES = (
 )
 
 
-def transformer(**fields):
+def transformer():
   shape = dict(num_layers=1, num_heads=2, head_dim=4, embed_dim=8, mlp_dim=8, dropout_rate=0.0)
   rest = dict(num_buckets=8, max_distance=32, query_block=32, remat="none", unroll=True)
-  return Transformer(**shape, **rest, dtype="float32", **fields)
+  return Transformer(**shape, **rest, dtype="float32")
+
+
+def encoder(norm_first: bool):
+  shape = dict(num_layers=1, num_heads=2, head_dim=4, embed_dim=8, mlp_dim=8, dropout_rate=0.0)
+  return Encoder(**shape, norm_first=norm_first, remat="none", unroll=True, dtype="float32")
 
 
 def residual(levels: int, dim: int):
@@ -75,7 +82,7 @@ def codec():
 
 def self_supervised():
   layers = dict(num_layers=1, num_heads=2, head_dim=4, mlp_dim=8, kernel_size=3)
-  rest = dict(dropout_rate=0.0, num_buckets=8, max_distance=32, remat=False, unroll=True)
+  rest = dict(dropout_rate=0.0, num_buckets=8, max_distance=32, remat="none", unroll=True)
   stack = conformer.Conformer(**layers, **rest, dtype="float32")
   return w2v_bert.W2vBert(
     front_end=w2v_bert.FrontEnd(RATE, 600, 240, 16, 2, 8, "float32"),
@@ -94,8 +101,8 @@ def joint():
   return mulan.MuLan(
     log_mel=mulan.LogMel(RATE, 1200, 600, 16, 30.0, 11000.0),
     augment=mulan.SpecAugment(0, 1, 0, 1),
-    audio_tower=mulan.ResNet((1,), 4, 1, "float32"),
-    text_tower=mulan.TextTower(1000, transformer(causal=False)),
+    audio_tower=towers.ResNet((1,), 4, 1, "float32"),
+    text_tower=towers.TextTower(1000, 64, encoder(norm_first=False)),
     embed_dim=6,
     initial_temperature=0.1,
     min_temperature=0.02,
@@ -105,7 +112,7 @@ def joint():
 def melodies():
   return melody.MelodyEncoder(
     log_pitch=melody.LogPitch(RATE, 2048, 960, 24, 12, 220.0),
-    tower=mulan.SpectrogramTransformer(4, 24, transformer(causal=False)),
+    tower=towers.SpectrogramTransformer(98, (4, 24), (4, 24), 0, encoder(norm_first=True)),
     embed_dim=6,
     margin=0.2,
     max_shift=0,
@@ -221,7 +228,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
     "mulan": {"encoder": prints["mulan"]},
   }
   for stage in STAGES:
-    model = TokenLM(stage, Vocabulary(tuple(STREAMS.values())), transformer(causal=True), 0.1)
+    model = TokenLM(stage, Vocabulary(tuple(STREAMS.values())), transformer(), 0.1)
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
     batch = {name: np.zeros((2, stage.length), np.int32) for name in names}
     write_part(runs / stage.name, model, batch, {"sources": made, "parts": {}})

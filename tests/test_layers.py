@@ -16,10 +16,12 @@ LAYERS = (
   ("audio", "text", "tokens", "partitioning"),
   (
     "transformer",
+    "encoder",
     "checkpointing",
     "tokenizers.quantizer",
     "tokenizers.discriminators",
     "tokenizers.conformer",
+    "tokenizers.towers",
     "tokenizers.convolutions",
     "tokenizers.pretrained",
     "evaluation.metrics",

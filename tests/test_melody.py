@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from musiclm_jax.encoder import Encoder
 from musiclm_jax.tokenizers.melody import LogPitch, MelodyEncoder, semi_hard_loss, transpose
-from musiclm_jax.tokenizers.mulan import SpectrogramTransformer
-from musiclm_jax.transformer import Transformer
+from musiclm_jax.tokenizers.towers import SpectrogramTransformer
 
 ENCODER = {
   "num_layers": 1,
@@ -20,10 +20,7 @@ ENCODER = {
   "embed_dim": 16,
   "mlp_dim": 32,
   "dropout_rate": 0.0,
-  "causal": False,
-  "num_buckets": 8,
-  "max_distance": 16,
-  "query_block": 64,
+  "norm_first": True,
   "remat": "none",
   "unroll": False,
   "dtype": "float32",
@@ -34,7 +31,7 @@ SAMPLES = 2048 + 15 * 512  # 16 frames
 def encoder(**changes) -> MelodyEncoder:
   fields = {
     "log_pitch": LogPitch(24000, 2048, 512, 48, 12, 220.0),
-    "tower": SpectrogramTransformer(4, 48, Transformer(**ENCODER)),
+    "tower": SpectrogramTransformer(20, (4, 48), (4, 48), 1, Encoder(**ENCODER)),
     "embed_dim": 12,
     "margin": 0.3,
     "max_shift": 5,

@@ -9,16 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from musiclm_jax.tokenizers.mulan import (
-  LogMel,
-  MuLan,
-  ResNet,
-  SpecAugment,
-  SpectrogramTransformer,
-  TextTower,
-  decoupled_loss,
-)
-from musiclm_jax.transformer import Transformer
+from musiclm_jax.encoder import Encoder
+from musiclm_jax.tokenizers.mulan import LogMel, MuLan, SpecAugment, decoupled_loss
+from musiclm_jax.tokenizers.towers import ResNet, SpectrogramTransformer, TextTower
 
 ENCODER = {
   "num_layers": 1,
@@ -27,10 +20,6 @@ ENCODER = {
   "embed_dim": 16,
   "mlp_dim": 32,
   "dropout_rate": 0.0,
-  "causal": False,
-  "num_buckets": 8,
-  "max_distance": 16,
-  "query_block": 64,
   "remat": "none",
   "unroll": False,
   "dtype": "float32",
@@ -42,8 +31,10 @@ def mulan(**changes) -> MuLan:
   fields = {
     "log_mel": LogMel(24000, 600, 240, 16, 0.0, 12000.0),
     "augment": SpecAugment(time_masks=1, time_width=4, mel_masks=1, mel_width=2),
-    "audio_tower": SpectrogramTransformer(8, 8, Transformer(**ENCODER)),
-    "text_tower": TextTower(30, Transformer(**ENCODER)),
+    "audio_tower": SpectrogramTransformer(
+      45, (8, 8), (8, 8), 0, Encoder(**ENCODER, norm_first=True)
+    ),
+    "text_tower": TextTower(30, 12, Encoder(**ENCODER, norm_first=False)),
     "embed_dim": 12,
     "initial_temperature": 0.1,
     "min_temperature": 0.01,
@@ -130,27 +121,10 @@ def test_embeddings_have_length_one_whatever_the_input_is_long(rng):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.ones(3), rtol=1e-5)
 
 
-def test_padding_changes_no_text_and_the_empty_text_has_an_embedding():
-  model, variables, _ = tiny()
-  tower = dict(variables["params"]["text_tower"])
-  tower["table"] = tower["table"].copy()
-  tower["table"][0] = 1e4  # the vector of padding cannot matter
-  poisoned = {"params": variables["params"] | {"text_tower": tower}}
-  embed = jax.jit(lambda v, t: model.apply(v, t, method="embed_text"))
-  short = np.array([[4, 7], [0, 0]], np.int32)
-  wanted = embed(variables, short)
-  long = np.pad(short, ((0, 0), (0, 5)))
-  np.testing.assert_allclose(embed(variables, long), wanted, atol=1e-5)
-  np.testing.assert_allclose(embed(poisoned, long), wanted, atol=1e-5)
-  np.testing.assert_allclose(np.linalg.norm(wanted, axis=1), np.ones(2), rtol=1e-5)
-
-
-def test_inputs_that_fill_no_window_or_no_patch_raise():
+def test_inputs_that_fill_no_window_raise():
   model, variables, _ = tiny()
   with pytest.raises(ValueError, match="wanted 600 samples or more, found 599"):
     model.apply(variables, np.zeros((1, 599), np.float32), method="embed_audio")
-  with pytest.raises(ValueError, match="wanted whole patches of 8 frames x 8 mels, found 7 frames"):
-    model.apply(variables, np.zeros((1, 600 + 6 * 240), np.float32), method="embed_audio")
 
 
 @pytest.mark.parametrize("logit", [-1e4, -5.0, 0.0, 5.0, 1e4])
@@ -184,23 +158,18 @@ def test_masks_blank_whole_bands_of_the_widths_asked_for(rng):
   assert set(frames.sum(axis=1)) == set(range(7)) and set(mels.sum(axis=1)) == set(range(5))
 
 
-def test_the_residual_network_reads_any_length(rng):
-  tower = ResNet(stage_sizes=(1, 1), width=4, expansion=2, dtype="float32")
-  shape = jax.ShapeDtypeStruct((2, 33, 16), jnp.float32)
-  v = jax.eval_shape(lambda x: tower.init(jax.random.key(0), x), shape)
-  assert jax.eval_shape(tower.apply, v, shape).shape == (2, 4 * 2 * 2)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("tower", ["transformer", "resnet"])
 def test_it_overfits_one_batch(rng, tower):
   towers = {
-    "transformer": SpectrogramTransformer(8, 8, Transformer(**ENCODER)),
+    "transformer": SpectrogramTransformer(
+      45, (8, 8), (8, 8), 0, Encoder(**ENCODER, norm_first=True)
+    ),
     "resnet": ResNet(stage_sizes=(1, 1), width=8, expansion=1, dtype="float32"),
   }
   # without SpecAugment, which can blank the one band in which a tone lies
   model = mulan(audio_tower=towers[tower], augment=SpecAugment(0, 0, 0, 0))
-  optimizer = optax.adam(3e-3)
+  optimizer = optax.adam(1e-3)
   seconds = np.arange(SAMPLES) / 24000
   tones = 0.3 * np.sin(2 * np.pi * 110 * 2 ** (np.arange(8)[:, None] / 3) * seconds)
   batch = {"waveform": tones.astype(np.float32), "text": rng.integers(1, 30, (8, 6))}

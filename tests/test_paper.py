@@ -25,6 +25,7 @@ PARAMETERS = {
   "w2v_bert": ((), 600),  # w2v-BERT XL, Table 1
   # ResNet-50 (25.6M, 2.05M of them for the 1000 classes) and BERT-base (110M)
   "mulan": (("audio_tower", "text_tower"), 25.6 - 2.05 + 110),
+  "mulan_ast": (("audio_tower", "text_tower"), 87 + 110),  # AST: 87M
 }
 # Vectors in each level: MusicLM, Section 3.1 and Appendix C; the widths are of what they quantise.
 CODEBOOKS = {
@@ -32,7 +33,6 @@ CODEBOOKS = {
   "kmeans": (1, 1024, 1024),
   "mulan_rvq": (12, 1024, 128),
   "melody_rvq": (24, 512, 192),
-  "w2v_bert": (1, 1024, 320),
 }
 # Tokens of a crop: 12 + 30 s of 25, 12 + 10 s of 25 + 4 x 50, 3 s of 4 x 50 + 8 x 50 (MusicLM 4.2).
 TOKENS = {"semantic": 762, "coarse": 2262, "fine": 1800}
@@ -72,6 +72,11 @@ def test_parameters_are_as_many_as_published(model):
 def test_codebooks_are_those_of_the_papers(model):
   codebooks = paper(model).abstract_state.collections["codebooks"]["quantizer"]
   assert codebooks["vectors"].shape == CODEBOOKS[model]
+
+
+def test_w2v_bert_learns_the_codebook_of_table_1():
+  targets = nn.unbox(paper("w2v_bert").abstract_state).params["targets"]
+  assert targets["codebook"].shape == (1024, 1024)
 
 
 @pytest.mark.parametrize("model", TOKENS)

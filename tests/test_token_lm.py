@@ -26,7 +26,6 @@ DECODER = Transformer(
   embed_dim=16,
   mlp_dim=32,
   dropout_rate=0.0,
-  causal=True,
   num_buckets=8,
   max_distance=16,
   query_block=16,

@@ -1,16 +1,17 @@
 """The Conformer: feed-forward, attention and convolution in one block.
 
-Gulati et al. 2020 (arXiv 2005.08100), the encoder of w2v-BERT. As there, but with RMS norms instead
-of layer and batch norms (no state, nothing that depends on the other clips of a batch) and T5's
-relative bias instead of Transformer-XL's.
+Gulati et al. 2020 (arXiv 2005.08100), the encoder of w2v-BERT. As there, but with a layer norm in
+the place of the batch norm, as in Wav2Vec2-BERT (no state, nothing that depends on the other clips
+of a batch), and T5's relative bias instead of Transformer-XL's.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.encoder import Affine, SelfAttention, layer_norm
 from musiclm_jax.partitioning import constrain
-from musiclm_jax.transformer import RelativeBias, norm, normal
+from musiclm_jax.transformer import RelativeBias, normal, remat
 
 
 def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -38,45 +39,41 @@ class ConformerLayer(nn.Module):
   dropout_rate: float
   dtype: str
 
-  def _param(self, name, shape, axes, fan_in_axes=1):
-    init = nn.with_logical_partitioning(normal(fan_in_axes=fan_in_axes), axes)
-    return self.param(name, init, shape).astype(self.dtype)
+  def _norm(self, name: str) -> nn.LayerNorm:
+    return layer_norm(f"{name}_norm", self.dtype, epsilon=1e-5)
 
   def _feed_forward(self, name: str, x, dropout):
-    y = norm(f"{name}_norm", self.dtype)(x)
-    wi = self._param(f"{name}_wi", (x.shape[-1], self.mlp_dim), ("embed", "mlp"))
-    y = constrain(dropout(nn.swish(y @ wi)), "batch", "length", "mlp_act")
-    wo = self._param(f"{name}_wo", (self.mlp_dim, x.shape[-1]), ("mlp", "embed"))
-    return dropout(y @ wo)
-
-  def _attention(self, x, bias, dropout):
-    heads = (self.num_heads, self.head_dim)
-    y = norm("attention_norm", self.dtype)(x)
-    qkv = self._param("qkv", (x.shape[-1], 3, *heads), ("embed", None, "heads", "head_dim"))
-    query, key, value = jnp.moveaxis(jnp.einsum("btd,dcnh->btcnh", y, qkv), 2, 0)
-    y = jax.nn.dot_product_attention(query, key, value, bias=bias.astype(self.dtype))
-    out = self._param("out", (*heads, x.shape[-1]), ("heads", "head_dim", "embed"), 2)
-    return dropout(jnp.einsum("btnh,nhd->btd", y, out))
+    y = Affine((self.mlp_dim,), ("embed", "mlp"), self.dtype, name=f"{name}_wi")(
+      self._norm(name)(x)
+    )
+    y = constrain(dropout(nn.swish(y)), "batch", "length", "mlp_act")
+    return dropout(Affine((x.shape[-1],), ("mlp", "embed"), self.dtype, name=f"{name}_wo")(y))
 
   def _convolution(self, x, dropout):
     embed_dim = x.shape[-1]
-    y = norm("convolution_norm", self.dtype)(x)
-    gated = self._param("gated", (embed_dim, 2, embed_dim), ("embed", None, "mlp"))
-    gate, up = jnp.moveaxis(jnp.einsum("btd,dcf->btcf", y, gated), 2, 0)
-    kernel = self._param("depthwise", (self.kernel_size, embed_dim), ("kernel", "mlp"))
-    y = depthwise_convolution(nn.sigmoid(gate) * up, kernel)
-    y = nn.swish(norm("depthwise_norm", self.dtype)(y))
-    return dropout(y @ self._param("pointwise", (embed_dim, embed_dim), ("mlp", "embed")))
+
+    def param(name, shape, axes):
+      init = nn.with_logical_partitioning(normal(fan_in_axes=1), axes)
+      return self.param(name, init, shape).astype(self.dtype)
+
+    gated = param("gated", (embed_dim, 2, embed_dim), ("embed", None, "mlp"))
+    up, gate = jnp.moveaxis(jnp.einsum("btd,dcf->btcf", self._norm("convolution")(x), gated), 2, 0)
+    kernel = param("depthwise", (self.kernel_size, embed_dim), ("kernel", "mlp"))
+    y = depthwise_convolution(up * nn.sigmoid(gate), kernel)
+    y = nn.swish(self._norm("depthwise")(y))
+    return dropout(y @ param("pointwise", (embed_dim, embed_dim), ("mlp", "embed")))
 
   @nn.compact
   def __call__(self, x, bias, train: bool):
     dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+    attention = SelfAttention(
+      self.num_heads, self.head_dim, self.dropout_rate, self.dtype, name="attention"
+    )
     x = x + 0.5 * self._feed_forward("first", x, dropout)
-    x = x + self._attention(x, bias, dropout)
+    x = x + dropout(attention(self._norm("attention")(x), bias, train))
     x = x + self._convolution(x, dropout)
     x = x + 0.5 * self._feed_forward("second", x, dropout)
-    x = norm("final_norm", self.dtype)(x)
-    return constrain(x, "batch", "length", "embed_act"), None
+    return constrain(self._norm("final")(x), "batch", "length", "embed_act"), None
 
 
 class Conformer(nn.Module):
@@ -90,7 +87,7 @@ class Conformer(nn.Module):
   dropout_rate: float
   num_buckets: int
   max_distance: int
-  remat: bool
+  remat: str
   unroll: bool
   dtype: str
 
@@ -109,11 +106,8 @@ class Conformer(nn.Module):
     bias = RelativeBias(
       self.num_heads, self.num_buckets, self.max_distance, causal=False, name="relative_bias"
     )(positions, positions)[None]
-    layer = ConformerLayer
-    if self.remat:
-      layer = nn.remat(layer, prevent_cse=False, static_argnums=(3,))
     stack = nn.scan(
-      layer,
+      remat(ConformerLayer, self.remat, static_argnums=(3,)),
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=(nn.broadcast, nn.broadcast),

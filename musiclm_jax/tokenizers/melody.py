@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax import audio
-from musiclm_jax.tokenizers.mulan import SpectrogramTransformer
+from musiclm_jax.tokenizers.towers import SpectrogramTransformer
 from musiclm_jax.transformer import normal
 
 _FAR = 1e9

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from musiclm_jax import audio
 from musiclm_jax.partitioning import constrain
-from musiclm_jax.transformer import Transformer, norm, normal
+from musiclm_jax.tokenizers.towers import TextTower
+from musiclm_jax.transformer import normal
 
 _NEVER = -1e9
 
@@ -62,112 +63,6 @@ class SpecAugment:
         inside = (offset >= 0) & (offset < widths)
         keep &= ~jnp.expand_dims(inside, 3 - axis)
     return jnp.where(keep, x, x.mean(axis=(1, 2), keepdims=True))
-
-
-class ResidualBlock(nn.Module):
-  """Two 3x3 convolutions, or 1x1, 3x3, 1x1 where `expansion` > 1, around a shortcut."""
-
-  features: int
-  expansion: int
-  stride: int
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x):
-    outputs = self.features * self.expansion
-    plan = [(self.features, 3, self.stride), (outputs, 3, 1)]
-    if self.expansion > 1:
-      plan = [(self.features, 1, 1), (self.features, 3, self.stride), (outputs, 1, 1)]
-    y = x
-    for index, (features, kernel_size, stride) in enumerate(plan):
-      y = nn.relu(norm(f"norm_{index}", self.dtype)(y))
-      y = convolution(f"convolution_{index}", features, kernel_size, stride, self.dtype)(y)
-    if x.shape != y.shape:
-      x = convolution("shortcut", outputs, 1, self.stride, self.dtype)(x)
-    return x + y
-
-
-class ResNet(nn.Module):
-  """A residual network over the spectrogram as a picture, averaged over time and mel.
-
-  [batch, frames, mels] to [batch, width * 2^(stages - 1) * expansion]; stage_sizes (3, 4, 6, 3),
-  width 64 and expansion 4 are ResNet-50. Norms are over channels, before each convolution: batch
-  norms would let a clip see its batch, which a contrastive loss exploits. The first stage strides
-  in its first block instead of a max-pool, whose gradient is a scatter.
-  """
-
-  stage_sizes: tuple[int, ...]
-  width: int
-  expansion: int
-  dtype: str
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    x = convolution("stem", self.width, 7, 2, self.dtype)(x[..., None].astype(self.dtype))
-    for stage, size in enumerate(self.stage_sizes):
-      for block in range(size):
-        x = ResidualBlock(
-          features=self.width * 2**stage,
-          expansion=self.expansion,
-          stride=2 if block == 0 else 1,
-          dtype=self.dtype,
-          name=f"stage_{stage}_block_{block}",
-        )(x)
-    return norm("final_norm", self.dtype)(x).mean(axis=(1, 2))
-
-
-class SpectrogramTransformer(nn.Module):
-  """A Transformer over patches of the spectrogram (AST, arXiv 2104.01778), averaged.
-
-  [batch, frames, mels] to [batch, embed]. Places in time are relative, so that any length works;
-  places in mel are learned. Frames that fill no patch are dropped. Raises ValueError where that is
-  all of them, or where mels do not divide into patches.
-  """
-
-  patch_frames: int
-  patch_mels: int
-  encoder: Transformer
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    batch, frames, mels = x.shape
-    columns, rows = frames // self.patch_frames, mels // self.patch_mels
-    if not columns or mels % self.patch_mels:
-      patch = f"{self.patch_frames} frames x {self.patch_mels} mels"
-      raise ValueError(f"wanted whole patches of {patch}, found {frames} frames x {mels} mels")
-    x = x[:, : columns * self.patch_frames]
-    x = x.reshape(batch, columns, self.patch_frames, rows, self.patch_mels)
-    x = x.swapaxes(2, 3).reshape(batch, columns, rows, -1).astype(self.encoder.dtype)
-    init = nn.with_logical_partitioning(normal(fan_in_axes=1), (None, "embed"))
-    project = self.param("project", init, (x.shape[-1], self.encoder.embed_dim))
-    x = jnp.einsum("bcrp,pd->bcrd", x, project.astype(x.dtype))
-    place = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("position", "embed"))
-    x = x + self.param("place", place, x.shape[2:]).astype(x.dtype)[None, None]
-    x, _ = self.encoder(x.reshape(batch, columns * rows, -1), train=train)
-    return x.mean(axis=1)
-
-
-class TextTower(nn.Module):
-  """Token ids [batch, text_length] int32, 0 for padding, to [batch, embed].
-
-  A learned vector stands in front, as BERT's [CLS], and its place in the output is the embedding of
-  the text: even an empty text has one. What padding holds changes nothing.
-  """
-
-  vocab_size: int
-  encoder: Transformer
-
-  @nn.compact
-  def __call__(self, tokens: jax.Array, *, train: bool = False) -> jax.Array:
-    dim, dtype = self.encoder.embed_dim, self.encoder.dtype
-    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
-    table = self.param("table", init, (self.vocab_size, dim)).astype(dtype)
-    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("embed",))
-    first = self.param("first", init, (dim,)).astype(dtype)
-    batch = tokens.shape[0]
-    x = jnp.concatenate([jnp.broadcast_to(first[None, None], (batch, 1, dim)), table[tokens]], 1)
-    mask = jnp.concatenate([jnp.ones((batch, 1), bool), tokens > 0], axis=1)
-    return self.encoder(x, mask=mask, train=train)[0][:, 0]
 
 
 def decoupled_loss(similarity: jax.Array, same: jax.Array, temperature: jax.Array):
@@ -255,20 +150,6 @@ class MuLan(nn.Module):
   def embed_text(self, tokens: jax.Array) -> jax.Array:
     """Embeddings [batch, embed_dim] float32 of length 1 of token ids [batch, length]; 0 pads."""
     return self._text(tokens, False)
-
-
-def convolution(name: str, features: int, kernel_size: int, stride: int, dtype: str) -> nn.Conv:
-  """A square convolution of pictures [batch, frames, mels, channels] that keeps size / stride."""
-  axes = ("kernel", "kernel", "channels_in", "channels_out")
-  return nn.Conv(
-    features,
-    (kernel_size, kernel_size),
-    strides=(stride, stride),
-    use_bias=False,
-    dtype=dtype,
-    kernel_init=nn.with_logical_partitioning(normal(fan_in_axes=3), axes),
-    name=name,
-  )
 
 
 def _unit(x):
