@@ -303,7 +303,7 @@ def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
     vocab_size=400,
   )
   assert batch(with_captions, captioned)["text"].any(axis=1).all()
-  with pytest.raises(ValueError, match="DATA_DIR: records of train have no captions"):
+  with pytest.raises(ValueError, match="records of train have no captions to train on"):
     batch(without, captioned)
   melodies = functools.partial(tasks.melodies, **crop)
   with pytest.raises(ValueError, match="no melody of train has two renditions to pair"):

@@ -183,7 +183,6 @@ def test_a_text_model_larger_than_the_table_is_refused(tmp_path):
   with pytest.raises(ValueError, match="text.model: has .* pieces, the text tower 100 rows"):
     tasks.captioned(
       source=None,
-      split="train",
       seed=0,
       crop_seconds=1.0,
       sample_rate=16,
@@ -207,6 +206,20 @@ def test_records_without_captions_are_refused(tmp_path):
   rows = [audio_row(i, 48) | {"caption": ""} for i in range(8)]
   with pytest.raises(ValueError, match="records of train have no captions to train on"):
     batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
+
+
+def test_captions_that_are_cut_are_counted_once(tmp_path, capsys):
+  examples = functools.partial(
+    tasks.captioned, crop_seconds=1.0, sample_rate=16, text_model="", text_length=22, vocab_size=258
+  )
+  rows = [audio_row(i, 48) for i in range(12)]  # "a caption of clip 10" and 11 are longer
+  made = batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
+  assert next(made)["text"].shape == (8, 22)
+  assert capsys.readouterr().err == ""
+  examples = functools.partial(examples, text_length=20)
+  next(batches(tmp_path / "data", examples, AUDIO_FEATURES, rows))
+  said = "2 of 12 captions of train are longer than TEXT_LENGTH=20 tokens and are cut\n"
+  assert capsys.readouterr().err == f"{tmp_path}/data: {said}"
 
 
 def test_embeddings_are_random_rows_or_all_of_them_and_padding(tmp_path):

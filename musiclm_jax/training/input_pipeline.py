@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step): records on disk, their order, the rows of this host.
+"""Batches as a pure function of (seed, step): the order of records, the rows of this host.
 
 Nothing is replayed on resuming: `batches(first_step)` starts there. Changing the number of hosts
 keeps the global order.
@@ -13,61 +13,12 @@ import jax
 import numpy as np
 import seqio
 import tensorflow as tf
-import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from musiclm_jax import checkpointing
+from musiclm_jax.datasets.records import Records
 from musiclm_jax.tokens import Stream
 
 tf.config.set_visible_devices([], "GPU")
-
-
-class Records:
-  """Random access to one split of a TFDS directory: audio records and token shards alike."""
-
-  def __init__(self, directory: str, split: str):
-    if not pathlib.Path(directory, "dataset_info.json").is_file():
-      raise ValueError(f"{directory}: no data set here (dataset_info.json is missing)")
-    builder = tfds.builder_from_directory(directory)
-    if split not in builder.info.splits:
-      known = ", ".join(sorted(builder.info.splits))
-      raise ValueError(f"{directory}: no split {split!r}; it has {known}")
-    self.directory, self.split = directory, split
-    self.features = builder.info.features
-    info = builder.info.splits[split]
-    self.paths = [str(path) for path in info.filepaths]
-    for path in self.paths:
-      _check_shard(path)
-    self._reader = ArrayRecordDataSource(self.paths)
-    if len(self._reader) != info.num_examples or not info.num_examples:
-      raise ValueError(
-        f"{directory}: split {split} should hold {info.num_examples} records, "
-        f"its shards hold {len(self._reader)}"
-      )
-
-  def __len__(self) -> int:
-    return len(self._reader)
-
-  def read(self, indices) -> list[bytes]:
-    """The serialised records at `indices`. Raises ValueError naming the data set if unreadable."""
-    try:
-      return self._reader.__getitems__([int(i) for i in indices])
-    except (RuntimeError, IndexError) as error:
-      raise ValueError(f"{self.directory}: split {self.split}: corrupt shard ({error})") from None
-
-  def column(self, name: str) -> list:
-    """One feature of every record, in order."""
-    decode = self.features.deserialize_example_np
-    return [decode(record)[name] for record in self.read(range(len(self)))]
-
-
-def _check_shard(path: str) -> None:
-  if not pathlib.Path(path).is_file():
-    raise ValueError(f"{path}: shard is missing")
-  try:
-    len(ArrayRecordDataSource([path]))
-  except (RuntimeError, ValueError) as error:
-    raise ValueError(f"{path}: corrupt shard ({error})") from None
 
 
 def shuffled(records: Records, seed: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -121,12 +72,36 @@ def melody_pairs(records: Records, seed: int) -> Callable[[np.ndarray], np.ndarr
   return order
 
 
+class RecordSource(seqio.FunctionDataSource):
+  """The `records` at positions(step) for each step from `first_step` on, and their positions."""
+
+  def __init__(self, records: Records, order, positions, first_step: int):
+    self.records = records
+
+    def read(step):
+      chosen = positions(int(step))
+      return chosen, np.array(records.read(order(chosen)), dtype=object)
+
+    def parse(position, record):
+      return {**records.features.deserialize_example(record), "position": position}
+
+    def load(split, shuffle_files, seed=None):
+      del split, shuffle_files, seed
+      steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
+      rows = steps.map(
+        lambda step: tf.numpy_function(read, [step], (tf.int64, tf.string), stateful=False)
+      )
+      return rows.unbatch().map(parse, num_parallel_calls=2)
+
+    super().__init__(load, splits=[records.split])
+
+
 class Dataset:
   """Batches of one split for one model.
 
-  `examples` is a function of tasks.py, (source, split, seed) -> tf.data.Dataset of the model's
-  features; `order` one of the functions above, which says the record at each position. `sources`
-  name what is read of token shards; a Stream among them is held against the shards' manifest.
+  `examples` is a function of tasks.py, (source, seed) -> seqio.Task; `order` one of the functions
+  above, which says the record at each position. `sources` name what is read of token shards; a
+  Stream among them is held against the shards' manifest.
   """
 
   def __init__(
@@ -141,44 +116,42 @@ class Dataset:
     sources: tuple[str | Stream, ...],
     parts: tuple[str, ...],
   ):
-    self.directory, self.split, self.seed = directory, split, seed
-    self.batch_size = batch_size
-    self._examples = examples
-    self._records = Records(directory, split)
-    self._order = order(self._records, seed)
+    self.records, self.batch_size = Records(directory, split), batch_size
+    self._order = order(self.records, seed)
     self.provenance = _provenance(directory, sources, parts)
+    source = RecordSource(self.records, self._order, lambda step: np.array([step]), 0)
+    self._task = examples(source=source, seed=seed)
 
   @property
   def num_batches(self) -> int:
     """Batches in one pass, the last one filled up from the beginning."""
-    return -(-len(self._records) // self.batch_size)
+    return -(-len(self.records) // self.batch_size)
+
+  def task(self, name: str, positions, first_step: int) -> seqio.Task:
+    """The task whose examples are those at positions(step) for each step from `first_step` on."""
+    source = RecordSource(self.records, self._order, positions, first_step)
+    return self._task.replace(name=name, source=source)
 
   def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
     """This process's rows of the batches from `first_step` on, without end: close it after use."""
-    hosts = jax.process_count()
-    if self.batch_size % hosts:
-      raise ValueError(f"batch_size {self.batch_size} does not divide among {hosts} processes")
-    rows = self.batch_size // hosts
-    first_row = jax.process_index() * rows
+    rows = _own_rows(self.batch_size)
+    task = self.task(self._task.name, lambda step: step * self.batch_size + rows, first_step)
+    return _batches(task, self.records.split, len(rows))
 
-    def read(step):
-      positions = step * self.batch_size + first_row + np.arange(rows, dtype=np.int64)
-      return positions, np.array(self._records.read(self._order(positions)), dtype=object)
 
-    def load(split, shuffle_files, seed=None):
-      del split, shuffle_files, seed
-      steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-      rows = steps.map(
-        lambda step: tf.numpy_function(read, [step], (tf.int64, tf.string), stateful=False)
-      )
-      return rows.unbatch().map(self._parse, num_parallel_calls=2)
+def _own_rows(batch_size: int) -> np.ndarray:
+  """The rows of a batch that this process reads."""
+  hosts = jax.process_count()
+  if batch_size % hosts:
+    raise ValueError(f"batch_size {batch_size} does not divide among {hosts} processes")
+  return np.arange(batch_size, dtype=np.int64).reshape(hosts, -1)[jax.process_index()]
 
-    source = seqio.FunctionDataSource(load, splits=[self.split])
-    examples = self._examples(source=source, split=self.split, seed=self.seed)
-    return _closable(examples.batch(rows, drop_remainder=True).prefetch(2))
 
-  def _parse(self, position, record):
-    return {**self._records.features.deserialize_example(record), "position": position}
+def _batches(provider: seqio.Task | seqio.Mixture, split: str, rows: int) -> Iterator:
+  # What has no end must not be repeated, nor kept in memory.
+  settings = dict(sequence_length=None, shuffle=False, num_epochs=1, try_in_mem_cache=False)
+  examples = provider.get_dataset(split=split, **settings)
+  return _closable(examples.batch(rows, drop_remainder=True).prefetch(2))
 
 
 def _closable(dataset: tf.data.Dataset) -> Iterator:

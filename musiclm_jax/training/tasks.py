@@ -1,10 +1,12 @@
 """SeqIO tasks: from records to the features a model trains on.
 
-Each public function takes a source of records and gives a tf.data.Dataset of examples. Whatever is
-random is a function of (seed, position), where `position` numbers the examples of a run.
+Each public function takes an `input_pipeline.RecordSource` and gives a seqio.Task, whose examples
+have the model's features. Whatever is random is a function of (seed, position), where `position`
+numbers the examples of a run.
 """
 
 import functools
+import sys
 
 import numpy as np
 import seqio
@@ -15,6 +17,8 @@ from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers.quantizer import quantize
 from musiclm_jax.tokens import PAD, Stage, Stream, Vocabulary
 
+_LOOKED_AT = 1000  # records whose texts are measured before a training
+
 
 def _uniform(seed: int, position, bound):
   """An int64 in 0..bound-1 that depends on seed and position alone."""
@@ -22,20 +26,18 @@ def _uniform(seed: int, position, bound):
   return tf.random.stateless_uniform([], seeds, 0, bound, tf.int64)
 
 
-def _dataset(name, source, split, preprocess, features) -> tf.data.Dataset:
-  """The examples of a SeqIO task whose features are {name: (dtype, rank)}, none of them tokens."""
-  nothing = seqio.PassThroughVocabulary(0)
+def _task(name, source, preprocess, features) -> seqio.Task:
+  """The task of a function from record to example; `features` are {name: (dtype, rank)}."""
+  nothing = seqio.PassThroughVocabulary(0)  # they are numbers, or tokens already
   specs = {
     key: seqio.Feature(nothing, add_eos=False, dtype=dtype, rank=rank)
     for key, (dtype, rank) in features.items()
   }
 
-  def keep(dataset):
+  def examples(dataset):
     return dataset.map(preprocess, num_parallel_calls=2)
 
-  task = seqio.Task(name, source, output_features=specs, preprocessors=[keep])
-  examples = task.get_dataset(sequence_length=None, split=split, shuffle=False)
-  return examples.map(lambda example: {key: example[key] for key in features})
+  return seqio.Task(name, source, output_features=specs, preprocessors=[examples])
 
 
 def _crop_waveform(example, *, seed: int, samples: int):
@@ -48,15 +50,13 @@ def _crop_waveform(example, *, seed: int, samples: int):
   return tf.ensure_shape(crop, [samples])
 
 
-def waveforms(*, source, split, seed, crop_seconds: float, sample_rate: int):
+def waveforms(*, source, seed, crop_seconds: float, sample_rate: int):
   """Examples {waveform [samples] float32}: random crops, for the codec and w2v-BERT."""
   crop = functools.partial(_crop_waveform, seed=seed, samples=round(crop_seconds * sample_rate))
-  return _dataset(
-    "waveforms", source, split, lambda e: {"waveform": crop(e)}, {"waveform": (tf.float32, 1)}
-  )
+  return _task("waveforms", source, lambda e: {"waveform": crop(e)}, {"waveform": (tf.float32, 1)})
 
 
-def melodies(*, source, split, seed, crop_seconds: float, sample_rate: int):
+def melodies(*, source, seed, crop_seconds: float, sample_rate: int):
   """Examples {waveform [samples] float32, melody [] int32}: for the melody encoder.
 
   Renditions of one melody have one label. The crop is the clip's beginning, so that two renditions
@@ -71,13 +71,12 @@ def melodies(*, source, split, seed, crop_seconds: float, sample_rate: int):
     return {"waveform": waveform, "melody": tf.cast(label, tf.int32)}
 
   features = {"waveform": (tf.float32, 1), "melody": (tf.int32, 0)}
-  return _dataset("melodies", source, split, preprocess, features)
+  return _task("melodies", source, preprocess, features)
 
 
 def captioned(
   *,
   source,
-  split,
   seed,
   crop_seconds: float,
   sample_rate: int,
@@ -88,17 +87,13 @@ def captioned(
   """Examples {waveform [samples] float32, text [text_length] int32, 0 = padding}: for MuLan.
 
   The text is the caption or some of the aspect list in any order, by chance half and half, as
-  `text.Tokenizer` gives it. Raises ValueError where text_model is none or has more than vocab_size
-  pieces, and where the records have no captions.
+  `text.Tokenizer` gives it. Says how many of the first 1000 captions are cut. Raises ValueError
+  where text_model is none or has more than vocab_size pieces, and where a record has no caption.
   """
   crop = functools.partial(_crop_waveform, seed=seed, samples=round(crop_seconds * sample_rate))
   tokenizer = Tokenizer(text_model)
   tokenizer.check(vocab_size)
-  first = next(source.get_dataset(split, shuffle=False).as_numpy_iterator())
-  if not first["caption"]:  # prepare gives all records of a data set captions, or none
-    raise ValueError(
-      f"DATA_DIR: records of {split} have no captions to train on; prepare with --captions=FILE.csv"
-    )
+  _count_cut(source.records, tokenizer, text_length)
 
   def row(text: bytes):
     return tokenizer.rows([text.decode()], text_length)[0]
@@ -115,10 +110,27 @@ def captioned(
     return {"waveform": crop(example), "text": tf.ensure_shape(ids, [text_length])}
 
   features = {"waveform": (tf.float32, 1), "text": (tf.int32, 1)}
-  return _dataset("captioned", source, split, preprocess, features)
+  return _task("captioned", source, preprocess, features)
 
 
-def embeddings(*, source, split, seed, name: str, rows: int):
+def _count_cut(records, tokenizer: Tokenizer, text_length: int) -> None:
+  """Says how many of the first captions are cut; all are not read, there may be millions."""
+  texts = [row["caption"].decode() for row in records.rows(("caption",), _LOOKED_AT)]
+  if not all(texts):
+    raise ValueError(
+      f"{records.directory}: records of {records.split} have no captions to train on; prepare with "
+      "--captions=FILE.csv"
+    )
+  cut = sum(tokenizer.count(text) > text_length for text in texts)
+  if cut:
+    print(
+      f"{records.directory}: {cut} of {len(texts)} captions of {records.split} are longer than "
+      f"TEXT_LENGTH={text_length} tokens and are cut",
+      file=sys.stderr,
+    )
+
+
+def embeddings(*, source, seed, name: str, rows: int):
   """Examples {embeddings [rows, dim] float32, weights [rows] float32}: for the quantizers.
 
   `rows` random rows of the shards' embeddings `name`, or all of them and padding of weight 0.
@@ -138,12 +150,10 @@ def embeddings(*, source, split, seed, name: str, rows: int):
     }
 
   features = {"embeddings": (tf.float32, 2), "weights": (tf.float32, 1)}
-  return _dataset("embeddings", source, split, preprocess, features)
+  return _task("embeddings", source, preprocess, features)
 
 
-def tokens(
-  *, source, split, seed, stage: Stage, vocabulary: Vocabulary, mulan: "MulanCodes | None"
-):
+def tokens(*, source, seed, stage: Stage, vocabulary: Vocabulary, mulan: "MulanCodes | None"):
   """Examples decoder_{input_tokens, target_tokens, loss_weights} [stage.length] for a stage.
 
   All streams are cropped at one instant, a multiple of stage.grid_seconds. A clip shorter than the
@@ -159,24 +169,20 @@ def tokens(
     if stream.frame_rate == 0:
       mulan.check(stream)
   crop = functools.partial(_crop_stage, seed=seed, stage=stage, vocabulary=vocabulary, mulan=mulan)
+  lengths = {"inputs": stage.condition_length, "targets": stage.target_length}
+  names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
+  converter = seqio.PrefixLMFeatureConverter(pack=False)
+
+  def examples(dataset):
+    dataset = converter(dataset.map(crop, num_parallel_calls=2), lengths)
+    return dataset.map(lambda example: {name: example[name] for name in names})
+
   ids = seqio.PassThroughVocabulary(vocabulary.size)
   feature = seqio.Feature(ids, add_eos=False, dtype=tf.int32)
-  task = seqio.Task(
-    f"{stage.name}_tokens",
-    source,
-    output_features={"inputs": feature, "targets": feature},
-    preprocessors=[lambda dataset: dataset.map(crop, num_parallel_calls=2)],
+  features = dict.fromkeys(names, feature)
+  return seqio.Task(
+    f"{stage.name}_tokens", source, output_features=features, preprocessors=[examples]
   )
-  lengths = {"inputs": stage.condition_length, "targets": stage.target_length}
-  examples = seqio.get_dataset(
-    task,
-    lengths,
-    dataset_split=split,
-    shuffle=False,
-    feature_converter=seqio.PrefixLMFeatureConverter(pack=False),
-  )
-  names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
-  return examples.map(lambda example: {name: example[name] for name in names})
 
 
 class MulanCodes:

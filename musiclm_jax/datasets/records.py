@@ -1,0 +1,68 @@
+"""Random access to the records of a TFDS directory: audio records and token shards alike."""
+
+import pathlib
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+_CHUNK = 64  # records that are held at once
+
+
+class Records:
+  """One split of a TFDS directory.
+
+  Raises ValueError, naming the file, where there is no such split or a shard of it is corrupt.
+  """
+
+  def __init__(self, directory: str, split: str):
+    if not pathlib.Path(directory, "dataset_info.json").is_file():
+      raise ValueError(f"{directory}: no data set here (dataset_info.json is missing)")
+    builder = tfds.builder_from_directory(directory)
+    if split not in builder.info.splits:
+      known = ", ".join(sorted(builder.info.splits))
+      raise ValueError(f"{directory}: no split {split!r}; it has {known}")
+    self.directory, self.split = directory, split
+    self.features = builder.info.features
+    info = builder.info.splits[split]
+    self.paths = [str(path) for path in info.filepaths]
+    for path in self.paths:
+      _check_shard(path)
+    self._reader = ArrayRecordDataSource(self.paths)
+    if len(self._reader) != info.num_examples or not info.num_examples:
+      raise ValueError(
+        f"{directory}: split {split} should hold {info.num_examples} records, "
+        f"its shards hold {len(self._reader)}"
+      )
+
+  def __len__(self) -> int:
+    return len(self._reader)
+
+  def read(self, indices) -> list[bytes]:
+    """The serialised records at `indices`. Raises ValueError naming the data set if unreadable."""
+    try:
+      return self._reader.__getitems__([int(i) for i in indices])
+    except (RuntimeError, IndexError) as error:
+      raise ValueError(f"{self.directory}: split {self.split}: corrupt shard ({error})") from None
+
+  def rows(self, names: tuple[str, ...], count: int) -> Iterator[dict]:
+    """These features of the first `count` records, or of all where there are fewer, in order."""
+    some = tfds.decode.PartialDecoding(dict.fromkeys(names, True)).extract_features(self.features)
+    count = min(count, len(self))
+    for start in range(0, count, _CHUNK):
+      yield from map(
+        some.deserialize_example_np, self.read(range(start, min(start + _CHUNK, count)))
+      )
+
+  def column(self, name: str) -> list:
+    """One feature of every record, in order."""
+    return [row[name] for row in self.rows((name,), len(self))]
+
+
+def _check_shard(path: str) -> None:
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"{path}: shard is missing")
+  try:
+    len(ArrayRecordDataSource([path]))
+  except (RuntimeError, ValueError) as error:
+    raise ValueError(f"{path}: corrupt shard ({error})") from None
