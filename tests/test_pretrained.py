@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
-from musiclm_jax import checkpointing
+from musiclm_jax import audio, checkpointing
 from musiclm_jax.datasets import extract
-from musiclm_jax.tokenizers import frozen, pretrained
+from musiclm_jax.tokenizers import frozen, importing
 from musiclm_jax.tokenizers.quantizer import dequantize, quantize
 
 RATE = 24000
@@ -56,21 +57,44 @@ def _encoders():
   return {"hubert": hubert, "wav2vec2-bert": w2v_bert}
 
 
+def _towers():
+  small = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+  return {
+    "bert": transformers.BertConfig(**small, vocab_size=40, max_position_embeddings=12),
+    "audio-spectrogram-transformer": transformers.ASTConfig(
+      **small, max_length=64, num_mel_bins=32
+    ),
+  }
+
+
+def _clap():
+  audio = dict(depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2], patch_embeds_hidden_size=8)
+  text = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+  return transformers.ClapConfig(
+    text_config=dict(text, vocab_size=60, projection_dim=12),
+    audio_config=dict(audio, hidden_size=64, projection_dim=12, spec_size=256),
+    projection_dim=12,
+  )
+
+
 _PREPROCESSORS = {
   "encodec": lambda: transformers.EncodecFeatureExtractor(sampling_rate=RATE),
   "mimi": lambda: transformers.EncodecFeatureExtractor(sampling_rate=RATE),
   "dac": lambda: transformers.DacFeatureExtractor(sampling_rate=RATE),
   "hubert": lambda: transformers.Wav2Vec2FeatureExtractor(do_normalize=True),
   "wav2vec2-bert": lambda: transformers.SeamlessM4TFeatureExtractor(),
+  "bert": None,
+  "audio-spectrogram-transformer": transformers.ASTFeatureExtractor,
+  "clap": lambda: transformers.ClapFeatureExtractor(truncation="rand_trunc"),
 }
-CODECS, ENCODERS = tuple(_codecs()), tuple(_encoders())
+CODECS, ENCODERS, TOWERS = tuple(_codecs()), tuple(_encoders()), tuple(_towers())
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
   """{kind: directory as transformers saves it}."""
   found = {}
-  for kind, config in (_codecs() | _encoders()).items():
+  for kind, config in (_codecs() | _encoders() | _towers() | {"clap": _clap()}).items():
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(kind)
     model = transformers.AutoModel.from_config(config)
@@ -78,7 +102,8 @@ def checkpoints(tmp_path_factory):
       if "embed" in name and buffer.is_floating_point():
         buffer.normal_()
     model.save_pretrained(folder)
-    _PREPROCESSORS[kind]().save_pretrained(folder)
+    if _PREPROCESSORS[kind]:
+      _PREPROCESSORS[kind]().save_pretrained(folder)
     (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n")
     found[kind] = folder
   return found
@@ -86,7 +111,7 @@ def checkpoints(tmp_path_factory):
 
 def adopt(source, model_dir, **changes):
   settings = dict(sample_rate=RATE, levels=0, licence="", accept_noncommercial=False)
-  return pretrained.import_checkpoint(
+  return importing.import_checkpoint(
     source=str(source), model_dir=str(model_dir), **settings | changes
   )
 
@@ -137,6 +162,95 @@ def test_an_encoder_is_given_the_rate_of_the_corpus(checkpoints, tmp_path):
   assert frames.shape == (1, 99, 16)  # 50 Hz, one frame lost at the end
 
 
+def test_mert_is_hubert_at_another_rate(checkpoints, tmp_path):
+  folder = shutil.copytree(checkpoints["hubert"], tmp_path / "mert")
+  _rewrite("config.json", model_type="mert_model", feature_extractor_cqt=False)(folder)
+  _rewrite("preprocessor_config.json", sampling_rate=RATE)(folder)
+  assert "mert_model of" in adopt(folder, tmp_path / "part")
+  adopt(checkpoints["hubert"], tmp_path / "hubert", sample_rate=16000)
+  found, wanted = (
+    frozen.load(str(tmp_path / name))("embed", sound(1, 4000), layer=2)
+    for name in ("part", "hubert")
+  )
+  np.testing.assert_array_equal(found, wanted)  # the same samples, another clock
+  _rewrite("config.json", feature_extractor_cqt=True)(folder)
+  with pytest.raises(ValueError, match="MERT with feature_extractor_cqt is another architecture"):
+    adopt(folder, tmp_path / "other")
+
+
+def test_clap_embeds_sound_and_text_in_the_place_of_mulan(checkpoints, tmp_path):
+  folder = shutil.copytree(checkpoints["clap"], tmp_path / "clap")
+  with pytest.raises(ValueError, match="tokenizer.json is missing"):
+    adopt(folder, tmp_path / "part")
+  (folder / "tokenizer.json").write_text("{}")
+  assert "tokenizer.json --embed_dim=12" in adopt(folder, tmp_path / "part")
+  part, x = frozen.load(str(tmp_path / "part")), sound(2, 2 * RATE)
+  network = transformers.AutoModel.from_pretrained(folder)
+  rows = [audio.resample(row, RATE, 48000) for row in x]
+  inputs = _PREPROCESSORS["clap"]()(rows, sampling_rate=48000, return_tensors="pt")
+  tokens = np.array([[0, 5, 9, 2], [0, 7, 2, 0]], np.int32)  # RoBERTa: 0 begins, 2 ends, 1 pads
+  ids = torch.tensor([[0, 5, 9, 2], [0, 7, 2, 1]])
+  with torch.no_grad():
+    audio_rows = network.get_audio_features(**inputs).pooler_output.numpy()
+    text_rows = network.get_text_features(ids, attention_mask=(ids != 1).long()).pooler_output
+  np.testing.assert_allclose(part("embed_audio", x), audio_rows, atol=1e-5)
+  np.testing.assert_allclose(part("embed_text", tokens), text_rows.numpy(), atol=1e-5)
+  with pytest.raises(ValueError, match="wanted at most 10 s of audio, found 11 s"):
+    part("embed_audio", sound(1, 11 * RATE))
+  with pytest.raises(ValueError, match="tokens .* of 0..59, found 0..60"):
+    part("embed_text", np.array([[0, 60]], np.int32))
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_tower_of_mulan_is_that_of_the_checkpoint(kind, checkpoints, tmp_path, rng):
+  adopt(checkpoints[kind], tmp_path)
+  network = transformers.AutoModel.from_pretrained(checkpoints[kind])
+  if kind == "bert":
+    x = rng.integers(1, 40, (2, 12)).astype(np.int32)
+    wanted = lambda: network(torch.from_numpy(x).long()).last_hidden_state[:, 0]  # noqa: E731
+  else:
+    x = rng.normal(size=(2, 64, 32)).astype(np.float32)
+    wanted = lambda: network(torch.from_numpy(x)).pooler_output  # noqa: E731
+  with torch.no_grad():
+    wanted = wanted().numpy()
+  found = frozen.load(str(tmp_path))("__call__", x)
+  np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_a_tower_is_taken_without_the_heads_of_its_checkpoint(checkpoints, tmp_path):
+  config = _towers()["audio-spectrogram-transformer"]
+  for name, model in {
+    "audio-spectrogram-transformer": transformers.ASTForAudioClassification(config),
+    "bert": transformers.BertForPreTraining(_towers()["bert"]),
+  }.items():
+    model.save_pretrained(tmp_path / name)
+    if _PREPROCESSORS[name]:
+      _PREPROCESSORS[name]().save_pretrained(tmp_path / name)
+    adopt(tmp_path / name, tmp_path / f"{name}_part", licence="MIT")
+
+
+def _without(prefix):
+  def change(folder):
+    path = str(folder / "model.safetensors")
+    kept = {k: v for k, v in load_file(path).items() if prefix not in k}
+    save_file(kept | {"spare.weight": torch.ones(3)}, path, {"format": "pt"})
+
+  return change
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_tensor_missing_or_too_many_is_an_error_with_a_table(kind, checkpoints, tmp_path):
+  folder = shutil.copytree(checkpoints[kind], tmp_path / "source")
+  _without("embeddings.position_embeddings")(folder)
+  with pytest.raises(ValueError) as caught:
+    adopt(folder, tmp_path / "part")
+  first, *rows = str(caught.value).splitlines()
+  assert first.endswith("weights do not fit its config.json:")
+  assert [row.split()[1:3] for row in rows] == [["missing,", "wanted"], ["too", "many"]]
+  assert rows[0].split()[0].startswith("embeddings.position_embeddings")
+  assert not (tmp_path / "part").exists()
+
+
 def test_a_source_of_extraction_runs_it_and_asserts_its_rate(checkpoints, tmp_path):
   adopt(checkpoints["encodec"], tmp_path, levels=2)
   source = extract.Source("acoustic", str(tmp_path), "encode", None, 0.0, 0.0, "", 50.0)
@@ -183,7 +297,7 @@ def _other_weights(folder):
   [
     (_remove("config.json"), {}, "config.json is missing"),
     (_remove("preprocessor_config.json"), {}, "preprocessor_config.json is missing"),
-    (_rewrite("config.json", model_type="bert"), {}, "wanted one of encodec, dac"),
+    (_rewrite("config.json", model_type="gpt2"), {}, "wanted one of encodec, dac"),
     (_rewrite("config.json", audio_channels=2), {}, "wanted a codec of mono"),
     (_other_weights, {}, "weights do not fit its config.json"),
     (_remove("README.md"), {}, "states no licence"),
@@ -199,7 +313,8 @@ def test_what_cannot_be_imported_is_one_line_and_leaves_nothing(
   damage(folder)
   with pytest.raises(ValueError, match=message) as caught:
     adopt(folder, tmp_path / "part", **options)
-  assert "\n" not in str(caught.value) and not (tmp_path / "part").exists()
+  table = str(caught.value).count("\n")
+  assert bool(table) == ("weights" in message) and not (tmp_path / "part").exists()
 
 
 def test_what_forbids_commerce_wants_consent(checkpoints, tmp_path):

@@ -1,19 +1,17 @@
-"""Published tokenizers as parts: codecs and self-supervised encoders of transformers, run by torch.
+"""Published tokenizers as parts: codecs, encoders and joint embeddings of transformers, by torch.
 
-`musiclm import` makes a part of a checkpoint: its configuration stands in model.json, its tensors
-in weights.safetensors, and everything that runs a trained part runs it too. Torch and transformers
+`importing` makes a part of a checkpoint: its configuration stands in model.json, its tensors in
+weights.safetensors, and everything that runs a trained part runs it too. Torch and transformers
 (the extra [hf]) are imported inside functions alone.
 """
 
 import dataclasses
 import json
-import pathlib
-import re
-import sys
 
 import numpy as np
 
 from musiclm_jax import audio, checkpointing
+from musiclm_jax.tokenizers import inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Codec:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """HuBERT or Wav2Vec2-BERT: the frames of any layer of a published encoder.
+  """HuBERT, MERT or Wav2Vec2-BERT: the frames of any layer of a published encoder.
 
   `config` and `preprocessor` are the JSON of the files of these names. Waveforms come in at
   sample_rate Hz and are resampled to the encoder's own rate.
@@ -89,20 +87,52 @@ class Encoder:
     layers = network.config.num_hidden_layers
     if not 0 <= layer <= layers:
       raise ValueError(f"wanted a layer of 0..{layers}, found {layer}")
-    preprocess = _preprocessor(json.loads(self.preprocessor))
+    preprocess = preprocessor_of(json.loads(self.preprocessor))
     rate = preprocess.sampling_rate
     rows = [audio.resample(row, self.sample_rate, rate) for row in waveform]
-    inputs = preprocess(rows, sampling_rate=rate, return_tensors="pt")
-    return network(**inputs, output_hidden_states=True).hidden_states[layer].numpy()
+    features = preprocess(rows, sampling_rate=rate, return_tensors="pt")
+    return network(**features, output_hidden_states=True).hidden_states[layer].numpy()
 
 
-_KINDS = {
-  "encodec": Codec,
-  "dac": Codec,
-  "mimi": Codec,
-  "hubert": Encoder,
-  "wav2vec2-bert": Encoder,
-}
+@dataclasses.dataclass(frozen=True)
+class Joint:
+  """CLAP: one space for sound and the words about it, in the place of MuLan.
+
+  `config` and `preprocessor` are the JSON of the files of these names. Waveforms come in at
+  sample_rate Hz and are resampled to the model's own rate.
+  """
+
+  config: str
+  preprocessor: str
+  sample_rate: int
+  vocab_size: int
+  pad_id: int
+
+  @property
+  def text_tower(self) -> "Joint":
+    """What has the vocab_size, as in MuLan."""
+    return self
+
+  def embed_audio(self, network, waveform: np.ndarray) -> np.ndarray:
+    """Embeddings [batch, dim] float32 of length 1 of waveforms [batch, samples].
+
+    Raises ValueError where they are longer than the model reads: it would choose a part by chance.
+    """
+    preprocess = preprocessor_of(json.loads(self.preprocessor))
+    seconds = waveform.shape[1] / self.sample_rate
+    if seconds > preprocess.max_length_s:
+      raise ValueError(f"wanted at most {preprocess.max_length_s} s of audio, found {seconds:g} s")
+    rows = [audio.resample(row, self.sample_rate, preprocess.sampling_rate) for row in waveform]
+    features = preprocess(rows, sampling_rate=preprocess.sampling_rate, return_tensors="pt")
+    return network.get_audio_features(**features).pooler_output.numpy()
+
+  def embed_text(self, network, tokens: np.ndarray) -> np.ndarray:
+    """Embeddings [batch, dim] float32 of length 1 of token ids [batch, length]; 0 pads."""
+    tokens = _tensor(tokens.astype(np.int64))
+    mask = tokens > 0
+    mask[:, 0] = True  # RoBERTa's texts begin with a 0
+    tokens = tokens.masked_fill(~mask, self.pad_id)
+    return network.get_text_features(tokens, attention_mask=mask.long()).pooler_output.numpy()
 
 
 class Published:
@@ -113,63 +143,14 @@ class Published:
     self._network = _network(json.loads(module.config), variables)
 
   def __call__(self, method: str, *arrays, **static) -> np.ndarray:
-    torch, _ = _libraries()
+    inputs.check(self.module, method, arrays)
+    torch, _ = libraries()
     with torch.inference_mode():
       arrays = (np.asarray(array) for array in arrays)
       return getattr(self.module, method)(self._network, *arrays, **static)
 
 
-def import_checkpoint(
-  *,
-  source: str,
-  model_dir: str,
-  sample_rate: int,
-  levels: int,
-  licence: str,
-  accept_noncommercial: bool,
-) -> str:
-  """Makes the part `model_dir` of a checkpoint of transformers, and gives one line about it.
-
-  `source` is a directory or a name on the hub; `levels` of a codec are used, 0 for all of them;
-  waveforms come at `sample_rate` Hz. The licence is that of the checkpoint's README.md, or
-  `licence` where it states none. Raises ValueError, naming the source, where a file is missing or
-  of another architecture, a tensor is missing or too many, the rate is not the codec's, or the
-  licence is unknown or forbids commercial use and that is not accepted.
-  """
-  torch, transformers = _libraries()
-  folder = _folder(source)
-  config = _json(folder / "config.json", source)
-  kind = config.get("model_type")
-  if kind not in _KINDS:
-    raise ValueError(f"{source}: wanted one of {', '.join(_KINDS)}, config.json says {kind!r}")
-  preprocessor = _json(folder / "preprocessor_config.json", source)
-  licence = _licence(folder, source, licence, accept_noncommercial)
-  config = transformers.AutoConfig.for_model(**config)
-  if _KINDS[kind] is Codec:
-    module = _codec(config, source, sample_rate, levels)
-  else:
-    module = Encoder(_text(config.to_dict()), _text(preprocessor), sample_rate)
-  network, report = transformers.AutoModel.from_pretrained(
-    str(folder), config=config, output_loading_info=True, ignore_mismatched_sizes=True
-  )
-  wrong = [f"{name} {sorted(map(str, found))[:5]}" for name, found in report.items() if found]
-  if wrong:
-    raise ValueError(f"{source}: weights do not fit its config.json: {'; '.join(wrong)}")
-  provenance = {"sources": {}, "parts": {}, "checkpoint": source, "licence": licence}
-  checkpointing.describe_run(model_dir, module, provenance)
-  weights = network.to(torch.float32).state_dict()
-  checkpointing.write_weights(model_dir, {name: x.numpy() for name, x in weights.items()})
-  line = f"{model_dir}: {kind} of {source}, licence {licence}"
-  if isinstance(module, Codec):
-    line += (
-      f"; {module.num_quantizers} levels of {module.codebook_size} at {module.frame_rate:g} Hz:"
-      f" --acoustic_rate={module.frame_rate:g} --acoustic_codes={module.codebook_size}"
-    )
-  print(line, file=sys.stderr)
-  return line
-
-
-def _libraries():
+def libraries():
   """(torch, transformers). Raises ValueError where the extra is not installed."""
   try:
     import torch
@@ -189,63 +170,9 @@ def _tensor(array: np.ndarray):
   return torch.from_numpy(np.array(array))  # a copy: arrays of JAX cannot be written to
 
 
-def _folder(source: str) -> pathlib.Path:
-  """The directory of a checkpoint, fetched from the hub where `source` is no directory here."""
-  if pathlib.Path(source).is_dir():
-    return pathlib.Path(source)
-  if pathlib.Path(source).is_absolute() or source.count("/") != 1:
-    raise ValueError(f"{source}: no such directory, and no name on the hub (OWNER/NAME)")
-  from huggingface_hub import snapshot_download
-
-  return pathlib.Path(snapshot_download(source))
-
-
-def _json(path: pathlib.Path, source: str) -> dict:
-  if not path.is_file():
-    raise ValueError(f"{source}: {path.name} is missing")
-  try:
-    return json.loads(path.read_text())
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{source}: {path.name} is not JSON ({error})") from None
-
-
-def _text(description: dict) -> str:
-  return json.dumps(description, sort_keys=True, default=str)
-
-
-def _licence(folder: pathlib.Path, source: str, given: str, accept_noncommercial: bool) -> str:
-  """The licence that the model card states in its front matter, else the one that was given."""
-  card = folder / "README.md"
-  text = card.read_text() if card.is_file() else ""
-  stated = re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", text)
-  licence = stated[1] if stated else given
-  if not licence:
-    raise ValueError(f"{source}: states no licence; look it up and pass --licence=NAME")
-  if re.search(r"\bnc\b|non-?commercial", licence.lower()) and not accept_noncommercial:
-    raise ValueError(
-      f"{source}: licence {licence} forbids commercial use, of what is made with it too; "
-      "--accept_noncommercial=True accepts that"
-    )
-  return licence
-
-
-def _codec(config, source: str, sample_rate: int, levels: int) -> Codec:
-  """The part of a codec's configuration. Raises ValueError for what does not fit."""
-  rate = config.sampling_rate
-  if rate != sample_rate:
-    raise ValueError(f"{source}: is a codec of {rate} Hz; pass --sample_rate={rate}")
-  if getattr(config, "audio_channels", 1) != 1 or getattr(config, "normalize", False):
-    raise ValueError(f"{source}: wanted a codec of mono without normalisation")
-  hop = config.hop_length if hasattr(config, "hop_length") else config.frame_size
-  total = config.n_codebooks if hasattr(config, "n_codebooks") else config.num_quantizers
-  if not 0 <= levels <= total:
-    raise ValueError(f"{source}: has {total} levels, found --levels={levels}")
-  return Codec(_text(config.to_dict()), rate, int(hop), levels or total, config.codebook_size)
-
-
 def _network(config: dict, weights: dict):
   """The torch module of a configuration with exactly these weights."""
-  torch, transformers = _libraries()
+  torch, transformers = libraries()
   config = transformers.AutoConfig.for_model(**config)
   network = transformers.AutoModel.from_config(config).eval()
   wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -257,9 +184,9 @@ def _network(config: dict, weights: dict):
   return network.requires_grad_(False)
 
 
-def _preprocessor(description: dict):
+def preprocessor_of(description: dict):
   """The feature extractor of transformers that a preprocessor_config.json describes."""
-  _, transformers = _libraries()
+  _, transformers = libraries()
   name = description.get("feature_extractor_type", "")
   if not hasattr(transformers, name):
     raise ValueError(f"preprocessor_config.json: no feature extractor {name!r} in transformers")
