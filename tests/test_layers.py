@@ -23,6 +23,7 @@ LAYERS = (
     "tokenizers.conformer",
     "tokenizers.towers",
     "tokenizers.convolutions",
+    "tokenizers.balancer",
     "tokenizers.pretrained",
     "evaluation.metrics",
     "datasets.*",

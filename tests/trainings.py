@@ -54,8 +54,8 @@ class Training:
 
 @functools.cache
 def load(name: str, **macros) -> Training:
-  """The training that `musiclm train NAME --MACRO=VALUE ...` would start."""
-  config = Configuration([configuration.find("run/train"), configuration.find(name)])
+  """The training that `musiclm train NAME --MACRO=VALUE ...` would start, NAME one file or more."""
+  config = Configuration([configuration.find(file) for file in ("run/train", *name.split())])
   for macro, value in (dict.fromkeys(_PATHS & config.spoken(), "nowhere") | macros).items():
     config.add_flag(f"--{macro}", macro, repr(value))
   checks.check(config)

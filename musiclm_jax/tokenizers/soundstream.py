@@ -9,6 +9,7 @@ from jax import lax
 
 from musiclm_jax import audio
 from musiclm_jax.tokenizers import discriminators as adversaries
+from musiclm_jax.tokenizers.balancer import Balancer, WeightedSum
 from musiclm_jax.tokenizers.convolutions import Decoder, Encoder
 from musiclm_jax.tokenizers.discriminators import Discriminators
 from musiclm_jax.tokenizers.quantizer import ResidualQuantizer
@@ -73,7 +74,8 @@ class SoundStream(nn.Module):
   A share `unquantized` of the examples trains past the quantizer (0 in the paper; Mimi, 2410.00037,
   takes a half): encoder and decoder then learn before the codebooks are any good. The distance of
   waveforms relative to silence has `waveform_weight` (0 in the paper; EnCodec, 2210.13438, has such
-  a term): short trainings learn the phase from it, which spectra do not see.
+  a term): short trainings learn the phase from it, which spectra do not see. `combine` makes one
+  loss of those of the output, which are all but the commitment and the discriminators' own.
   """
 
   sample_rate: int
@@ -88,6 +90,7 @@ class SoundStream(nn.Module):
   commitment_weight: float
   adversarial_samples: int
   unquantized: float
+  combine: WeightedSum | Balancer = WeightedSum()  # of codecs described before there was a choice
 
   @property
   def frame_rate(self) -> float:
@@ -123,26 +126,21 @@ class SoundStream(nn.Module):
       quantized = jnp.where(past, embeddings, quantized)
     y = self.decoder(quantized)
     commitment = metrics["commitment"][0] / metrics["commitment"][1]
-    adversarial, features, discriminator = self._adversaries(*self._slice(x, y, train))
-    reconstruction = spectral_loss(x, y, self.sample_rate)
-    waveform = jnp.abs(x - y).mean() / (jnp.abs(x).mean() + audio.LOG_FLOOR)
-    loss = (
-      self.reconstruction_weight * reconstruction
-      + self.waveform_weight * waveform
-      + self.adversarial_weight * adversarial
-      + self.feature_weight * features
-      + self.commitment_weight * commitment
-      + discriminator
-    )
+    losses, discriminator = self._losses(x, y, train)
+    weights = {
+      "reconstruction": self.reconstruction_weight,
+      "waveform": self.waveform_weight,
+      "adversarial": self.adversarial_weight,
+      "features": self.feature_weight,
+    }
+    loss, values = self.combine(losses, y, weights, train)
+    loss = loss + self.commitment_weight * commitment + discriminator
     silence = jnp.zeros_like(x)
     parts = {
       "loss": loss,
       "chance": self.reconstruction_weight * spectral_loss(x, silence, self.sample_rate)
       + self.waveform_weight,
-      "reconstruction": reconstruction,
-      "waveform": waveform,
-      "adversarial": adversarial,
-      "features": features,
+      **values,
       "discriminator": discriminator,
       "si_snr": si_snr(x, y).mean(),
       "log_mel": log_mel_distance(x, y, self.sample_rate).mean(),
@@ -155,24 +153,32 @@ class SoundStream(nn.Module):
   def _whole_frames(self, waveform):
     return jnp.pad(waveform, ((0, 0), (0, -waveform.shape[1] % self.encoder.hop)))
 
-  def _slice(self, x, y, train: bool):
-    """The same `adversarial_samples` of x and y [batch, samples]; from the start unless `train`."""
+  def _losses(self, x, y, train: bool):
+    """The losses of an output, a function of [batch, samples] to {name: scalar}, and the
+    discriminators' own loss on x and y [batch, samples].
+
+    The first have no gradient to the discriminators, the last none to the generator. Adversaries
+    see the same `adversarial_samples` of all; from the start unless `train`.
+    """
     length, start = min(self.adversarial_samples, x.shape[1]), 0
     if train and not self.is_initializing():
       start = jax.random.randint(self.make_rng("dropout"), (), 0, x.shape[1] - length + 1)
-    return [lax.dynamic_slice_in_dim(z, start, length, axis=1) for z in (x, y)]
 
-  def _adversaries(self, x, y):
-    """The generator's adversarial and feature loss and the discriminators' loss on y [batch,
-    samples].
+    def cut(waveform):
+      return lax.dynamic_slice_in_dim(waveform, start, length, axis=1)
 
-    The first two have no gradient to the discriminators, the third none to the generator.
-    """
-    real, fake = self.discriminators(x), self.discriminators(lax.stop_gradient(y))
+    real, fake = (self.discriminators(cut(z)) for z in (x, lax.stop_gradient(y)))
     frozen, variables = self.discriminators.unbind()
-    judged = frozen.apply(jax.tree.map(lax.stop_gradient, variables), y)
-    return (
-      adversaries.adversarial_loss(judged),
-      adversaries.feature_loss(real, judged),
-      adversaries.discriminator_loss(real, fake),
-    )
+    variables = jax.tree.map(lax.stop_gradient, variables)
+
+    def losses(output):
+      judged = frozen.apply(variables, cut(output))
+      distance = jnp.abs(x - output).mean()
+      return {
+        "reconstruction": spectral_loss(x, output, self.sample_rate),
+        "waveform": distance / (jnp.abs(x).mean() + audio.LOG_FLOOR),
+        "adversarial": adversaries.adversarial_loss(judged),
+        "features": adversaries.feature_loss(real, judged),
+      }
+
+    return losses, adversaries.discriminator_loss(real, fake)
