@@ -100,9 +100,23 @@ def test_a_clip_shorter_than_the_window_is_one_window(parts):
   assert found.shape == (3, 1, 6)
 
 
-def test_an_encoder_of_another_rate_is_refused(parts):
-  with pytest.raises(ValueError, match="soundstream: wants 24000 Hz, the records are 16000 Hz"):
-    extract.Encoder(acoustic(parts), 16000)
+@pytest.mark.parametrize("source", [acoustic, joint])
+def test_an_encoder_of_another_rate_is_refused(parts, source):
+  with pytest.raises(ValueError, match="wants 24000 Hz, the records are 16000 Hz"):
+    extract.Encoder(source(parts), 16000)
+
+
+@pytest.mark.parametrize("dtype, shape", [(np.float32, (None,)), (np.int16, (None, 2))])
+def test_a_record_that_is_not_int16_and_mono_is_refused(parts, tmp_path, dtype, shape):
+  features = {
+    "id": tfds.features.Text(),
+    "waveform": tfds.features.Tensor(shape=shape, dtype=dtype),
+  }
+  record = {"id": "a", "waveform": np.ones((9600, *shape[1:]), dtype)}
+  data = write_records(tmp_path / "data", {"train": [record, record]}, features)
+  job = extract.Job(data, str(tmp_path), (acoustic(parts),), RATE, 2, 1, "")
+  with pytest.raises(ValueError, match=f"record a: wanted int16 .*, found {dtype.__name__} .9600"):
+    extract.extract_shard(job, "train", 0)
 
 
 def test_another_frame_rate_than_the_declared_is_refused(parts):

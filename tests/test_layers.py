@@ -24,6 +24,7 @@ LAYERS = (
     "tokenizers.towers",
     "tokenizers.convolutions",
     "tokenizers.balancer",
+    "tokenizers.inputs",
     "tokenizers.pretrained",
     "evaluation.metrics",
     "datasets.*",

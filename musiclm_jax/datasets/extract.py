@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from musiclm_jax import checkpointing
-from musiclm_jax.tokenizers import frozen
+from musiclm_jax.tokenizers import frozen, inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,7 @@ class Encoder:
     self._encoder = frozen.load(source.encoder)
     self._quantizer = frozen.load(source.quantizer) if source.quantizer else None
     self._static = {} if source.layer is None else {"layer": source.layer}
-    rate = getattr(self._encoder.module, "sample_rate", sample_rate)
-    if rate != sample_rate:
+    if (rate := inputs.sample_rate(self._encoder.module)) not in (None, sample_rate):
       raise ValueError(f"{source.encoder}: wants {rate} Hz, the records are {sample_rate} Hz")
     if self._quantizer:
       self._check_pair()
@@ -179,8 +178,7 @@ def _encode_clips(encoders, clips, batch_size: int) -> list[dict[str, np.ndarray
     for start in range(0, len(indices), batch_size):
       some = indices[start : start + batch_size]
       waveforms = np.zeros((batch_size, length), np.float32)  # one shape, one compilation
-      for row, index in enumerate(some):
-        waveforms[row] = clips[index]["waveform"].astype(np.float32) / 32768.0
+      waveforms[: len(some)] = [inputs.waveform(clips[index]) for index in some]
       for encoder in encoders:
         for index, value in zip(some, encoder(waveforms)):
           rows[index][encoder.source.name] = value

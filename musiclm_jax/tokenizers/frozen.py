@@ -6,14 +6,15 @@ import flax.linen as nn
 import jax
 
 from musiclm_jax import checkpointing
-from musiclm_jax.tokenizers import pretrained
+from musiclm_jax.tokenizers import inputs, pretrained
 
 
 class Frozen:
   """A trained module with its weights.
 
   Calling it runs one of the module's methods: `codec("encode", waveform)`. Arrays are positional;
-  keyword arguments are static. Each method is compiled once per shape.
+  keyword arguments are static. Each method is compiled once per shape. Raises ValueError for
+  what the method cannot take: `inputs.check`.
   """
 
   def __init__(self, module, variables, provenance=None, fingerprint=""):
@@ -23,6 +24,7 @@ class Frozen:
     self.fingerprint = fingerprint
 
   def __call__(self, method: str, *arrays, **static):
+    inputs.check(self.module, method, arrays)
     return _apply(self.module, method, tuple(sorted(static.items())), self.variables, *arrays)
 
   def resume(self, method: str, state: dict, *arrays):
@@ -30,6 +32,7 @@ class Frozen:
 
     The results of the pieces, one behind the other, are those of a call on the whole.
     """
+    inputs.check(self.module, method, arrays)
     return _resume(self.module, method, self.variables, state, *arrays)
 
 

@@ -261,10 +261,10 @@ class EmbeddingQuantizer(nn.Module):
     loss = lax.stop_gradient(error / jnp.maximum(total, 1e-20) / jnp.maximum(variance, 1e-20))
     return loss, metrics | {"loss": (loss * total, total), "chance": (total, total)}
 
-  def encode(self, x):
+  def encode(self, embeddings):
     """Codes [..., num_quantizers] int32 of embeddings [..., dim]."""
-    shift, scale = self._affine(x.ndim)
-    return self.quantizer.encode((x - shift) / scale)
+    shift, scale = self._affine(embeddings.ndim)
+    return self.quantizer.encode((embeddings - shift) / scale)
 
   def decode(self, codes):
     """Embeddings [..., dim], as they came in, of codes [..., levels], levels <= num_quantizers."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.frozen import Frozen
 
 
@@ -24,10 +25,13 @@ def silence(batch: int) -> Sound:
 
 def encode(codec: Frozen, before: Sound, waveform: np.ndarray) -> tuple[np.ndarray, Sound]:
   """Codes [batch, frames, num_quantizers] int32 of the frames that waveform [batch, samples]
-  completes, and where the stream then stands. Raises ValueError where the batch changed.
+  completes, and where the stream then stands. Raises ValueError where the batch changed, and as
+  the codec does.
   """
   if len(waveform) != len(before.rest):
     raise ValueError(f"wanted {len(before.rest)} streams, found {len(waveform)}")
+  if waveform.size:  # before what rests makes floats of any numbers
+    inputs.check(codec.module, "encode", (waveform,))
   hop = codec.module.encoder.hop
   samples = np.concatenate([before.rest, waveform], axis=1)
   whole = samples.shape[1] // hop * hop
