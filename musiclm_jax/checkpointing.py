@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import pathlib
+import sys
 
 import flax.linen as nn
 import jax
@@ -199,6 +200,41 @@ def read_part(directory: str) -> tuple[nn.Module, dict, dict]:
   except (json.JSONDecodeError, KeyError, TypeError) as error:
     raise ValueError(f"{directory}/model.json: not a model description ({error})") from None
   return module, read_weights(directory), description["provenance"]
+
+
+def take_over(variables: dict, initial: dict[str, str]) -> dict:
+  """`variables` with the values of parts: `initial` is {path among the parameters: directory}.
+
+  The path "" stands for the whole model, codebooks and statistics too. Says what it took. Raises
+  ValueError with the differences where a part has not exactly what stands at its path.
+  """
+  flat = traverse_util.flatten_dict(variables, sep="/")
+  for path, directory in initial.items():
+    _, part, _ = read_part(directory)
+    found = {
+      "/".join(filter(None, (collection, path, name))): value
+      for collection, tree in part.items()
+      for name, value in traverse_util.flatten_dict(tree, sep="/").items()
+    }
+    prefix = f"params/{path}/" if path else ""
+    wanted = {name: x.shape for name, x in flat.items() if name.startswith(prefix)}
+    shapes = {name: x.shape for name, x in found.items()}
+    if shapes != wanted:
+      raise ValueError(f"{directory}: {difference(wanted, shapes, 'this model', 'the part')}")
+    flat |= found
+    print(f"{path or 'the model'} starts from {directory}: {len(found)} arrays", file=sys.stderr)
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def origins(initial: dict[str, str]) -> dict:
+  """What model.json says of the parts that a training starts from, if it starts from any."""
+  entries = {}
+  for path, directory in initial.items():
+    _, _, provenance = read_part(directory)
+    entries[path] = {"part": fingerprint(directory)}
+    if "licence" in provenance:
+      entries[path]["licence"] = provenance["licence"]
+  return {"initial": entries} if entries else {}
 
 
 def fingerprint(directory: str) -> str:

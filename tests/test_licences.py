@@ -35,6 +35,13 @@ def test_the_strictest_part_speaks_for_the_bundle(tmp_path, capsys):
   assert capsys.readouterr().out.splitlines()[-1] == "the bundle: cc-by-nc-4.0: no commercial use"
 
 
+def test_what_started_from_a_licensed_part_or_read_its_tokens_is_under_its_licence():
+  provenance = {"sources": {"semantic": {"encoder": "1", "licence": "cc-by-nc-4.0"}}, "parts": {}}
+  assert licences._strictest(licences._of(provenance)) == "cc-by-nc-4.0"
+  provenance = {"sources": {}, "parts": {}, "initial": {"text_tower": {"licence": "cc-by-sa-4.0"}}}
+  assert licences._strictest(licences._of(provenance)) == "cc-by-sa-4.0"
+
+
 def _license(bundle, role, name):
   """Gives a part a licence, and bundle.json its new fingerprint."""
   path = f"{bundle}/{role}/model.json"

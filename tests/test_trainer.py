@@ -60,7 +60,7 @@ class Data:
     raise KeyboardInterrupt  # what stops a run from outside
 
 
-def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, noise=0.1, seed=0):
+def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, **options):
   optimizer = optimizers.adamw(
     learning_rate=optimizers.warmup_cosine(peak=0.05, warmup_steps=5, total_steps=60, final=0.0),
     b1=0.9,
@@ -69,15 +69,15 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     clip=100.0,
   )
   return trainer.train(
-    model=Regression(noise=noise),
+    model=Regression(noise=options.pop("noise", 0.1)),
     train_data=Data(stop_at),
     eval_data=Data(),
     optimizer=optimizer,
     mesh_shape=MeshShape(*mesh),
     model_dir=str(model_dir),
     steps=trainer.Steps(total=steps, log=10, evaluate=20, checkpoint=10, floors={}),
-    seed=seed,
     num_microbatches=microbatches,
+    **{"seed": 0, "initial": {}} | options,
   )
 
 
@@ -148,6 +148,29 @@ def test_another_configuration_in_the_same_directory_is_refused(tmp_path):
   train(tmp_path, steps=5)
   with pytest.raises(ValueError, match='another configuration.*"noise"'):
     train(tmp_path, steps=5, noise=0.5)
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 8), (8, 1, 1)])
+def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys, monkeypatch, mesh):
+  monkeypatch.setattr(checkpointing, "_PACKAGE", "tests")  # where this model comes from
+  train(tmp_path / "first")
+  train(tmp_path / "second", steps=0, seed=5, initial={"": str(tmp_path / "first")}, mesh=mesh)
+  first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+  assert "the model starts from" in capsys.readouterr().err
+  origin = json.loads((tmp_path / "second" / "model.json").read_text())["provenance"]["initial"]
+  assert origin == {"": {"part": checkpointing.fingerprint(tmp_path / "first")}}
+
+
+def test_a_part_of_another_shape_is_no_start(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpointing, "_PACKAGE", "tests")
+  train(tmp_path / "first", steps=1)
+  path = tmp_path / "first"
+  checkpointing.write_weights(path, {"params": {"other": np.zeros((3,), np.float32)}})
+  with pytest.raises(ValueError, match="part lacks params/kernel.*part has params/other"):
+    train(tmp_path / "second", initial={"": str(path)})
+  with pytest.raises(ValueError, match="nowhere: model.json is missing"):
+    train(tmp_path / "third", initial={"": str(tmp_path / "nowhere")})
 
 
 def test_moments_are_sharded_like_their_parameters():

@@ -111,6 +111,8 @@ class Encoder:
       "width": int(example.shape[-1]),
       "encoder": self._encoder.fingerprint,
     }
+    if "licence" in self._encoder.provenance:  # what is made with it inherits it
+      entry["licence"] = self._encoder.provenance["licence"]
     if self._quantizer:
       entry["quantizer"] = self._quantizer.fingerprint
     if example.dtype == np.uint16:

@@ -22,18 +22,29 @@ _UNKNOWN = "not known here: read it"
 def licences(bundle: str) -> dict[str, str]:
   """Prints the licence of every part of a bundle and the most restrictive one; gives {part: it}.
 
-  A part that was trained has none of its own. Raises ValueError where the directory is no bundle.
+  A part that was trained has none of its own: that of what it started from, or of the tokenizers
+  of what it was trained on, counts. Raises ValueError where the directory is no bundle.
   """
   found = {}
   for role in bundles.load_description(bundle)["parts"]:
     _, _, provenance = checkpointing.read_part(str(pathlib.Path(bundle, role)))
-    found[role] = provenance.get("licence", _OWN)
+    found[role] = _strictest(_of(provenance))
   width = max(map(len, found))
   for role, licence in found.items():
     print(f"{role:<{width}}  {licence}: {_terms(licence)[1]}")
-  strictest = max(found.values(), key=lambda licence: _terms(licence)[0])
+  strictest = _strictest(found.values())
   print(f"the bundle: {strictest}: {_terms(strictest)[1]}")
   return found
+
+
+def _of(provenance: dict) -> list[str]:
+  """All licences that a part is under."""
+  entries = (provenance, *provenance["sources"].values(), *provenance.get("initial", {}).values())
+  return [_OWN, *(entry["licence"] for entry in entries if "licence" in entry)]
+
+
+def _strictest(licences) -> str:
+  return max(licences, key=lambda licence: _terms(licence)[0])
 
 
 def _terms(licence: str) -> tuple[int, str]:

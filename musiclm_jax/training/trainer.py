@@ -158,16 +158,22 @@ def train(
   steps: Steps,
   seed: int,
   num_microbatches: int,
+  initial: dict[str, str],
   config_text: str = "",
 ) -> dict[str, float]:
   """Trains `model` to `steps.total` and leaves a part in `model_dir`; gives the last evaluation.
 
-  Continues from the newest checkpoint if there is one. Raises ValueError where model_dir belongs to
-  another configuration, or its checkpoint has another tree, and where training has failed:
-  `check_health`.
+  Continues from the newest checkpoint if there is one; else from random values, but for what
+  `initial`, {path among the parameters: directory of a part}, names: an empty directory names
+  nothing, the path "" the whole model. Raises ValueError where model_dir belongs to
+  another configuration, or its checkpoint or a part has another tree, and where training has
+  failed: `check_health`.
   """
   mesh = partitioning.make_mesh(mesh_shape)
-  checkpointing.describe_run(model_dir, model, train_data.provenance)
+  initial = {path: directory for path, directory in initial.items() if directory}
+  checkpointing.describe_run(
+    model_dir, model, train_data.provenance | checkpointing.origins(initial)
+  )
   checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
   with partitioning.use(mesh), progress.Progress(model_dir, steps.total) as log:
     # Shapes alone are needed of the first batch, before it is known where to start.
@@ -179,6 +185,7 @@ def train(
     checkpoints = checkpointing.Checkpoints(model_dir, _KEEP)
     if checkpoints.latest_step is None:
       state = jax.jit(lambda batch: nn.unbox(init(batch)), out_shardings=shardings)(sample)
+      state = _start(state, initial, shardings)
     else:
       abstract = jax.tree.map(
         lambda s, x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -208,6 +215,20 @@ def train(
     if jax.process_index() == 0:
       checkpointing.write_weights(model_dir, state.variables)
   return final
+
+
+def _start(state: TrainState, initial: dict[str, str], shardings: TrainState) -> TrainState:
+  """The state of step 0 with the values of the parts that `initial` names."""
+  if not initial:
+    return state
+  taken = checkpointing.take_over(state.variables, initial)
+
+  def put(x, sharding):
+    return jnp.asarray(x) if sharding is None else jax.device_put(x, sharding)
+
+  where = {"params": shardings.params, **shardings.collections}
+  taken = jax.tree.map(put, taken, where)
+  return state.replace(params=taken.pop("params"), collections=taken)
 
 
 def check_health(step: int, means: dict[str, float], floors: dict[str, tuple[float, str]]) -> None:
