@@ -300,6 +300,7 @@ def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
     **crop,
     text_model=str(with_captions / "captions.model"),
     text_length=8,
+    text="caption",
     vocab_size=400,
   )
   assert batch(with_captions, captioned)["text"].any(axis=1).all()

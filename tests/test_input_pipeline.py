@@ -5,10 +5,13 @@ import functools
 import itertools
 import json
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
 
+from musiclm_jax.datasets import manifest
 from musiclm_jax.tokens import Stream
 from musiclm_jax.training import input_pipeline, tasks
 from tests.records import AUDIO_FEATURES, audio_row, write_manifest, write_records
@@ -83,6 +86,118 @@ def test_a_batch_that_does_not_divide_among_hosts_is_refused(directory, monkeypa
     next(dataset(directory).batches(0))
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+  """Two more directories, whose clips have other numbers."""
+  made = []
+  for first, count in ((100, 7), (200, 3)):
+    path = tmp_path_factory.mktemp(f"from_{first}")
+    rows = [audio_row(first + i, 48) for i in range(count)]
+    made.append(write_records(path, {"train": rows}, AUDIO_FEATURES))
+  return made
+
+
+def mixture(directories, rates=(2, 2, 1), batch_size=4, **changes):
+  datasets = tuple(dataset(each, batch_size=batch_size) for each in directories)
+  return input_pipeline.Mixture(**dict(datasets=datasets, rates=rates, seed=0) | changes)
+
+
+def test_a_mixture_has_each_dataset_at_its_rate_in_every_block(directory, others):
+  seen = clip_numbers(take(mixture([directory, *others]).batches(0), 25)).reshape(20, 5) // 100
+  for block in seen:
+    assert sorted(block) == [0, 0, 1, 1, 2]
+  assert len({tuple(block) for block in seen}) > 10
+
+
+def test_a_mixture_shows_each_dataset_in_its_own_order(directory, others):
+  seen = clip_numbers(take(mixture([directory, *others]).batches(0), 25))
+  for number, count in enumerate((10, 7, 3)):
+    own = seen[seen // 100 == number] % 100
+    passes = own[: len(own) // count * count].reshape(-1, count)
+    assert len(passes) >= 4
+    for each in passes:
+      assert sorted(each) == list(range(count))
+    assert len({tuple(each) for each in passes}) > 1
+
+
+def test_a_mixture_starts_anywhere_as_if_it_had_run_from_the_beginning(directory, others):
+  data = mixture([directory, *others])
+  whole = take(data.batches(0), 8)
+  np.testing.assert_array_equal(np.stack(whole[5:]), np.stack(take(data.batches(5), 3)))
+  other = take(mixture([directory, *others], seed=1).batches(0), 8)
+  assert (np.stack(whole) != np.stack(other)).any()
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_batches_of_a_mixture_in_order(directory, others, hosts, monkeypatch):
+  whole = take(mixture([directory, *others]).batches(2), 4)
+  monkeypatch.setattr(jax, "process_count", lambda: hosts)
+  parts = []
+  for host in range(hosts):
+    monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+    parts.append(take(mixture([directory, *others]).batches(2), 4))
+  for step in range(4):
+    np.testing.assert_array_equal(np.concatenate([p[step] for p in parts]), whole[step])
+
+
+def test_two_datasets_of_one_directory_show_it_in_different_orders(directory):
+  data = mixture([directory, directory], rates=(1, 1), batch_size=20)
+  which, _ = input_pipeline.drawn((1, 1), 0, np.arange(20))
+  seen = clip_numbers(take(data.batches(0), 1))
+  one, other = seen[which == 0], seen[which == 1]
+  assert sorted(one) == sorted(other) == list(range(10)) and (one != other).any()
+
+
+def test_a_pass_of_a_mixture_shows_every_record(directory, others):
+  data = mixture([directory, *others])  # 10 records at rate 2, 7 at 2, 3 at 1
+  assert data.num_batches == -(-5 * 5 // 4)
+  assert len(set(clip_numbers(take(data.batches(0), data.num_batches)))) == 20
+
+
+@hypothesis.given(
+  rates=st.lists(st.integers(1, 5), min_size=1, max_size=5).map(tuple),
+  seed=st.integers(0, 2**31),
+  start=st.integers(0, 200),
+  count=st.integers(1, 60),
+)
+def test_places_in_the_datasets_are_what_counting_from_the_beginning_gives(
+  rates, seed, start, count
+):
+  which, at = input_pipeline.drawn(rates, seed, np.arange(start, start + count))
+  whole, _ = input_pipeline.drawn(rates, seed, np.arange(start + count))
+  np.testing.assert_array_equal(which, whole[start:])
+  counted = [np.count_nonzero(whole[:p] == whole[p]) for p in range(start, start + count)]
+  np.testing.assert_array_equal(at, counted)
+  for block in whole[: len(whole) // sum(rates) * sum(rates)].reshape(-1, sum(rates)):
+    np.testing.assert_array_equal(np.bincount(block, minlength=len(rates)), rates)
+
+
+@pytest.mark.parametrize("rates", [(1,), (1, 1, 1), (1, 0), (1, -1), ()])
+def test_wrong_rates_are_refused(directory, rates):
+  with pytest.raises(ValueError, match="rates: wanted a whole number .* for each of 2 datasets"):
+    mixture([directory, directory], rates=rates)
+
+
+def test_datasets_that_do_not_go_together_are_refused(directory, others):
+  def refused(message, *changes):
+    with pytest.raises(ValueError, match=message) as caught:
+      datasets = tuple(dataset(directory, **each) for each in changes)
+      input_pipeline.Mixture(datasets=datasets, rates=(1, 1), seed=0)
+    assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
+
+  refused("has batch_size 8, .* 4", {}, {"batch_size": 8})
+  refused("has split validation, .* train", {}, {"split": "validation"})
+  one, other = dataset(directory), dataset(others[0])
+  other._task = tasks.waveforms(source=other._task.source, seed=0, crop_seconds=1.0, sample_rate=16)
+  with pytest.raises(ValueError, match=r"has features .*float32\(16,\).*, .*float32\(32,\)"):
+    input_pipeline.Mixture(datasets=(one, other), rates=(1, 1), seed=0)
+  other = dataset(others[0])
+  one.provenance = {"sources": {"mulan": {"encoder": "aaa"}}, "parts": {}}
+  other.provenance = {"sources": {"mulan": {"encoder": "bbb"}}, "parts": {}}
+  with pytest.raises(ValueError, match=f"{others[0]}: its mulan is .*bbb.*, another has .*aaa"):
+    input_pipeline.Mixture(datasets=(one, other), rates=(1, 1), seed=0)
+
+
 def test_evaluation_is_one_pass_in_order(directory):
   data = dataset(directory, split="validation", order=input_pipeline.sequential, batch_size=2)
   assert data.num_batches == 2
@@ -133,10 +248,10 @@ def test_a_corrupt_shard_is_one_line_with_its_name(tmp_path, harm):
 
 def test_sources_and_parts_become_the_provenance(tmp_path, directory):
   write_manifest(directory, {"mulan": "aaa", "semantic": "bbb"})
-  found = input_pipeline._provenance(directory, ("mulan",), ())
+  found = manifest.provenance(directory, ("mulan",), ())
   assert found == {"sources": {"mulan": {"encoder": "aaa"}}, "parts": {}}
   with pytest.raises(ValueError, match="no source 'acoustic'; the shards hold mulan, semantic"):
-    input_pipeline._provenance(directory, ("acoustic",), ())
+    manifest.provenance(directory, ("acoustic",), ())
 
 
 @pytest.mark.parametrize(
@@ -151,10 +266,10 @@ def test_codes_that_a_stream_does_not_expect_are_refused(tmp_path, changes, mess
   made = {"encoder": "aaa", "frame_rate": 50, "codebook_size": 256, "width": 12}
   (tmp_path / "manifest.json").write_text(json.dumps({"sources": {"acoustic": made}}))
   stream = Stream("fine", "acoustic", 50.0, 4, 8, 256)
-  assert input_pipeline._provenance(str(tmp_path), (stream,), ())["sources"] == {"acoustic": made}
+  assert manifest.provenance(str(tmp_path), (stream,), ())["sources"] == {"acoustic": made}
   stream = dataclasses.replace(stream, **changes)
   with pytest.raises(ValueError, match=f"manifest.json: .*{message}"):
-    input_pipeline._provenance(str(tmp_path), (stream,), ())
+    manifest.provenance(str(tmp_path), (stream,), ())
 
 
 def test_shards_of_another_tokenizer_are_refused_by_name(tmp_path, directory):
@@ -164,4 +279,4 @@ def test_shards_of_another_tokenizer_are_refused_by_name(tmp_path, directory):
   part = str(tmp_path / "rvq")
   make_part(part, provenance={"sources": {"mulan": {"encoder": "zzz"}}, "parts": {}})
   with pytest.raises(ValueError, match="its mulan is of encoder aaa.*on that of zzz"):
-    input_pipeline._provenance(directory, ("mulan",), (part,))
+    manifest.provenance(directory, ("mulan",), (part,))

@@ -59,7 +59,7 @@ def quantizer(tmp_path_factory):
   return directory
 
 
-def batches(directory, examples, features, rows, batch_size=8):
+def data(directory, examples, features, rows, batch_size=8):
   write_records(directory, {"train": rows}, features)
   return input_pipeline.Dataset(
     directory=str(directory),
@@ -70,7 +70,11 @@ def batches(directory, examples, features, rows, batch_size=8):
     seed=0,
     sources=(),
     parts=(),
-  ).batches(0)
+  )
+
+
+def batches(directory, examples, features, rows):
+  return data(directory, examples, features, rows).batches(0)
 
 
 def token_batch(directory, stage, mulan=None, rows=None):
@@ -122,6 +126,20 @@ def test_fine_takes_the_upper_levels(tmp_path):
   np.testing.assert_array_equal(fine[:, :, 0], coarse[:, :, 0] + 600)
 
 
+def test_a_stage_trains_on_a_mixture_too(tmp_path):
+  examples = functools.partial(
+    tasks.tokens, stage=Stage("semantic", (), SEMANTIC, 2.0), vocabulary=VOCABULARY, mulan=None
+  )
+  settings = dict(examples=examples, features=FEATURES, batch_size=6)
+  long = data(tmp_path / "long", rows=[token_row(i, 4.0) for i in range(8)], **settings)
+  short = data(tmp_path / "short", rows=[token_row(i, 1.0) for i in range(8)], **settings)
+  made = input_pipeline.Mixture(datasets=(long, short), rates=(2, 1), seed=0).batches(3)
+  batch = next(made)
+  assert sorted(batch) == ["decoder_input_tokens", "decoder_loss_weights", "decoder_target_tokens"]
+  assert {x.shape for x in batch.values()} == {(6, 50)}
+  assert sorted(batch["decoder_loss_weights"].sum(axis=1)) == [25, 25, 50, 50, 50, 50]
+
+
 def test_a_short_clip_is_followed_by_nulls_and_by_targets_without_loss(tmp_path):
   stage = Stage("coarse", (SEMANTIC,), COARSE, 2.0)
   batch = token_batch(tmp_path, stage, rows=[token_row(i, 1.2) for i in range(8)])
@@ -154,72 +172,73 @@ def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quanti
   assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, wanted.tolist()))
 
 
+def captioned(text_model, **changes):
+  fields = dict(crop_seconds=1.0, sample_rate=16, text_length=20, vocab_size=300, text="caption")
+  return functools.partial(tasks.captioned, text_model=str(text_model), **fields | changes)
+
+
+def texts_of(made, texts, tokenizer):
+  """Which of the texts 48 examples have."""
+  known = {tuple(row): t for t in texts for row in tokenizer.rows([t], 20)}
+  return [known[tuple(ids)] for _ in range(6) for ids in next(made)["text"]]
+
+
 def test_captions_become_rows_of_the_text_model(tmp_path):
   model = tmp_path / "text.model"
   train_text_model(
     ["a slow flute", "a caption of clip 1 2 3 4 5 6 7 0", "slow", "flute"], model, 300
   )
-  examples = functools.partial(
-    tasks.captioned,
-    crop_seconds=1.0,
-    sample_rate=16,
-    text_model=str(model),
-    text_length=20,
-    vocab_size=300,
-  )
   rows = [audio_row(i, 48) for i in range(8)]
-  made = batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
+  made = batches(tmp_path / "data", captioned(model), AUDIO_FEATURES, rows)
   texts = {row["caption"] for row in rows}
-  texts |= {"slow", "flute", "slow, flute", "flute, slow"}
-  wanted = {tuple(row): t for t in texts for row in Tokenizer(str(model)).rows([t], 20)}
-  seen = [wanted[tuple(ids)] for _ in range(6) for ids in next(made)["text"]]
-  assert any("caption" in text for text in seen)
-  assert {"slow", "flute", "slow, flute", "flute, slow"} <= set(seen)
+  assert set(texts_of(made, texts, Tokenizer(str(model)))) == texts
 
 
-def test_a_text_model_larger_than_the_table_is_refused(tmp_path):
-  model = tmp_path / "text.model"
-  train_text_model(["a slow flute"], model, 300)
-  with pytest.raises(ValueError, match="text.model: has .* pieces, the text tower 100 rows"):
-    tasks.captioned(
-      source=None,
-      seed=0,
-      crop_seconds=1.0,
-      sample_rate=16,
-      text_model=str(model),
-      text_length=20,
-      vocab_size=100,
-    )
-
-
-def test_records_without_captions_are_refused(tmp_path):
-  model = tmp_path / "text.model"
-  train_text_model(["a slow flute"], model, 300)
-  examples = functools.partial(
-    tasks.captioned,
-    crop_seconds=1.0,
-    sample_rate=16,
-    text_model=str(model),
-    text_length=20,
-    vocab_size=300,
-  )
-  rows = [audio_row(i, 48) | {"caption": ""} for i in range(8)]
-  with pytest.raises(ValueError, match="records of train have no captions to train on"):
-    batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
-
-
-def test_captions_that_are_cut_are_counted_once(tmp_path, capsys):
-  examples = functools.partial(
-    tasks.captioned, crop_seconds=1.0, sample_rate=16, text_model="", text_length=22, vocab_size=258
-  )
-  rows = [audio_row(i, 48) for i in range(12)]  # "a caption of clip 10" and 11 are longer
+def test_aspects_are_some_of_the_list_in_any_order(tmp_path):
+  rows = [audio_row(i, 48) for i in range(8)]
+  examples = captioned("", text="aspect_list")
   made = batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
-  assert next(made)["text"].shape == (8, 22)
-  assert capsys.readouterr().err == ""
-  examples = functools.partial(examples, text_length=20)
-  next(batches(tmp_path / "data", examples, AUDIO_FEATURES, rows))
+  texts = {"slow", "flute", "slow, flute", "flute, slow"}
+  assert set(texts_of(made, texts, Tokenizer(""))) == texts
+
+
+def test_a_record_without_aspects_has_its_caption_and_that_is_said(tmp_path, capsys):
+  rows = [audio_row(i, 48) | ({"aspect_list": []} if i < 3 else {}) for i in range(8)]
+  examples = captioned("", text="aspect_list", text_length=24)
+  made = batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
+  captions = {tuple(row) for row in Tokenizer("").rows([r["caption"] for r in rows[:3]], 24)}
+  assert captions < {tuple(ids) for ids in next(made)["text"]}
+  said = "3 of 8 records of train have no aspect_list; their captions are read\n"
+  assert capsys.readouterr().err == f"{tmp_path}/data: {said}"
+
+
+def test_what_is_no_text_of_a_record_is_refused():
+  with pytest.raises(ValueError, match="text: wanted caption or aspect_list, got 'title'"):
+    captioned("", text="title")(source=None, seed=0)
+
+
+def test_a_text_model_larger_than_the_table_is_refused():
+  with pytest.raises(ValueError, match="bytes: has 258 pieces, the text tower 100 rows"):
+    captioned("", vocab_size=100)(source=None, seed=0)
+
+
+@pytest.mark.parametrize("text", ["caption", "aspect_list"])
+def test_records_without_captions_are_refused(tmp_path, text):
+  rows = [audio_row(i, 48) | {"caption": "", "aspect_list": []} for i in range(8)]
+  with pytest.raises(ValueError, match="data: records of train have no captions to train on"):
+    batches(tmp_path / "data", captioned("", text=text), AUDIO_FEATURES, rows)
+
+
+def test_texts_that_are_cut_are_counted_once(tmp_path, capsys):
+  rows = [audio_row(i, 48) for i in range(12)]  # "a caption of clip 10" and 11 are longer
+  made = batches(tmp_path / "data", captioned("", text_length=21), AUDIO_FEATURES, rows)
+  assert next(made)["text"].shape == (8, 21) and capsys.readouterr().err == ""
+  next(batches(tmp_path / "data", captioned("", text_length=20), AUDIO_FEATURES, rows))
   said = "2 of 12 captions of train are longer than TEXT_LENGTH=20 tokens and are cut\n"
   assert capsys.readouterr().err == f"{tmp_path}/data: {said}"
+  examples = captioned("", text_length=11, text="aspect_list")  # "slow, flute" is one longer
+  batches(tmp_path / "data", examples, AUDIO_FEATURES, rows)
+  assert "12 of 12 aspect lists of train are longer than TEXT_LENGTH=11" in capsys.readouterr().err
 
 
 def test_embeddings_are_random_rows_or_all_of_them_and_padding(tmp_path):

@@ -16,7 +16,8 @@ from musiclm_jax.configuration import Configuration
 from musiclm_jax.tokens import flatten
 from musiclm_jax.training import input_pipeline, trainer
 
-_PATHS = {"DATA_DIR", "MODEL_DIR", "MULAN_RVQ", "TEXT_MODEL"}  # nothing is read from them here
+# Nothing is read from them here.
+_PATHS = {"DATA_DIR", "LABELS_DIR", "MODEL_DIR", "MULAN_RVQ", "PLAYLISTS_DIR", "TEXT_MODEL"}
 
 
 def names(size: str) -> list[str]:

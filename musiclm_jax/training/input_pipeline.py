@@ -5,8 +5,6 @@ keeps the global order.
 """
 
 import functools
-import json
-import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
@@ -14,11 +12,14 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from musiclm_jax import checkpointing
+from musiclm_jax.datasets.manifest import merged, provenance
 from musiclm_jax.datasets.records import Records
 from musiclm_jax.tokens import Stream
 
 tf.config.set_visible_devices([], "GPU")
+_APART = 2**24  # epochs between the datasets of a mixture; even, so that pairs stay pairs
+# How SeqIO gives examples that have no end, and so can be neither repeated nor kept in memory.
+_ENDLESS = dict(sequence_length=None, shuffle=False, num_epochs=1, try_in_mem_cache=False)
 
 
 def shuffled(records: Records, seed: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -118,7 +119,7 @@ class Dataset:
   ):
     self.records, self.batch_size = Records(directory, split), batch_size
     self._order = order(self.records, seed)
-    self.provenance = _provenance(directory, sources, parts)
+    self.provenance = provenance(directory, sources, parts)
     source = RecordSource(self.records, self._order, lambda step: np.array([step]), 0)
     self._task = examples(source=source, seed=seed)
 
@@ -126,6 +127,12 @@ class Dataset:
   def num_batches(self) -> int:
     """Batches in one pass, the last one filled up from the beginning."""
     return -(-len(self.records) // self.batch_size)
+
+  @property
+  def features(self) -> dict[str, str]:
+    """{name: type and shape} of an example."""
+    spec = self._task.get_dataset(split=self.records.split, **_ENDLESS).element_spec
+    return {name: f"{x.dtype.name}{x.shape}" for name, x in spec.items()}
 
   def task(self, name: str, positions, first_step: int) -> seqio.Task:
     """The task whose examples are those at positions(step) for each step from `first_step` on."""
@@ -139,6 +146,92 @@ class Dataset:
     return _batches(task, self.records.split, len(rows))
 
 
+class Mixture:
+  """Batches of several Datasets at whole-number rates, with the calls of a Dataset.
+
+  Of every sum(rates) positions, rates[i] show datasets[i], in an order that depends on their number
+  and `seed` alone (`drawn`). Raises ValueError where there is not one rate for each, or where the
+  datasets differ in the batch size, the split, the features of their examples or the makers of
+  their tokens.
+  """
+
+  def __init__(self, *, datasets: tuple, rates: tuple[int, ...], seed: int):
+    if len(rates) != len(datasets) or any(rate < 1 for rate in rates):
+      wanted = f"a whole number from 1 on for each of {len(datasets)} datasets"
+      raise ValueError(f"rates: wanted {wanted}, got {rates}")
+    for name, value in (
+      ("batch_size", lambda each: each.batch_size),
+      ("split", lambda each: each.records.split),
+      ("features", lambda each: each.features),
+    ):
+      _same(datasets, name, value)
+    self.batch_size = datasets[0].batch_size
+    self.provenance = merged([(d.records.directory, d.provenance) for d in datasets])
+    self._datasets, self._rates, self._seed = datasets, rates, seed
+
+  @property
+  def num_batches(self) -> int:
+    """Batches until every record of every dataset was there at least once."""
+    passes = (-(-len(d.records) // rate) for d, rate in zip(self._datasets, self._rates))
+    return -(-max(passes) * sum(self._rates) // self.batch_size)
+
+  def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's rows of the batches from `first_step` on, without end: close it after use."""
+    rows = _own_rows(self.batch_size)
+
+    def choices(step):
+      return drawn(self._rates, self._seed, int(step) * self.batch_size + rows)[0]
+
+    def task(index):
+      # Elsewhere in the order than the others: two of the same records must not show the same
+      # clip, cropped alike, side by side.
+      begin = index * _APART * len(self._datasets[index].records)
+
+      def positions(step):
+        which, at = drawn(self._rates, self._seed, step * self.batch_size + rows)
+        return begin + at[which == index]
+
+      # SeqIO sorts the tasks of a mixture by their names.
+      return self._datasets[index].task(f"dataset_{index:04}", positions, first_step)
+
+    def choose(examples, rates, seed):
+      del rates, seed
+      steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
+      which = steps.map(lambda step: tf.numpy_function(choices, [step], tf.int64, stateful=False))
+      which = which.map(lambda x: tf.ensure_shape(x, [len(rows)])).unbatch()
+      return tf.data.Dataset.choose_from_datasets(examples, which)
+
+    tasks = [(task(index), rate) for index, rate in enumerate(self._rates)]
+    mixture = seqio.Mixture("mixture", tasks, sample_fn=choose)
+    return _batches(mixture, self._datasets[0].records.split, len(rows))
+
+
+def drawn(rates: tuple[int, ...], seed: int, positions) -> tuple[np.ndarray, np.ndarray]:
+  """(which dataset, how many of it came before), both int64 [count], of positions [count].
+
+  Positions are taken in blocks of sum(rates); each block is a permutation of rates[i] times i. So
+  with rates (2, 1) and blocks [0 1 0] [1 0 0], position 4 is (0, 2).
+  """
+  blocks, places = np.divmod(np.asarray(positions, np.int64), sum(rates))
+  known, block = np.unique(blocks, return_inverse=True)
+  each = np.repeat(np.arange(len(rates)), rates)
+  orders = np.stack([np.random.default_rng((seed, int(k), 2)).permutation(each) for k in known])
+  earlier = np.tril(orders[:, :, None] == orders[:, None, :], -1).sum(axis=-1)
+  which = orders[block, places]
+  return which, blocks * np.array(rates)[which] + earlier[block, places]
+
+
+def _same(datasets: tuple, name: str, value) -> None:
+  """What `value` gives must be the same of all the datasets of a mixture."""
+  first = datasets[0]
+  for other in datasets[1:]:
+    if value(other) != value(first):
+      raise ValueError(
+        f"mixture: {other.records.directory} has {name} {value(other)}, "
+        f"{first.records.directory} {value(first)}"
+      )
+
+
 def _own_rows(batch_size: int) -> np.ndarray:
   """The rows of a batch that this process reads."""
   hosts = jax.process_count()
@@ -148,9 +241,7 @@ def _own_rows(batch_size: int) -> np.ndarray:
 
 
 def _batches(provider: seqio.Task | seqio.Mixture, split: str, rows: int) -> Iterator:
-  # What has no end must not be repeated, nor kept in memory.
-  settings = dict(sequence_length=None, shuffle=False, num_epochs=1, try_in_mem_cache=False)
-  examples = provider.get_dataset(split=split, **settings)
+  examples = provider.get_dataset(split=split, **_ENDLESS)
   return _closable(examples.batch(rows, drop_remainder=True).prefetch(2))
 
 
@@ -160,47 +251,3 @@ def _closable(dataset: tf.data.Dataset) -> Iterator:
   An iterator of TensorFlow that is still open when Python ends waits for threads that need Python.
   """
   yield from dataset.as_numpy_iterator()
-
-
-def _provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[str, ...]) -> dict:
-  """{sources: their entries in the manifest, parts: {folder: fingerprint}}."""
-  streams = [source for source in sources if isinstance(source, Stream)]
-  sources = [source.source if isinstance(source, Stream) else source for source in sources]
-  if not sources:
-    return {"sources": {}, "parts": {}}
-  path = pathlib.Path(directory, "manifest.json")
-  if not path.is_file():
-    raise ValueError(f"{directory}: no token shards here (manifest.json is missing)")
-  made = json.loads(path.read_text())["sources"]
-  for name in sources:
-    if name not in made:
-      raise ValueError(f"{path}: no source {name!r}; the shards hold {', '.join(sorted(made))}")
-  for stream in streams:
-    if stream.frame_rate:  # MuLan's are embeddings, which the stage quantises
-      _check_stream(stream, made[stream.source], path)
-  for part in parts:
-    _, _, provenance = checkpointing.read_part(part)
-    for name, entry in provenance["sources"].items():
-      if name in made and made[name]["encoder"] != entry["encoder"]:
-        raise ValueError(
-          f"{directory}: its {name} is of encoder {made[name]['encoder']}, "
-          f"but {part} was trained on that of {entry['encoder']}"
-        )
-  fingerprints = {pathlib.Path(part).name: checkpointing.fingerprint(part) for part in parts}
-  return {"sources": {name: made[name] for name in sources}, "parts": fingerprints}
-
-
-def _check_stream(stream: Stream, made: dict, path: pathlib.Path) -> None:
-  """The codes in the shards must be those that the stage was told of."""
-  for name in ("frame_rate", "codebook_size"):
-    if made[name] != getattr(stream, name):
-      raise ValueError(
-        f"{path}: the {stream.source} codes have {name} {made[name]:g}, "
-        f"stream {stream.name} wants {getattr(stream, name):g}"
-      )
-  last = stream.first_quantizer + stream.num_quantizers
-  if made["width"] < last:
-    raise ValueError(
-      f"{path}: there are {made['width']} levels of {stream.source} codes, "
-      f"stream {stream.name} wants {last}"
-    )

@@ -18,6 +18,7 @@ from musiclm_jax.tokenizers.quantizer import quantize
 from musiclm_jax.tokens import PAD, Stage, Stream, Vocabulary
 
 _LOOKED_AT = 1000  # records whose texts are measured before a training
+_TEXTS = {"caption": "captions", "aspect_list": "aspect lists"}
 
 
 def _uniform(seed: int, position, bound):
@@ -83,51 +84,64 @@ def captioned(
   text_model: str,
   text_length: int,
   vocab_size: int,
+  text: str,
 ):
   """Examples {waveform [samples] float32, text [text_length] int32, 0 = padding}: for MuLan.
 
-  The text is the caption or some of the aspect list in any order, by chance half and half, as
-  `text.Tokenizer` gives it. Says how many of the first 1000 captions are cut. Raises ValueError
-  where text_model is none or has more than vocab_size pieces, and where a record has no caption.
+  `text` is "caption" or "aspect_list", some of which then come in any order; a record without one
+  has its caption. `text.Tokenizer` makes the ids. Says how many of the first 1000 texts are cut.
+  Raises ValueError where text_model is none or has more than vocab_size pieces, and where a record
+  has no text.
   """
+  if text not in _TEXTS:
+    raise ValueError(f"text: wanted {' or '.join(_TEXTS)}, got {text!r}")
   crop = functools.partial(_crop_waveform, seed=seed, samples=round(crop_seconds * sample_rate))
   tokenizer = Tokenizer(text_model)
   tokenizer.check(vocab_size)
-  _count_cut(source.records, tokenizer, text_length)
+  _look_at(source.records, text, tokenizer, text_length)
 
-  def row(text: bytes):
-    return tokenizer.rows([text.decode()], text_length)[0]
+  def row(words: bytes):
+    return tokenizer.rows([words.decode()], text_length)[0]
 
-  def preprocess(example):
-    aspects, position = example["aspect_list"], example["position"]
-    count = tf.size(aspects, tf.int64)
-    some = _uniform(seed + 1, position, 2 * tf.maximum(count, 1))  # of them, or the caption
+  def aspects(example):
+    position, listed = example["position"], example["aspect_list"]
+    count = tf.size(listed, tf.int64)
+    some = 1 + _uniform(seed + 1, position, tf.maximum(count, 1))
     seeds = tf.stack([tf.cast(seed + 2, tf.int64), position])
     order = tf.argsort(tf.random.stateless_uniform([count], seeds))
-    listed = tf.strings.reduce_join(tf.gather(aspects, order[: some + 1]), separator=", ")
-    text = tf.where(some < count, listed, example["caption"])
-    ids = tf.numpy_function(row, [text], tf.int32, stateful=False)
+    joined = tf.strings.reduce_join(tf.gather(listed, order[:some]), separator=", ")
+    return tf.where(count > 0, joined, example["caption"])
+
+  def preprocess(example):
+    words = example["caption"] if text == "caption" else aspects(example)
+    ids = tf.numpy_function(row, [words], tf.int32, stateful=False)
     return {"waveform": crop(example), "text": tf.ensure_shape(ids, [text_length])}
 
   features = {"waveform": (tf.float32, 1), "text": (tf.int32, 1)}
   return _task("captioned", source, preprocess, features)
 
 
-def _count_cut(records, tokenizer: Tokenizer, text_length: int) -> None:
-  """Says how many of the first captions are cut; all are not read, there may be millions."""
-  texts = [row["caption"].decode() for row in records.rows(("caption",), _LOOKED_AT)]
+def _look_at(records, text: str, tokenizer: Tokenizer, text_length: int) -> None:
+  """Says what happens to the first texts; all are not read, there may be millions."""
+  texts, missing = [], 0
+  for row in records.rows(("caption", "aspect_list"), _LOOKED_AT):
+    listed = ", ".join(x.decode() for x in row["aspect_list"]) if text == "aspect_list" else ""
+    missing += text == "aspect_list" and not listed
+    texts.append(listed or row["caption"].decode())
   if not all(texts):
     raise ValueError(
       f"{records.directory}: records of {records.split} have no captions to train on; prepare with "
       "--captions=FILE.csv"
     )
-  cut = sum(tokenizer.count(text) > text_length for text in texts)
-  if cut:
-    print(
-      f"{records.directory}: {cut} of {len(texts)} captions of {records.split} are longer than "
-      f"TEXT_LENGTH={text_length} tokens and are cut",
-      file=sys.stderr,
-    )
+
+  def say(count: int, what: str) -> None:
+    if count:
+      print(f"{records.directory}: {count} of {len(texts)} {what}", file=sys.stderr)
+
+  say(missing, f"records of {records.split} have no aspect_list; their captions are read")
+  cut = sum(tokenizer.count(each) > text_length for each in texts)
+  long = f"longer than TEXT_LENGTH={text_length} tokens and are cut"
+  say(cut, f"{_TEXTS[text]} of {records.split} are {long}")
 
 
 def embeddings(*, source, seed, name: str, rows: int):
