@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     if "--debug" in argv:
       raise
     sys.stdout.flush()
-    print(f"musiclm: {_line(error)}", file=sys.stderr)
+    print(f"musiclm: {_line(error)}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
     codes = {ConfigurationError: 2, KeyboardInterrupt: 130}
     return codes.get(type(error), 1)
 
@@ -122,12 +122,13 @@ def _main(command: CommandLine) -> int:
   verb, *words = command.words
   if verb not in verbs:
     raise ConfigurationError(verb, f"no such verb{nearest(verb, verbs)}")
-  config, prompts = _read(verbs[verb], words, command.files)
+  config, others = _read(verbs[verb], words, command.files)
   processes = {name: command.flags.pop(name) for name in _PROCESS if name in command.flags}
-  if prompts and "PROMPT" in command.flags:
-    raise ConfigurationError("--PROMPT", f"given twice, the first time as {prompts[0]!r}")
-  if prompts:
-    command.flags["PROMPT"] = ("--PROMPT", repr(prompts[0]))
+  if others:
+    name = config.macro("WORD").value
+    if name in command.flags:
+      raise ConfigurationError(f"--{name}", f"given twice, the first time as {others[0]!r}")
+    command.flags[name] = (f"--{name}", repr(others[0]))
   for key, (flag, value) in command.flags.items():
     config.add_flag(flag, key, value)
   if helping:
@@ -143,22 +144,23 @@ def _main(command: CommandLine) -> int:
 
 def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configuration, list[str]]:
   """The configuration of the verb's file and the files among the words, and the other words."""
-  paths, prompts = [run_file.resolve()], []
+  paths, others = [run_file.resolve()], []
   for word in (*words, *files):
     path = configuration.find(word)
     if path in paths:
       raise ConfigurationError(word, "given twice")
-    (paths if path else prompts).append(path or word)
+    (paths if path else others).append(path or word)
   config = Configuration(paths)
   folders = tuple({f"{name.split('/')[0]}/" for name in configuration.names() if "/" in name})
-  for word in prompts:
+  for word in others:
     like_file = word.endswith(".gin") or (word.startswith(folders) and " " not in word)
-    if word in files or like_file or "PROMPT" not in config.spoken():
+    if word in files or like_file or not config.macro("WORD"):
       close = nearest(word.removesuffix(".gin"), configuration.names())
       raise ConfigurationError(word, f"no such gin file{close}")
-  if len(prompts) > 1:
-    raise ConfigurationError(prompts[1], f"a second prompt after {prompts[0]!r}; quote the prompt")
-  return config, prompts
+  if len(others) > 1:
+    what = config.macro("WORD").value.lower()
+    raise ConfigurationError(others[1], f"a second {what} after {others[0]!r}; quote the {what}")
+  return config, others
 
 
 def _start(processes: dict[str, tuple[str, str]]) -> None:

@@ -162,6 +162,7 @@ include "shared.gin"
 
 SECONDS = 1.5
 JSON = False
+WORD = "PROMPT"
 main.run.job = @jobs.speak
 jobs.speak.prompt = %PROMPT
 jobs.speak.seconds = %SECONDS

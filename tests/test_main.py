@@ -54,7 +54,7 @@ MISTAKES = [
   ([*TRAIN, "--steps=@jobs.trian"], "--steps: studio.jobs has no trian", "nearest train"),
   (["train"], "gin/run/train.gin:11: needs --MODEL=... --MODEL_DIR=...", ""),
   (["train", "model/small"], "gin/run/train.gin:13: needs --MODEL_DIR=... --WIDTH=...", ""),
-  (["speak"], "gin/run/speak.gin:12: needs --PROMPT=...", ""),
+  (["speak"], "gin/run/speak.gin:13: needs --PROMPT=...", ""),
   ([*SPEAK, "--process_id=0"], "--process_id: needs", "--COORDINATOR=... --NUM_PROCESSES=..."),
 ]
 

@@ -57,8 +57,9 @@ class Checkpoint:
     ]
     if rows:
       width = max(len(name) for name, _ in rows)
-      table = "".join(f"\n  {name:<{width}}  {wrong}" for name, wrong in sorted(rows))
-      raise ValueError(f"{self.source}: weights do not fit its config.json:{table}")
+      error = ValueError(f"{self.source}: {len(rows)} tensors do not fit its config.json")
+      error.add_note("\n".join(f"  {name:<{width}}  {wrong}" for name, wrong in sorted(rows)))
+      raise error
     return {name: x.numpy() for name, x in state.items()}
 
 
