@@ -21,6 +21,7 @@ from musiclm_jax.tokenizers import (
   melody,
   mulan,
   soundstream,
+  targets,
   towers,
   w2v_bert,
 )
@@ -88,12 +89,16 @@ def self_supervised():
     front_end=w2v_bert.FrontEnd(RATE, 600, 240, 16, 2, 8, "float32"),
     contrastive=stack,
     masked=stack.clone(),
-    quantizer=quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, 2, False),
-    code_dim=4,
+    targets=targets.Clusters(
+      quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, 2, False), 4, "float32"
+    ),
     start_rate=0.1,
     span=5,
     num_distractors=10,
     temperature=0.1,
+    contrastive_weight=1.0,
+    diversity_weight=0.1,
+    masked_weight=1.0,
   )
 
 

@@ -18,7 +18,7 @@ from tests import trainings
 
 pytestmark = pytest.mark.slow
 
-MODELS = trainings.names("tiny")
+MODELS = [*trainings.names("tiny"), "w2v_bert model/learned_codes"]
 STAGES = ("semantic", "coarse", "fine")
 QUANTIZERS = ("kmeans", "mulan_rvq", "melody_rvq")
 MESHES = [(8, 1, 1), (4, 1, 2), (2, 1, 4), (2, 2, 2)]  # data, fsdp, tensor
@@ -38,6 +38,7 @@ CHANGES = {
     "discriminators.WaveDiscriminator.max_channels": 32,
   },
   "w2v_bert": {"CROP_SECONDS": 1.0, "FRONT_END_CHANNELS": 16},
+  "w2v_bert model/learned_codes": {"CROP_SECONDS": 1.0, "FRONT_END_CHANNELS": 16},
   "mulan": {"CROP_SECONDS": 1.0, "mulan.ResNet.width": 16, "mulan.ResNet.expansion": 2},
 }
 OPTIMIZER = optax.sgd(1.0, momentum=0.9)

@@ -3,10 +3,8 @@
 One Conformer learns to tell the code of each masked frame from those of other frames, a second one
 on top of it to name that code. MusicLM takes its semantic tokens from a layer of the second.
 
-The codes are not the paper's, which a Gumbel softmax learns together with the features, so that the
-targets move while the model learns to name them. Here they are the clusters of the log-mel frames
-themselves, as in MuQ (arXiv 2501.01108) for music: made by the project's quantizer from the first
-batch, they hold still, and as all of them are used, no diversity loss is needed.
+The codes are those of `targets`: learned with the features, as in the paper, or fixed clusters of
+the log-mel frames.
 """
 
 import math
@@ -17,7 +15,8 @@ import jax.numpy as jnp
 
 from musiclm_jax import audio
 from musiclm_jax.tokenizers.conformer import Conformer
-from musiclm_jax.tokenizers.quantizer import ResidualQuantizer, perplexity
+from musiclm_jax.tokenizers.quantizer import perplexity
+from musiclm_jax.tokenizers.targets import Clusters, Learned, unit
 from musiclm_jax.transformer import norm, normal
 
 _SUBSAMPLING = 4  # two convolutions of stride 2
@@ -114,20 +113,22 @@ class FrontEnd(nn.Module):
 class W2vBert(nn.Module):
   """w2v-BERT; meets the model contract with batches {"waveform": [batch, samples] float32}.
 
-  `contrastive` and `masked` are the two Conformers; `quantizer`, of one level, makes the codes.
-  Masked frames become one learned vector. `temperature` is that of the contrastive scores, which
-  compare vectors of code_dim dimensions.
+  `contrastive` and `masked` are the two Conformers; `targets` makes the codes. Masked frames become
+  one learned vector. `temperature` is that of the contrastive scores. The weights are those of the
+  three losses; of the diversity loss, within the contrastive one.
   """
 
   front_end: FrontEnd
   contrastive: Conformer
   masked: Conformer
-  quantizer: ResidualQuantizer
-  code_dim: int
+  targets: Clusters | Learned
   start_rate: float
   span: int
   num_distractors: int
   temperature: float
+  contrastive_weight: float
+  diversity_weight: float
+  masked_weight: float
 
   def setup(self):
     if self.contrastive is self.masked:
@@ -137,25 +138,22 @@ class W2vBert(nn.Module):
       init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("embed", "code"))
       return nn.Dense(features, use_bias=False, dtype=self.front_end.dtype, kernel_init=init)
 
-    self.context, self.project = dense(self.code_dim), dense(self.code_dim)
-    self.head = dense(self.quantizer.codebook_size)
+    self.context, self.head = dense(self.targets.code_dim), dense(self.targets.codebook_size)
     init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("embed",))
     self.blank = self.param("blank", init, (self.front_end.embed_dim,))
 
   def __call__(self, batch, *, train: bool):
-    """(loss, metrics): contrastive + masked-prediction loss (Section 3.2)."""
+    """(loss, metrics): contrastive, with diversity, + masked-prediction loss (Section 3)."""
     spectrogram = self.front_end.spectrogram(batch["waveform"])
-    codes, quantizer_metrics = self.quantizer(spectrogram, train)[1:]
-    codes = codes[:, :, 0]
+    x = self.front_end(spectrogram)
+    codes, vectors, diversity, metrics = self.targets(spectrogram, x, train)
     # A validation without a key still needs a mask, the same one each time.
     rng = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(0)
     masked = span_mask(rng, codes.shape, start_rate=self.start_rate, span=self.span)
-    x = self.front_end(spectrogram)
     x = jnp.where(masked[:, :, None], self.blank.astype(x.dtype)[None, None], x)
 
     x = self.contrastive(x, depth=self.contrastive.num_layers, train=train)
-    vectors = self._code_vectors()
-    scores = jnp.einsum("btc,bsc->bts", _unit(self.context(x)), vectors[codes]) / self.temperature
+    scores = jnp.einsum("btc,bsc->bts", unit(self.context(x)), vectors) / self.temperature
     contrastive, counted = contrastive_loss(scores, codes, masked, self.num_distractors)
     x = self.masked(x, depth=self.masked.num_layers, train=train)
     logits = self.head(x).astype(jnp.float32)
@@ -166,22 +164,18 @@ class W2vBert(nn.Module):
       "masked_loss": _total(cross_entropy, masked),
       "masked_accuracy": _total(logits.argmax(axis=-1) == codes, masked),
     }
-    loss = _mean(sums["contrastive_loss"]) + _mean(sums["masked_loss"])
+    told_apart = _mean(sums["contrastive_loss"]) + self.diversity_weight * diversity
+    named = _mean(sums["masked_loss"])
+    loss = self.contrastive_weight * told_apart + self.masked_weight * named
     weight = sums["masked_loss"][1]
-    usage = self._usage(codes, weight) | {"dead": quantizer_metrics["dead"]}
-    return loss, {"loss": (loss * weight, weight)} | sums | usage
-
-  def _code_vectors(self):
-    """A vector [codebook_size, code_dim] of length 1 for each code, projected from its cluster."""
-    centres = self.quantizer.decode(jnp.arange(self.quantizer.codebook_size)[:, None])
-    centres = centres - centres.mean(axis=0, keepdims=True)
-    return _unit(self.project(jax.lax.stop_gradient(_unit(centres))))
+    return loss, {"loss": (loss * weight, weight)} | sums | self._usage(codes, weight) | metrics
 
   def _usage(self, codes, weight):
     """Metrics of the codes [batch, frames] of a batch, and the loss of knowing nothing."""
-    size = self.quantizer.codebook_size
+    size = self.targets.codebook_size
     counts = jax.nn.one_hot(codes, size, dtype=jnp.float32).sum(axis=(0, 1))
-    chance = math.log(size) + math.log(self.num_distractors + 1)
+    chance = self.contrastive_weight * math.log(self.num_distractors + 1)
+    chance += self.masked_weight * math.log(size)
     return {
       "chance": (chance * weight, weight),
       "most_frequent_share": (counts.max() / counts.sum() * weight, weight),
@@ -197,12 +191,6 @@ class W2vBert(nn.Module):
     x = self.front_end(self.front_end.spectrogram(waveform))
     x = self.contrastive(x, depth=self.contrastive.num_layers)
     return self.masked(x, depth=layer)
-
-
-def _unit(x):
-  """x [..., dim] at length 1, float32."""
-  x = x.astype(jnp.float32)
-  return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
 
 
 def _pick(x, codes):

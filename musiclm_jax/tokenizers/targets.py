@@ -1,0 +1,132 @@
+"""What w2v-BERT learns to name: a code and a vector for each frame, in two kinds.
+
+`Clusters` are clusters of the log-mel frames, as in MuQ (arXiv 2501.01108) for music: made from the
+first batch, they hold still. `Learned` are the paper's (arXiv 2108.06209, Section 3): the codes of
+a Gumbel-softmax quantizer on the features, learned with them (wav2vec 2.0, arXiv 2006.11477,
+Section 2), which move while the model learns to name them.
+
+Both map (spectrogram [batch, frames, dim], features [batch, frames, embed], train) to codes [batch,
+frames] int32, their vectors [batch, frames, code_dim] float32 of length 1, the diversity loss, a
+float32 in [0, 1), and metrics {name: (sum, weight)}.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from musiclm_jax.tokenizers.quantizer import ResidualQuantizer, perplexity
+from musiclm_jax.transformer import normal
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """x [..., dim] at length 1, float32."""
+  x = x.astype(jnp.float32)
+  return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
+
+
+def diversity_loss(probabilities: jax.Array) -> jax.Array:
+  """How far codes of probabilities [..., codebook_size] are from all being used equally, float32.
+
+  (V - exp(entropy of their mean)) / V of V codes: 0 where they are, (V - 1) / V where one is used.
+  The form of the authors' code; Section 2 of wav2vec 2.0 has the negative entropy itself.
+  """
+  size = probabilities.shape[-1]
+  return 1 - perplexity(probabilities.reshape(-1, size).mean(axis=0)) / size
+
+
+class Clusters(nn.Module):
+  """Codes of the spectrogram by `quantizer`, of one level; vectors projected from its centres.
+
+  The diversity loss is 0: k-means on a batch leaves no code without a frame.
+  """
+
+  quantizer: ResidualQuantizer
+  code_dim: int
+  dtype: str
+
+  @property
+  def codebook_size(self) -> int:
+    """How many codes there are."""
+    return self.quantizer.codebook_size
+
+  def setup(self):
+    init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("embed", "code"))
+    self.project = nn.Dense(self.code_dim, use_bias=False, dtype=self.dtype, kernel_init=init)
+
+  def __call__(self, spectrogram: jax.Array, features: jax.Array, train: bool):
+    """(codes, vectors, diversity loss, metrics), as the module says; features are not used."""
+    codes, metrics = self.quantizer(spectrogram, train)[1:]
+    codes = codes[:, :, 0]
+    centres = self.quantizer.decode(jnp.arange(self.codebook_size)[:, None])
+    centres = centres - centres.mean(axis=0, keepdims=True)
+    vectors = unit(self.project(jax.lax.stop_gradient(unit(centres))))
+    return codes, vectors[codes], jnp.zeros(()), {"dead": metrics["dead"]}
+
+
+class Learned(nn.Module):
+  """Codes of the features by a Gumbel softmax over one codebook [codebook_size, code_dim].
+
+  In training a code is drawn, and its gradient is that of the softmax at a temperature that starts
+  at `initial_temperature`, is multiplied by `annealing` in each update and stays at or above
+  `min_temperature`; in evaluation it is the likeliest one. The collection "counters" holds the
+  number of updates; each microbatch counts as one.
+
+  Every feature is brought to mean 0 and variance 1 first: over the batch in training, by moving
+  averages of `decay` (collection "batch_stats") in evaluation. Neither paper says so, but what all
+  frames have in common would give all of them one code: "critical" in BEST-RQ (arXiv 2202.01855).
+  """
+
+  codebook_size: int
+  code_dim: int
+  initial_temperature: float
+  min_temperature: float
+  annealing: float
+  decay: float
+
+  @nn.compact
+  def __call__(self, spectrogram: jax.Array, features: jax.Array, train: bool):
+    """(codes, vectors, diversity loss, metrics), as the module says; spectrogram is not used."""
+    temperature = self._temperature(train)
+    logits = self._logits(features.astype(jnp.float32), train)
+    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("code", "embed"))
+    codebook = self.param("codebook", init, (self.codebook_size, self.code_dim))
+    scores = logits
+    if train:
+      scores = logits + jax.random.gumbel(self.make_rng("dropout"), logits.shape)
+    codes = scores.argmax(axis=-1).astype(jnp.int32)
+    soft = jax.nn.softmax(scores / temperature, axis=-1)
+    # One code forward, the softmax's gradient backward.
+    choice = jax.nn.one_hot(codes, self.codebook_size) + (soft - jax.lax.stop_gradient(soft))
+    # Of the softmax without noise and temperature (wav2vec 2.0, Section 2).
+    diversity = diversity_loss(jax.nn.softmax(logits, axis=-1))
+    one = jnp.ones(())
+    metrics = {"diversity_loss": (diversity, one), "gumbel_temperature": (temperature, one)}
+    return codes, unit(choice @ codebook), diversity, metrics
+
+  def _logits(self, x, train: bool):
+    """[batch, frames, codebook_size] of features [batch, frames, embed]."""
+    x = nn.BatchNorm(
+      use_running_average=not train,
+      momentum=self.decay,
+      use_bias=False,
+      use_scale=False,
+      name="standardise",
+    )(x)
+    # wav2vec 2.0's: logits far apart, so that a draw is nearly sure from the start.
+    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("embed", "code"))
+    return nn.Dense(
+      self.codebook_size,
+      precision="float32",
+      kernel_init=init,
+      bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), ("code",)),
+      name="logits",
+    )(x)
+
+  def _temperature(self, train: bool):
+    updates = self.variable("counters", "updates", jnp.zeros, (), jnp.int32)
+    annealed = self.initial_temperature * jnp.exp(updates.value * math.log(self.annealing))
+    if train and not self.is_initializing():
+      updates.value = updates.value + 1
+    return jnp.maximum(annealed, self.min_temperature)
