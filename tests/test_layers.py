@@ -19,6 +19,7 @@ LAYERS = (
     "encoder",
     "checkpointing",
     "tokenizers.quantizer",
+    "tokenizers.targets",
     "tokenizers.discriminators",
     "tokenizers.conformer",
     "tokenizers.towers",
