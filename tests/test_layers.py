@@ -39,6 +39,8 @@ LAYERS = (
   ),
   (
     "tokenizers.frozen",
+    "tokenizers.importing",
+    "tokenizers.conversion",
     "tokenizers.streaming",
     "lm.sampling",
     "export.*",

@@ -103,8 +103,12 @@ class MuLan:
 
 @dataclasses.dataclass(frozen=True)
 class Melody:
-  """The same melody in another rendition, among all other held-out clips; and when it is hummed."""
+  """The same melody in another rendition, among all other held-out clips; and when it is hummed.
 
+  `hums` name the ways to hum it: (how much faster than the clip, semitones higher).
+  """
+
+  hums: dict[str, tuple[float, int]]
   batch_size: int
 
   name = "melody"
@@ -125,12 +129,14 @@ class Melody:
     figures["melody_mrr"] = metrics.figure(
       found["mrr"], baseline=found["chance_mrr"], baseline_is="chance"
     )
-    seconds = waveforms.shape[1] / held_out.sample_rate
-    hums = np.stack([hum(clip["onsets"], seconds, held_out.sample_rate) for clip in held_out.clips])
-    queries = in_batches(lambda x: encoder("embed", x), hums, self.batch_size)
-    hummed = metrics.retrieval(queries @ embeddings.T, names[:, None] == names[None])
-    figures |= _recalls("hummed_melody", hummed, "")
-    retrieval = {"melody": found, "hummed_melody": hummed}
+    seconds, rate = waveforms.shape[1] / held_out.sample_rate, held_out.sample_rate
+    retrieval = {"melody": found}
+    for name, (faster, higher) in self.hums.items():
+      notes = [clip["onsets"] * [1 / faster, 1] + [0, higher] for clip in held_out.clips]
+      hums = np.stack([hum(onsets, seconds, rate) for onsets in notes])
+      queries = in_batches(lambda x: encoder("embed", x), hums, self.batch_size)
+      retrieval[name] = metrics.retrieval(queries @ embeddings.T, names[:, None] == names[None])
+      figures |= _recalls(name, retrieval[name], "")
     return {"figures": figures, "retrieval": retrieval, "usage": usage}
 
 
