@@ -185,15 +185,9 @@ def train(
     checkpoints = checkpointing.Checkpoints(model_dir, _KEEP)
     if checkpoints.latest_step is None:
       state = jax.jit(lambda batch: nn.unbox(init(batch)), out_shardings=shardings)(sample)
-      state = _start(state, initial, shardings)
+      state = _take_over(state, initial, shardings)
     else:
-      abstract = jax.tree.map(
-        lambda s, x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        shardings,
-        nn.unbox(boxed),
-        is_leaf=lambda s: s is None,
-      )
-      state = checkpoints.restore(abstract)
+      state = checkpoints.restore(_sharded(nn.unbox(boxed), shardings))
     step_fn = jax.jit(
       functools.partial(train_step, model, optimizer, num_microbatches, seed),
       donate_argnums=0,
@@ -217,7 +211,16 @@ def train(
   return final
 
 
-def _start(state: TrainState, initial: dict[str, str], shardings: TrainState) -> TrainState:
+def _sharded(abstract: TrainState, shardings: TrainState) -> TrainState:
+  """Abstract arrays with their shardings; None leaves one open."""
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    abstract,
+    shardings,
+  )
+
+
+def _take_over(state: TrainState, initial: dict[str, str], shardings: TrainState) -> TrainState:
   """The state of step 0 with the values of the parts that `initial` names."""
   if not initial:
     return state
