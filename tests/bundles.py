@@ -126,13 +126,13 @@ def make_runs(root):
   return runs, str(text)
 
 
-def export(runs, text, output_dir):
+def export(runs, text, output_dir, text_length=16):
   """Exports the runs of `make_runs`."""
   bundle.export(
     output_dir=str(output_dir),
     stages=tuple(runs[stage.name] for stage in STAGES),
     tokenizers={role: runs[role] for role in ("soundstream", "mulan", "mulan_rvq")},
-    text=bundle.Text(text, 16),
+    text=bundle.Text(text, text_length),
     sample_rate=SAMPLE_RATE,
     to="bundle",
   )

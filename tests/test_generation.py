@@ -121,6 +121,8 @@ def test_a_text_model_of_another_tower_is_refused(runs, tmp_path):
     bundles.export(runs[0], str(tmp_path / "vocab.txt"), tmp_path / "bundle")
   with pytest.raises(ValueError, match="nowhere.model: no such text model"):
     bundles.export(runs[0], "nowhere.model", tmp_path / "bundle")
+  with pytest.raises(ValueError, match="mulan: reads at most 64 tokens, TEXT_LENGTH is 65"):
+    bundles.export(*runs, tmp_path / "bundle", text_length=65)
   assert not (tmp_path / "bundle").exists()
 
 

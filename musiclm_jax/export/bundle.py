@@ -53,7 +53,7 @@ def export(
     if role == "soundstream" and module.sample_rate != sample_rate:
       raise ValueError(f"{directory}: is of {module.sample_rate} Hz, SAMPLE_RATE is {sample_rate}")
     if role == "mulan":
-      Tokenizer(text.model).check(module.text_tower.vocab_size)
+      _check_text(text, directory, module.text_tower)
   for stage in stages:
     _check_stage(stage, prints)
   text_model = file_name(text.model)
@@ -85,6 +85,14 @@ def _refuse_other(output_dir: str) -> None:
   """Only a bundle may be replaced."""
   if not pathlib.Path(output_dir, "bundle.json").is_file():
     raise ValueError(f"{output_dir}: exists and is no bundle; choose another directory")
+
+
+def _check_text(text: Text, mulan: str, tower) -> None:
+  """The text tower must have rows for all ids and places for all tokens."""
+  Tokenizer(text.model).check(tower.vocab_size)
+  places = getattr(tower, "max_length", text.length)  # published ones do not say
+  if text.length > places:
+    raise ValueError(f"{mulan}: reads at most {places} tokens, TEXT_LENGTH is {text.length}")
 
 
 def _check_stage(stage: str, prints: dict[str, str]) -> None:
