@@ -226,6 +226,10 @@ def take_over(variables: dict, initial: dict[str, str]) -> dict:
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def _part_files(directory: str) -> list[pathlib.Path]:
+  return [pathlib.Path(directory, name) for name in ("model.json", "weights.safetensors")]
+
+
 def origins(initial: dict[str, str]) -> dict:
   """What model.json says of the parts that a training starts from, if it starts from any."""
   entries = {}
@@ -237,11 +241,12 @@ def origins(initial: dict[str, str]) -> dict:
   return {"initial": entries} if entries else {}
 
 
-def fingerprint(directory: str) -> str:
-  """Twelve hexadecimal digits that name the model.json and weights.safetensors of a part."""
+def fingerprint(path: str) -> str:
+  """Twelve hexadecimal digits that name a file, or the model.json and weights of a part."""
+  files = [path] if pathlib.Path(path).is_file() else _part_files(path)
   digest = hashlib.sha256()
-  for name in ("model.json", "weights.safetensors"):
-    with open(pathlib.Path(directory, name), "rb") as file:
+  for name in files:
+    with open(name, "rb") as file:
       while block := file.read(1 << 20):
         digest.update(block)
   return digest.hexdigest()[:12]

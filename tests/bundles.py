@@ -97,14 +97,22 @@ def _randomise(codebooks):
       codebooks[name] = rng.standard_normal(value.shape).astype(np.float32)
 
 
-def make_runs(root):
-  """Finished model directories {role: path} of a small MusicLM, and its text model."""
+def make_runs(root, text=None):
+  """Finished model directories {role: path} of a small MusicLM, and its text model, if any."""
   root = pathlib.Path(root)
+  if text is None:
+    root.mkdir(exist_ok=True)
+    text = str(root / "text.model")
+    captions = ["a slow calm flute", "a fast violin in D major", "drums and bass"]
+    train_text_model(captions, pathlib.Path(text), 300)
   waveform = np.zeros((2, 4800), np.float32)
   runs = {
     "soundstream": write_part(root / "soundstream", codec(), {"waveform": waveform}),
     "mulan": write_part(
-      root / "mulan", joint(), {"waveform": waveform, "text": np.zeros((2, 8), np.int32)}
+      root / "mulan",
+      joint(),
+      {"waveform": waveform, "text": np.zeros((2, 8), np.int32)},
+      parts={pathlib.Path(text).name: checkpointing.fingerprint(text)} if text else {},
     ),
   }
   prints = {role: checkpointing.fingerprint(path) for role, path in runs.items()}
@@ -121,9 +129,7 @@ def make_runs(root):
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
     batch = {name: np.zeros((1, stage.length), np.int32) for name in names}
     runs[stage.name] = write_part(root / stage.name, model, batch, sources, parts)
-  text = root / "text.model"
-  train_text_model(["a slow calm flute", "a fast violin in D major", "drums and bass"], text, 300)
-  return runs, str(text)
+  return runs, text
 
 
 def export(runs, text, output_dir, text_length=16):

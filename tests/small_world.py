@@ -206,14 +206,16 @@ TOKEN_FEATURES = {
 def build(root: pathlib.Path) -> dict[str, str]:
   """Directories of all that an evaluation takes: {runs_dir, data_dir, tokens_dir, bundle}."""
   runs = root / "runs"
+  train, test = [tone(i) for i in range(100, 124)], [tone(i) for i in range(12)]
+  root.mkdir(exist_ok=True)
+  captions.train_text_model([c["caption"] for c in train + test], root / "text.model", 300)
   wave = {"waveform": np.zeros((2, 7200), np.float32)}
   nothing = {"sources": {}, "parts": {}}
+  read = nothing | {"parts": {"text.model": checkpointing.fingerprint(root / "text.model")}}
   prints = {
     "soundstream": write_part(runs / "soundstream", codec(), wave, nothing),
     "w2v_bert": write_part(runs / "w2v_bert", self_supervised(), wave, nothing),
-    "mulan": write_part(
-      runs / "mulan", joint(), wave | {"text": np.ones((2, 16), np.int32)}, nothing
-    ),
+    "mulan": write_part(runs / "mulan", joint(), wave | {"text": np.ones((2, 16), np.int32)}, read),
     "melody": write_part(
       runs / "melody", melodies(), wave | {"melody": np.zeros(2, np.int32)}, nothing
     ),
@@ -237,7 +239,6 @@ def build(root: pathlib.Path) -> dict[str, str]:
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
     batch = {name: np.zeros((2, stage.length), np.int32) for name in names}
     write_part(runs / stage.name, model, batch, {"sources": made, "parts": {}})
-  train, test = [tone(i) for i in range(100, 124)], [tone(i) for i in range(12)]
   write_records(root / "data", {"train": train, "test": test}, CLIP_FEATURES)
   rows = {"train": [token_row(c) for c in train], "test": [token_row(c) for c in reversed(test)]}
   write_records(root / "tokens", rows, TOKEN_FEATURES)
@@ -256,7 +257,6 @@ def build(root: pathlib.Path) -> dict[str, str]:
     },
   }
   (root / "tokens" / "manifest.json").write_text(json.dumps(manifest))
-  captions.train_text_model([c["caption"] for c in train + test], root / "text.model", 300)
   bundle.export(
     output_dir=str(root / "bundle"),
     stages=tuple(str(runs / stage.name) for stage in STAGES),

@@ -89,9 +89,9 @@ def test_a_long_prompt_is_cut_and_says_where(composer, capsys):
     (lambda path: test_text.roberta(path / "roberta.json"), "tokenizer.json"),
   ],
 )
-def test_a_bundle_keeps_the_text_model_that_it_is_given(runs, tmp_path, capsys, make, name):
-  text = make(tmp_path)
-  path = bundles.export(runs[0], text, tmp_path / "bundle")
+def test_a_bundle_keeps_the_text_model_of_its_training(tmp_path, capsys, make, name):
+  runs = bundles.make_runs(tmp_path / "runs", make(tmp_path))
+  path, text = bundles.export(*runs, tmp_path / "bundle"), runs[1]
   assert json.loads((tmp_path / "bundle" / "bundle.json").read_text())["text_model"] == name
   if text:
     pathlib.Path(text).unlink()  # the bundle has its own
@@ -109,16 +109,15 @@ def test_a_bundle_keeps_the_text_model_that_it_is_given(runs, tmp_path, capsys, 
       Composer(path, SAMPLINGS)
 
 
-def test_music_is_made_of_bytes_too(runs, tmp_path):
-  path = bundles.export(runs[0], "", tmp_path / "bundle")
+def test_music_is_made_of_bytes_too(tmp_path):
+  path = bundles.export(*bundles.make_runs(tmp_path / "runs", ""), tmp_path / "bundle")
   music = Composer(path, SAMPLINGS).waveforms(["Ζωή 🎷"], 0.5, seed=0)
   assert music.shape == (1, 1200) and np.isfinite(music).all()
 
 
-def test_a_text_model_of_another_tower_is_refused(runs, tmp_path):
-  (tmp_path / "vocab.txt").write_text("\n".join([*test_text.PIECES, *map(str, range(300))]))
-  with pytest.raises(ValueError, match="vocab.txt: has 312 pieces, the text tower 300 rows"):
-    bundles.export(runs[0], str(tmp_path / "vocab.txt"), tmp_path / "bundle")
+def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path):
+  with pytest.raises(ValueError, match="was trained on texts by text.model .*TEXT_MODEL is bytes"):
+    bundles.export(runs[0], "", tmp_path / "bundle")
   with pytest.raises(ValueError, match="nowhere.model: no such text model"):
     bundles.export(runs[0], "nowhere.model", tmp_path / "bundle")
   with pytest.raises(ValueError, match="mulan: reads at most 64 tokens, TEXT_LENGTH is 65"):

@@ -8,15 +8,18 @@ from musiclm_jax.tokens import Stream
 
 
 def provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[str, ...]) -> dict:
-  """{sources: their entries in the manifest, parts: {folder: fingerprint}}.
+  """{sources: their entries in the manifest, parts: {folder or file: fingerprint}}.
 
-  A Stream among the sources is held against its entry. Raises ValueError, naming the directory,
-  where it has no such source, and where a part was trained on another encoder's.
+  Of `parts`, "" names nothing. A Stream among the sources is held against its entry. Raises
+  ValueError, naming the directory, where it has no such source, and where a part was trained on
+  another encoder's.
   """
   streams = [source for source in sources if isinstance(source, Stream)]
   sources = [source.source if isinstance(source, Stream) else source for source in sources]
+  parts = [part for part in parts if part]
+  fingerprints = {pathlib.Path(part).name: checkpointing.fingerprint(part) for part in parts}
   if not sources:
-    return {"sources": {}, "parts": {}}
+    return {"sources": {}, "parts": fingerprints}
   path = pathlib.Path(directory, "manifest.json")
   if not path.is_file():
     raise ValueError(f"{directory}: no token shards here (manifest.json is missing)")
@@ -35,7 +38,6 @@ def provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[s
           f"{directory}: its {name} is of encoder {made[name]['encoder']}, "
           f"but {part} was trained on that of {entry['encoder']}"
         )
-  fingerprints = {pathlib.Path(part).name: checkpointing.fingerprint(part) for part in parts}
   return {"sources": {name: made[name] for name in sources}, "parts": fingerprints}
 
 

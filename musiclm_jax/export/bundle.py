@@ -12,7 +12,7 @@ import shutil
 import sys
 
 from musiclm_jax import checkpointing
-from musiclm_jax.text import Tokenizer, file_name
+from musiclm_jax.text import file_name
 
 _FORMAT = 2
 
@@ -45,18 +45,18 @@ def export(
   """
   if to != "bundle":
     raise ValueError(f"export: wanted --to bundle, found --to {to}")
+  text_model = file_name(text.model)
   parts = {pathlib.Path(stage).name: stage for stage in stages} | tokenizers
   prints = {}
   for role, directory in parts.items():
-    module, _, _ = checkpointing.read_part(directory)
+    module, _, provenance = checkpointing.read_part(directory)
     prints[role] = checkpointing.fingerprint(directory)
     if role == "soundstream" and module.sample_rate != sample_rate:
       raise ValueError(f"{directory}: is of {module.sample_rate} Hz, SAMPLE_RATE is {sample_rate}")
     if role == "mulan":
-      _check_text(text, directory, module.text_tower)
+      _check_text(text, directory, module.text_tower, provenance["parts"])
   for stage in stages:
     _check_stage(stage, prints)
-  text_model = file_name(text.model)
   partial = pathlib.Path(f"{output_dir}.partial")
   shutil.rmtree(partial, ignore_errors=True)
   for role, directory in parts.items():
@@ -87,9 +87,15 @@ def _refuse_other(output_dir: str) -> None:
     raise ValueError(f"{output_dir}: exists and is no bundle; choose another directory")
 
 
-def _check_text(text: Text, mulan: str, tower) -> None:
-  """The text tower must have rows for all ids and places for all tokens."""
-  Tokenizer(text.model).check(tower.vocab_size)
+def _check_text(text: Text, mulan: str, tower, parts: dict[str, str]) -> None:
+  """The text model must be that of the training, the only one of its `parts`; the text tower must
+  have places for all tokens.
+  """
+  wanted = next(iter(parts.items()), ("bytes", ""))
+  found = checkpointing.fingerprint(text.model) if text.model else ""
+  if found != wanted[1]:
+    wanted, found = " ".join(wanted).strip(), f"{text.model or 'bytes'} {found}".strip()
+    raise ValueError(f"{mulan}: was trained on texts by {wanted}, TEXT_MODEL is {found}")
   places = getattr(tower, "max_length", text.length)  # published ones do not say
   if text.length > places:
     raise ValueError(f"{mulan}: reads at most {places} tokens, TEXT_LENGTH is {text.length}")

@@ -91,7 +91,9 @@ def import_checkpoint(
     config = _hubert_of_mert(source, config)
   config = transformers.AutoConfig.for_model(**config)
   module, variables, about = _KINDS[kind](checkpoint, config, sample_rate, levels)
-  provenance = {"sources": {}, "parts": {}, "checkpoint": source, "licence": licence}
+  tokenizer = checkpoint.folder / "tokenizer.json"
+  parts = {tokenizer.name: checkpointing.fingerprint(tokenizer)} if kind == "clap" else {}
+  provenance = {"sources": {}, "parts": parts, "checkpoint": source, "licence": licence}
   checkpointing.describe_run(model_dir, module, provenance)
   checkpointing.write_weights(model_dir, variables)
   line = f"{model_dir}: {kind} of {source}, licence {licence}; {about}"
