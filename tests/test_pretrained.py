@@ -23,6 +23,14 @@ def _codecs():
   encodec = transformers.EncodecConfig(
     **small, **ratios, target_bandwidths=[0.2, 0.8], codebook_dim=16, use_causal_conv=True
   )
+  music = transformers.EncodecConfig(  # as MusicGen's: 32 kHz, not causal
+    sampling_rate=32000,
+    codebook_size=32,
+    codebook_dim=16,
+    **ratios | {"upsampling_ratios": [8, 5, 4, 4]},
+    target_bandwidths=[1.0],
+    use_causal_conv=False,
+  )
   dac = transformers.DacConfig(
     **small,
     encoder_hidden_size=4,
@@ -45,7 +53,7 @@ def _codecs():
     upsample_groups=16,
     upsampling_ratios=[8, 6, 5, 4],
   )
-  return {"encodec": encodec, "dac": dac, "mimi": mimi}
+  return {"encodec": encodec, "encodec of music": music, "dac": dac, "mimi": mimi}
 
 
 def _encoders():
@@ -79,6 +87,7 @@ def _clap():
 
 _PREPROCESSORS = {
   "encodec": lambda: transformers.EncodecFeatureExtractor(sampling_rate=RATE),
+  "encodec of music": lambda: transformers.EncodecFeatureExtractor(sampling_rate=32000),
   "mimi": lambda: transformers.EncodecFeatureExtractor(sampling_rate=RATE),
   "dac": lambda: transformers.DacFeatureExtractor(sampling_rate=RATE),
   "hubert": lambda: transformers.Wav2Vec2FeatureExtractor(do_normalize=True),
@@ -122,19 +131,21 @@ def sound(rows=2, samples=RATE):
 
 @pytest.mark.parametrize("kind", CODECS)
 def test_a_codec_codes_as_its_own_library_does(kind, checkpoints, tmp_path):
-  adopt(checkpoints[kind], tmp_path, levels=3)
-  part, x = frozen.load(str(tmp_path)), sound(2, 12 * 1920)
   network = transformers.AutoModel.from_pretrained(checkpoints[kind])
+  rate, encodec = network.config.sampling_rate, kind.startswith("encodec")
+  adopt(checkpoints[kind], tmp_path, levels=3, sample_rate=rate)
+  part, x = frozen.load(str(tmp_path)), sound(2, 12 * 1920)
   with torch.no_grad():
-    options = {"bandwidth": 0.8} if kind == "encodec" else {}
+    options = {"bandwidth": network.config.target_bandwidths[-1]} if encodec else {}
     codes = network.encode(torch.from_numpy(x)[:, None], **options).audio_codes
-    codes = (codes[0] if kind == "encodec" else codes)[:, :3].transpose(1, 2).numpy()
+    codes = (codes[0] if encodec else codes)[:, :3].transpose(1, 2).numpy()
   module = part.module
   found = part("encode", x)
   frames = 12 * 1920 // module.hop
   assert found.dtype == np.int32 and found.shape == (2, frames, 3)
-  assert module.hop == {"encodec": 480, "dac": 480, "mimi": 1920}[kind]
-  assert module.frame_rate == RATE / module.hop and module.codebook_size == 16
+  assert module.hop == {"encodec": 480, "encodec of music": 640, "dac": 480, "mimi": 1920}[kind]
+  assert module.frame_rate == rate / module.hop
+  assert module.codebook_size == network.config.codebook_size
   np.testing.assert_array_equal(found, codes)
   for levels in (2, 3):
     y = part("decode", found[..., :levels])
