@@ -39,7 +39,7 @@ CHANGES = {
   },
   "w2v_bert": {"CROP_SECONDS": 1.0, "FRONT_END_CHANNELS": 16},
   "w2v_bert model/learned_codes": {"CROP_SECONDS": 1.0, "FRONT_END_CHANNELS": 16},
-  "mulan": {"CROP_SECONDS": 1.0, "mulan.ResNet.width": 16, "mulan.ResNet.expansion": 2},
+  "mulan": {"CROP_SECONDS": 1.0, "towers.ResNet.width": 16, "towers.ResNet.expansion": 2},
 }
 OPTIMIZER = optax.sgd(1.0, momentum=0.9)
 
