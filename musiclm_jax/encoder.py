@@ -9,10 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.layers import MASKED, normal, stack
 from musiclm_jax.partitioning import constrain
-from musiclm_jax.transformer import normal, remat
-
-_MASKED = -1e9
 
 
 def layer_norm(name: str, dtype: str, epsilon: float = 1e-12) -> nn.LayerNorm:
@@ -131,19 +129,14 @@ class Encoder(nn.Module):
     x, bias = x.astype(self.dtype), None
     if mask is not None:
       x = jnp.where(mask[:, :, None], x, 0)  # a weight of 0 would not hide what is not a number
-      bias = jnp.where(mask, 0.0, _MASKED)[:, None, None, :]
+      bias = jnp.where(mask, 0.0, MASKED)[:, None, None, :]
     norm = layer_norm("norm", self.dtype)
     x = x if self.norm_first else norm(x)
     x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
     x = constrain(x, "batch", "length", "embed_act")
-    layers = nn.scan(
-      remat(EncoderLayer, self.remat, static_argnums=(3,)),
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(nn.broadcast, nn.broadcast),
-      length=self.num_layers,
-      unroll=self.num_layers if self.unroll else 1,
-      metadata_params={nn.PARTITION_NAME: "layers"},
+    in_axes = (nn.broadcast, nn.broadcast)
+    layers = stack(
+      EncoderLayer, self.num_layers, in_axes=in_axes, remat=self.remat, unroll=self.unroll
     )(
       num_heads=self.num_heads,
       head_dim=self.head_dim,

@@ -13,33 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from musiclm_jax.layers import MASKED, norm, normal, stack
 from musiclm_jax.partitioning import constrain
-
-_MASKED = -1e9
-_REMAT = {
-  "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
-  "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-def remat(layer: type[nn.Module], preset: str, static_argnums: tuple[int, ...]):
-  """`layer`, whose activations are kept ("none"), or computed again in the backward pass: all of
-  them ("full") or all but the outputs of matrix products with parameters ("minimal").
-  """
-  if preset == "none":
-    return layer
-  policy = _REMAT[preset]
-  return nn.remat(layer, prevent_cse=False, static_argnums=static_argnums, policy=policy)
-
-
-def normal(*, fan_in_axes: int):
-  """Initializer of variance 1 / fan-in; the fan-in is the product of the shape's first axes."""
-
-  def init(key, shape, dtype=jnp.float32):
-    fan_in = math.prod(shape[:fan_in_axes])
-    return jax.random.normal(key, shape, dtype) / math.sqrt(fan_in)
-
-  return init
 
 
 @flax.struct.dataclass
@@ -166,12 +141,6 @@ class Layer(nn.Module):
     return x, (key, value)
 
 
-def norm(name: str, dtype: str) -> nn.RMSNorm:
-  """T5's layer norm: a scale, no mean and no bias; statistics in float32."""
-  ones = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
-  return nn.RMSNorm(epsilon=1e-6, dtype=dtype, scale_init=ones, name=name)
-
-
 class Transformer(nn.Module):
   """A stack of causal layers over embeddings.
 
@@ -205,11 +174,11 @@ class Transformer(nn.Module):
     )
     new = jnp.arange(length)
     bias_new = bias(new, new)[None]
-    bias_new += jnp.where(new[None, :] > new[:, None], _MASKED, 0.0)[None, None]
+    bias_new += jnp.where(new[None, :] > new[:, None], MASKED, 0.0)[None, None]
     if cache is None:
       return bias_new, None
     old = jnp.arange(cache.keys.shape[3])
-    free = jnp.where(old < cache.index, 0.0, _MASKED)[None, None, None, :]
+    free = jnp.where(old < cache.index, 0.0, MASKED)[None, None, None, :]
     return bias_new, bias(cache.index + new, old)[None] + free
 
   @nn.compact
@@ -218,14 +187,12 @@ class Transformer(nn.Module):
     x = constrain(x, "batch", "length", "embed_act")
     bias, cached_bias = self._biases(x.shape[1], cache)
     cached = None if cache is None else (cache.keys, cache.values)
-    layers = nn.scan(
-      remat(Layer, self.remat, static_argnums=(5,)),
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
+    layers = stack(
+      Layer,
+      self.num_layers,
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-      length=self.num_layers,
-      unroll=self.num_layers if self.unroll else 1,
-      metadata_params={nn.PARTITION_NAME: "layers"},
+      remat=self.remat,
+      unroll=self.unroll,
     )(
       num_heads=self.num_heads,
       head_dim=self.head_dim,

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musiclm_jax.tokenizers.targets import Learned, diversity_loss, unit
+from musiclm_jax.layers import unit
+from musiclm_jax.tokenizers.targets import Learned, diversity_loss
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musiclm_jax.tokenizers.targets import Learned, diversity_loss, unit
+from musiclm_jax.layers import unit
+from musiclm_jax.tokenizers.targets import Learned, diversity_loss
 
 SIZE = 5
 MODEL = Learned(SIZE, 3, 2.0, 0.5, 0.999995, 0.9)

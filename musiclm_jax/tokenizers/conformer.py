@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.encoder import Affine, SelfAttention, layer_norm
+from musiclm_jax.layers import normal, stack
 from musiclm_jax.partitioning import constrain
-from musiclm_jax.transformer import RelativeBias, normal, remat
+from musiclm_jax.transformer import RelativeBias
 
 
 def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -106,21 +107,14 @@ class Conformer(nn.Module):
     bias = RelativeBias(
       self.num_heads, self.num_buckets, self.max_distance, causal=False, name="relative_bias"
     )(positions, positions)[None]
-    stack = nn.scan(
-      remat(ConformerLayer, self.remat, static_argnums=(3,)),
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(nn.broadcast, nn.broadcast),
-      length=depth,
-      unroll=depth if self.unroll else 1,
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )
+    in_axes = (nn.broadcast, nn.broadcast)
+    stacked = stack(ConformerLayer, depth, in_axes=in_axes, remat=self.remat, unroll=self.unroll)
     if depth < self.num_layers:
       # The stacked parameters of the first layers alone.
-      stack = nn.map_variables(
-        stack, "params", trans_in_fn=lambda p: jax.tree.map(lambda leaf: leaf[:depth], p)
+      stacked = nn.map_variables(
+        stacked, "params", trans_in_fn=lambda p: jax.tree.map(lambda leaf: leaf[:depth], p)
       )
-    layers = stack(
+    layers = stacked(
       num_heads=self.num_heads,
       head_dim=self.head_dim,
       mlp_dim=self.mlp_dim,

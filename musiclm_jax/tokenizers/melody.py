@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax import audio
+from musiclm_jax.layers import normal, unit
 from musiclm_jax.tokenizers.towers import SpectrogramTransformer
-from musiclm_jax.transformer import normal
 
 _FAR = 1e9
 
@@ -120,8 +120,7 @@ class MelodyEncoder(nn.Module):
     x = self.log_pitch(waveform)
     if train and self.max_shift:
       x = transpose(self.make_rng("dropout"), x, self.max_shift)
-    x = self.head(self.tower(x, train=train)).astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
+    return unit(self.head(self.tower(x, train=train)))
 
   def __call__(self, batch, *, train: bool):
     """(loss, metrics); triplets are mined over the global batch."""

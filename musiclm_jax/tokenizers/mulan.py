@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax import audio
+from musiclm_jax.layers import MASKED, normal, unit
 from musiclm_jax.partitioning import constrain
 from musiclm_jax.tokenizers.towers import TextTower
-from musiclm_jax.transformer import normal
-
-_NEVER = -1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +71,7 @@ def decoupled_loss(similarity: jax.Array, same: jax.Array, temperature: jax.Arra
   its text (MuLan Section 3.1). A pair that has no negative does not count.
   """
   scores = similarity / temperature
-  negatives = jnp.where(same[None], _NEVER, jnp.stack([scores, scores.T]))
+  negatives = jnp.where(same[None], MASKED, jnp.stack([scores, scores.T]))
   loss = jax.nn.logsumexp(negatives, axis=(0, 2)) - jnp.diagonal(scores)
   return loss, ~same.all(axis=1)
 
@@ -114,10 +112,10 @@ class MuLan(nn.Module):
     x = self.log_mel(waveform)
     if train:
       x = self.augment(self.make_rng("dropout"), x)
-    return _unit(self.audio_head(self.audio_tower(x, train=train)))
+    return unit(self.audio_head(self.audio_tower(x, train=train)))
 
   def _text(self, tokens, train: bool):
-    return _unit(self.text_head(self.text_tower(tokens, train=train)))
+    return unit(self.text_head(self.text_tower(tokens, train=train)))
 
   def __call__(self, batch, *, train: bool):
     """(loss, metrics); every other clip and text of the global batch is a negative."""
@@ -150,9 +148,3 @@ class MuLan(nn.Module):
   def embed_text(self, tokens: jax.Array) -> jax.Array:
     """Embeddings [batch, embed_dim] float32 of length 1 of token ids [batch, length]; 0 pads."""
     return self._text(tokens, False)
-
-
-def _unit(x):
-  """x [..., dim] at length 1, float32."""
-  x = x.astype(jnp.float32)
-  return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)

@@ -16,14 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.layers import normal, unit
 from musiclm_jax.tokenizers.quantizer import ResidualQuantizer, perplexity
-from musiclm_jax.transformer import normal
-
-
-def unit(x: jax.Array) -> jax.Array:
-  """x [..., dim] at length 1, float32."""
-  x = x.astype(jnp.float32)
-  return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
 
 
 def diversity_loss(probabilities: jax.Array) -> jax.Array:

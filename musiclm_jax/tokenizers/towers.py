@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.encoder import Affine, Encoder
-from musiclm_jax.transformer import norm, normal
+from musiclm_jax.layers import norm, normal
 
 _SMALL = nn.initializers.normal(0.02)  # BERT's and ViT's, of tables and places
 

@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax import audio
+from musiclm_jax.layers import MASKED, norm, normal, unit
 from musiclm_jax.tokenizers.conformer import Conformer
 from musiclm_jax.tokenizers.quantizer import perplexity
-from musiclm_jax.tokenizers.targets import Clusters, Learned, unit
-from musiclm_jax.transformer import norm, normal
+from musiclm_jax.tokenizers.targets import Clusters, Learned
 
 _SUBSAMPLING = 4  # two convolutions of stride 2
-_NEVER = -1e9
 
 
 def span_mask(rng: jax.Array, shape: tuple[int, int], *, start_rate: float, span: int) -> jax.Array:
@@ -43,7 +42,7 @@ def contrastive_loss(scores, codes, masked, num_distractors: int):
   others = (codes[:, :, None] != codes[:, None, :]) & masked[:, None, :]
   available = others.sum(axis=-1)
   share = math.log(num_distractors) - jnp.log(jnp.maximum(available, 1).astype(jnp.float32))
-  distractors = jnp.where(others, scores + share[:, :, None], _NEVER)
+  distractors = jnp.where(others, scores + share[:, :, None], MASKED)
   own = jnp.diagonal(scores, axis1=1, axis2=2)
   loss = jnp.logaddexp(own, jax.nn.logsumexp(distractors, axis=-1)) - own
   return loss, masked & (available > 0)

@@ -1,0 +1,57 @@
+"""What the models are built of: how parameters start, the norm, and layers as one stack."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e9  # a score that no softmax sees; finite, as a row of -inf alone would be NaN
+_REMAT = {
+  "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def normal(*, fan_in_axes: int):
+  """Initializer of variance 1 / fan-in; the fan-in is the product of the shape's first axes."""
+
+  def init(key, shape, dtype=jnp.float32):
+    fan_in = math.prod(shape[:fan_in_axes])
+    return jax.random.normal(key, shape, dtype) / math.sqrt(fan_in)
+
+  return init
+
+
+def norm(name: str, dtype: str) -> nn.RMSNorm:
+  """T5's layer norm: a scale, no mean and no bias; statistics in float32."""
+  ones = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
+  return nn.RMSNorm(epsilon=1e-6, dtype=dtype, scale_init=ones, name=name)
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """x [..., dim] at length 1, float32."""
+  x = x.astype(jnp.float32)
+  return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
+
+
+def stack(layer: type[nn.Module], depth: int, *, in_axes: tuple, remat: str, unroll: bool):
+  """A module class of `depth` layers, compiled as one; its parameters have an axis in front.
+
+  A layer maps (x, *others, train) to (x, result); in_axes say of each other and of train whether
+  every layer has its own slice (0) or all the same (nn.broadcast). Results are stacked. What the
+  backward pass needs of the activations is kept ("none") or computed again, all of it ("full") or
+  all but the outputs of matrix products with parameters ("minimal").
+  """
+  if remat != "none":
+    train = 1 + len(in_axes)  # the last argument, behind self and x
+    layer = nn.remat(layer, prevent_cse=False, static_argnums=(train,), policy=_REMAT[remat])
+  return nn.scan(
+    layer,
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=in_axes,
+    length=depth,
+    unroll=depth if unroll else 1,
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )
