@@ -7,6 +7,7 @@ tower gives at its place is the embedding of the text. Id 0 is padding.
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -65,6 +66,12 @@ class Tokenizer:
       ids = self._pieces.first + self.encode(text)[:room] + self._pieces.last
       row[: len(ids)] = ids
     return rows
+
+  def fitted(self, texts: list[str], length: int) -> np.ndarray:
+    """The `rows` of texts; a line on stderr says where some are cut."""
+    if cut := self.cut(texts, length):
+      print(cut, file=sys.stderr)
+    return self.rows(texts, length)
 
   def count(self, text: str) -> int:
     """How long a row holds the whole of the text."""

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from musiclm_jax import checkpointing
 from musiclm_jax.datasets import captions
 from musiclm_jax.encoder import Encoder
-from musiclm_jax.evaluation import retrieval
+from musiclm_jax.evaluation import metrics
 from musiclm_jax.export import bundle
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.tokenizers import (
@@ -190,7 +190,7 @@ def token_row(clip: dict) -> dict:
     "acoustic": draw(round(SECONDS * 50), 3),
     "semantic": draw(round(SECONDS * 25), 1),
     "melody": draw(1, 2),
-    "mulan": retrieval.unit(rng.normal(size=(2, 6))).astype(np.float32),
+    "mulan": metrics.unit(rng.normal(size=(2, 6))).astype(np.float32),
   }
 
 

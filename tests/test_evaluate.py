@@ -15,6 +15,7 @@ from musiclm_jax.evaluation import (
   generated,
   held_out,
   layers,
+  metrics,
   report,
   retrieval,
   semantic,
@@ -121,7 +122,7 @@ def test_stage_losses_are_those_of_the_model_itself(world):
   stage, vocabulary = part.module.stage, part.module.vocabulary
   rows = []
   for shard in material.shards:
-    mean = retrieval.unit(shard["mulan"][:1].mean(axis=0))
+    mean = metrics.unit(shard["mulan"][:1].mean(axis=0))
     codes = material.part("mulan_rvq")("encode", mean[None, None])[0]
     streams = [np.asarray(codes), shard["semantic"][:10], shard["acoustic"][:20, :2]]
     plan = (*stage.conditions, stage.target)

@@ -21,8 +21,8 @@ def abx(embeddings: np.ndarray, triples: np.ndarray) -> float:
 
   embeddings [frames, dim], triples [n, 3] int; ties count half.
   """
-  unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-  a, b, x = (unit[column] for column in triples.T)
+  embeddings = metrics.unit(embeddings)
+  a, b, x = (embeddings[column] for column in triples.T)
   margin = (a * x).sum(axis=1) - (b * x).sum(axis=1)
   return float((margin > 0).mean() + (margin == 0).mean() / 2)
 

@@ -35,6 +35,11 @@ def figure(value, wanted: str = "", *, baseline=None, baseline_is: str = "") -> 
   }
 
 
+def unit(x: np.ndarray) -> np.ndarray:
+  """x [..., dim] at length 1."""
+  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
 def ranks(similarity: np.ndarray, right: np.ndarray) -> np.ndarray:
   """Rank [queries with a right answer] int of the best right answer, 1 for the first place.
 

@@ -3,7 +3,6 @@ another rendition (MuLan Section 4, MusicLM Appendix C).
 """
 
 import dataclasses
-import sys
 
 import numpy as np
 
@@ -17,16 +16,7 @@ from musiclm_jax.text import Tokenizer
 def text_rows(bundle: str, texts: list[str]) -> np.ndarray:
   """Token ids [texts, text_length] int32 of the bundle's text model, cut to length, 0 = padding."""
   description = bundles.load_description(bundle)
-  tokenizer, length = Tokenizer(description["text_model"]), description["text_length"]
-  cut = tokenizer.cut(texts, length)
-  if cut:
-    print(cut, file=sys.stderr)
-  return tokenizer.rows(texts, length)
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-  """x [..., dim] at length 1."""
-  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+  return Tokenizer(description["text_model"]).fitted(texts, description["text_length"])
 
 
 def clip_embeddings(held_out: HeldOut) -> np.ndarray:
@@ -36,7 +26,7 @@ def clip_embeddings(held_out: HeldOut) -> np.ndarray:
   for clip, row in zip(held_out.clips, held_out.shards):
     spare = len(clip["waveform"]) / held_out.sample_rate - window
     rows.append(row["mulan"][: 1 + int(max(spare, 0))].mean(axis=0))
-  return unit(np.stack(rows))
+  return metrics.unit(np.stack(rows))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,10 +60,7 @@ class Composer:
     for prompt in prompts:
       if not self._tokenizer.encode(prompt):
         raise ValueError(f"the prompt is empty: {prompt!r}")
-    cut = self._tokenizer.cut(prompts, self._text_length)
-    if cut:
-      print(cut, file=sys.stderr)
-    rows = self._tokenizer.rows(prompts, self._text_length)
+    rows = self._tokenizer.fitted(prompts, self._text_length)
     embeddings = self.parts["mulan"]("embed_text", rows)
     return np.asarray(self.parts["mulan_rvq"]("encode", embeddings[:, None]))
 

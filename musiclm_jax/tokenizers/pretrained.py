@@ -88,9 +88,7 @@ class Encoder:
     if not 0 <= layer <= layers:
       raise ValueError(f"wanted a layer of 0..{layers}, found {layer}")
     preprocess = preprocessor_of(json.loads(self.preprocessor))
-    rate = preprocess.sampling_rate
-    rows = [audio.resample(row, self.sample_rate, rate) for row in waveform]
-    features = preprocess(rows, sampling_rate=rate, return_tensors="pt")
+    features = _features(preprocess, waveform, self.sample_rate)
     return network(**features, output_hidden_states=True).hidden_states[layer].numpy()
 
 
@@ -122,8 +120,7 @@ class Joint:
     seconds = waveform.shape[1] / self.sample_rate
     if seconds > preprocess.max_length_s:
       raise ValueError(f"wanted at most {preprocess.max_length_s} s of audio, found {seconds:g} s")
-    rows = [audio.resample(row, self.sample_rate, preprocess.sampling_rate) for row in waveform]
-    features = preprocess(rows, sampling_rate=preprocess.sampling_rate, return_tensors="pt")
+    features = _features(preprocess, waveform, self.sample_rate)
     return network.get_audio_features(**features).pooler_output.numpy()
 
   def embed_text(self, network, tokens: np.ndarray) -> np.ndarray:
@@ -182,6 +179,13 @@ def _network(config: dict, weights: dict):
     raise ValueError(f"this transformers has another {config.model_type}: {line}")
   network.load_state_dict({name: _tensor(array) for name, array in weights.items()})
   return network.requires_grad_(False)
+
+
+def _features(preprocess, waveform: np.ndarray, sample_rate: int):
+  """What a feature extractor makes of waveforms [batch, samples], resampled to its own rate."""
+  rate = preprocess.sampling_rate
+  rows = [audio.resample(row, sample_rate, rate) for row in waveform]
+  return preprocess(rows, sampling_rate=rate, return_tensors="pt")
 
 
 def preprocessor_of(description: dict):
