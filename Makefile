@@ -26,7 +26,7 @@ test: setup
 # What runs published checkpoints, with the extra [hf].
 test-hf: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==5.23.0
-	$(PYTEST) tests/test_pretrained.py tests/test_parity*.py
+	$(PYTEST) tests/test_pretrained*.py tests/test_parity*.py
 
 check: setup
 	$(BIN)/ruff format --check .

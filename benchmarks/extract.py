@@ -1,8 +1,9 @@
 """Prints as JSON how fast tokenizers are: hours of audio in an hour on one core.
 
-python benchmarks/extract.py PART ... [--layer=0] [--clips=8] [--seconds=10]: every PART, a finished
-or imported model directory, runs over the same noise at its own sample rate, as `musiclm extract`
-runs it, codecs back to sound too. Compilation is not counted. Cores are those the process may use.
+python benchmarks/extract.py PART[@SECONDS] ... [--layer=0] [--clips=8]: every PART, a finished or
+imported model directory, runs over the same noise at its own sample rate, as `musiclm extract` runs
+it, codecs back to sound too. Clips have 10 s, or the SECONDS of the windows that a part reads.
+Compilation is not counted. Cores are those the process may use.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import inspect
 import json
 import os
 import pathlib
+import sys
 import time
 
 import jax
@@ -19,10 +21,13 @@ from musiclm_jax.tokenizers import frozen
 
 _METHODS = ("encode", "embed", "embed_audio")  # of codecs, of encoders, of MuLan
 _RATE = 24000  # of parts that do not name theirs
+_SECONDS = 10.0
 
 
-def measure(directory: str, layer: int, clips: int, seconds: float) -> dict[str, float | str]:
-  """{part, method, hours of audio per hour and core, and for a codec those of decoding}."""
+def measure(part: str, layer: int, clips: int) -> dict[str, float | str]:
+  """{part, seconds of a clip, method, hours of audio per hour and core; decoded too by a codec}."""
+  directory, _, seconds = part.partition("@")
+  seconds = float(seconds or _SECONDS)
   part = frozen.load(directory)
   method = next(name for name in _METHODS if hasattr(part.module, name))
   static = {"layer": layer} if takes_layer(part.module) else {}
@@ -30,7 +35,8 @@ def measure(directory: str, layer: int, clips: int, seconds: float) -> dict[str,
   rng = np.random.default_rng(0)
   waveform = rng.normal(0, 0.1, (clips, round(seconds * rate))).astype(np.float32)
   codes, speed = timed(lambda: part(method, waveform, **static), clips * seconds)
-  result = {"part": pathlib.Path(directory).name, "method": method, "hours_per_core_hour": speed}
+  name = pathlib.Path(directory).name
+  result = {"part": name, "seconds": seconds, "method": method, "hours_per_core_hour": speed}
   if hasattr(part.module, "decode"):
     _, result["decoded_hours_per_core_hour"] = timed(
       lambda: part("decode", np.asarray(codes)), clips * seconds
@@ -61,9 +67,11 @@ def main() -> None:
   parser.add_argument("parts", nargs="+")
   parser.add_argument("--layer", type=int, default=0)
   parser.add_argument("--clips", type=int, default=8)
-  parser.add_argument("--seconds", type=float, default=10.0)
   options = parser.parse_args()
-  rows = [measure(d, options.layer, options.clips, options.seconds) for d in options.parts]
+  rows = []
+  for part in options.parts:
+    rows.append(measure(part, options.layer, options.clips))
+    print(rows[-1], file=sys.stderr)
   print(json.dumps({"cores": len(os.sched_getaffinity(0)), "parts": rows}, indent=1))
 
 

@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("repeatable")
 
 
 # What compares with published implementations needs the extra [hf]: `make test-hf`.
-collect_ignore = [] if importlib.util.find_spec("transformers") else ["test_pretrained.py"]
+collect_ignore_glob = [] if importlib.util.find_spec("transformers") else ["test_pretrained*.py"]
 
 
 @pytest.fixture(autouse=True)
