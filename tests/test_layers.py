@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "musiclm_jax"
 # Bottom to top. A module imports only modules of lower layers, or of its own layer where the
 # imports form no circle; a name that ends in .* stands for all modules of that folder.
 LAYERS = (
-  ("audio", "text", "tokens", "partitioning"),
+  ("audio", "text", "tokens", "partitioning", "layers"),
   (
     "transformer",
     "encoder",
@@ -45,14 +45,22 @@ LAYERS = (
     "lm.sampling",
     "export.*",
     "training.tasks",
+    "training.token_tasks",
     "training.optimizers",
+    "training.checkpoints",
+    "training.collectives",
+    "training.hardware",
+    "training.health",
+    "training.preemption",
     "training.progress",
+    "training.step",
   ),
-  ("training.input_pipeline", "lm.generation", "datasets.extract"),
-  ("training.trainer", "evaluation.*", "demo"),
+  ("training.input_pipeline", "lm.generation", "datasets.sources", "datasets.extract"),
+  ("training.flops", "training.trainer", "training.compile", "evaluation.*", "demo"),
   ("signatures", "configuration", "checks", "doctor", "main", "__main__"),
 )
-SEQIO_FILES = {"training.tasks", "training.input_pipeline"}  # only they import TensorFlow
+# Only these import TensorFlow.
+SEQIO_FILES = {"training.tasks", "training.token_tasks", "training.input_pipeline"}
 TORCH_FILES = {"tokenizers.pretrained"}  # only inside functions: importing it loads no torch
 GIN_FILES = {"main", "configuration"}
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.evaluation.held_out import HeldOut
-from musiclm_jax.evaluation.retrieval import unit
 from musiclm_jax.tokens import PAD, Stage, Stream, flatten
 
 
@@ -79,7 +78,9 @@ class StageLoss:
       window = held_out.source(stream.source)["window_seconds"]
       spare = int(max(seconds - window, 0))
       means = [row[stream.source][: spare + 1].mean(axis=0) for row in held_out.shards]
-      codes = np.asarray(held_out.part("mulan_rvq")("encode", unit(np.stack(means))[:, None]))
+      codes = np.asarray(
+        held_out.part("mulan_rvq")("encode", metrics.unit(np.stack(means))[:, None])
+      )
       last = stream.first_quantizer + stream.num_quantizers
       codes = codes[..., stream.first_quantizer : last]
       return flatten(codes, vocabulary.offsets(stream))
