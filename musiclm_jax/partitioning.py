@@ -122,6 +122,16 @@ def shardings(abstract_variables, mesh: Mesh):
   return jax.tree.map(one, abstract_variables, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
+def batched(shapes: dict, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of a batch of so many examples."""
+  return {name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in shapes.items()}
+
+
+def num_batch_shards(mesh: Mesh) -> int:
+  """Among how many devices the rows of a batch are split."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding | None:
   """Batches are split over their first dimension by data and fsdp."""
   return _sharding(mesh, ("data", "fsdp"))

@@ -1,6 +1,5 @@
 """`musiclm prepare data/folder`: what it makes, what it says, and what it refuses in one line."""
 
-import functools
 import itertools
 import pathlib
 import subprocess
@@ -293,10 +292,9 @@ def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
   with_captions = pathlib.Path(made["data_dir"], "folder/1.0.0")
   without = folder.prepare(**(made | dict(data_dir=str(tmp_path), captions="")))
   crop = dict(crop_seconds=0.25, sample_rate=RATE)
-  waveforms = functools.partial(tasks.waveforms, **crop)
+  waveforms = tasks.Waveforms(**crop)
   assert batch(without, waveforms)["waveform"].shape == (4, 6000)
-  captioned = functools.partial(
-    tasks.captioned,
+  captioned = tasks.Captioned(
     **crop,
     text_model=str(with_captions / "captions.model"),
     text_length=8,
@@ -306,6 +304,6 @@ def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
   assert batch(with_captions, captioned)["text"].any(axis=1).all()
   with pytest.raises(ValueError, match="records of train have no captions to train on"):
     batch(without, captioned)
-  melodies = functools.partial(tasks.melodies, **crop)
+  melodies = tasks.Melodies(**crop)
   with pytest.raises(ValueError, match="no melody of train has two renditions to pair"):
     batch(without, melodies, input_pipeline.melody_pairs)

@@ -1,7 +1,6 @@
 """Batches are a function of (seed, step) on any number of hosts; bad shards are refused by name."""
 
 import dataclasses
-import functools
 import itertools
 import json
 
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from musiclm_jax import partitioning
 from musiclm_jax.datasets import manifest
 from musiclm_jax.tokens import Stream
 from musiclm_jax.training import input_pipeline, tasks
@@ -25,7 +25,7 @@ def directory(tmp_path_factory):
 
 
 def dataset(directory, *, seed=0, order=input_pipeline.shuffled, split="train", batch_size=4):
-  examples = functools.partial(tasks.waveforms, crop_seconds=2.0, sample_rate=16)
+  examples = tasks.Waveforms(crop_seconds=2.0, sample_rate=16)
   return input_pipeline.Dataset(
     directory=directory,
     split=split,
@@ -188,8 +188,8 @@ def test_datasets_that_do_not_go_together_are_refused(directory, others):
   refused("has batch_size 8, .* 4", {}, {"batch_size": 8})
   refused("has split validation, .* train", {}, {"split": "validation"})
   one, other = dataset(directory), dataset(others[0])
-  other._task = tasks.waveforms(source=other._task.source, seed=0, crop_seconds=1.0, sample_rate=16)
-  with pytest.raises(ValueError, match=r"has features .*float32\(16,\).*, .*float32\(32,\)"):
+  other.shapes = partitioning.batched(tasks.Waveforms(1.0, 16).shapes, 4)
+  with pytest.raises(ValueError, match=r"has examples .*4, ?16.*, .*4, ?32"):
     input_pipeline.Mixture(datasets=(one, other), rates=(1, 1), seed=0)
   other = dataset(others[0])
   one.provenance = {"sources": {"mulan": {"encoder": "aaa"}}, "parts": {}}

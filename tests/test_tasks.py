@@ -1,7 +1,6 @@
 """SeqIO tasks: token sequences against the worked example, crops at one instant, padding."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -13,7 +12,7 @@ from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer, ResidualQuantizer, quantize
 from musiclm_jax.tokens import Stage, Stream, Vocabulary, unflatten
-from musiclm_jax.training import input_pipeline, tasks
+from musiclm_jax.training import input_pipeline, tasks, token_tasks
 from tests.records import AUDIO_FEATURES, audio_row, write_records
 
 MULAN = Stream("mulan", "mulan", 0.0, 0, 2, 8)
@@ -78,7 +77,7 @@ def batches(directory, examples, features, rows):
 
 
 def token_batch(directory, stage, mulan=None, rows=None):
-  examples = functools.partial(tasks.tokens, stage=stage, vocabulary=VOCABULARY, mulan=mulan)
+  examples = token_tasks.Tokens(stage=stage, vocabulary=VOCABULARY, mulan=mulan)
   rows = rows or [token_row(i, 4.0) for i in range(8)]
   return next(batches(directory, examples, FEATURES, rows))
 
@@ -127,8 +126,8 @@ def test_fine_takes_the_upper_levels(tmp_path):
 
 
 def test_a_stage_trains_on_a_mixture_too(tmp_path):
-  examples = functools.partial(
-    tasks.tokens, stage=Stage("semantic", (), SEMANTIC, 2.0), vocabulary=VOCABULARY, mulan=None
+  examples = token_tasks.Tokens(
+    stage=Stage("semantic", (), SEMANTIC, 2.0), vocabulary=VOCABULARY, mulan=None
   )
   settings = dict(examples=examples, features=FEATURES, batch_size=6)
   long = data(tmp_path / "long", rows=[token_row(i, 4.0) for i in range(8)], **settings)
@@ -154,27 +153,28 @@ def test_a_short_clip_is_followed_by_nulls_and_by_targets_without_loss(tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"num_quantizers": 3}, {"codebook_size": 4}])
 def test_a_stream_of_other_mulan_codes_is_refused(quantizer, changes):
-  mulan = tasks.MulanCodes(directory=quantizer, window_seconds=2.0)
+  mulan = token_tasks.MulanCodes(directory=quantizer, window_seconds=2.0)
   with pytest.raises(ValueError, match="mulan_rvq.*has 2 levels of 8 codes, stream mulan wants"):
-    mulan.check(dataclasses.replace(MULAN, **changes))
+    mulan.read(dataclasses.replace(MULAN, **changes))
 
 
 @pytest.mark.slow
 def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quantizer):
-  mulan = tasks.MulanCodes(directory=quantizer, window_seconds=2.0)
+  mulan = token_tasks.MulanCodes(directory=quantizer, window_seconds=2.0)
   stage = Stage("semantic", (MULAN,), SEMANTIC, 4.0)  # windows at 0, 1 and 2 s lie inside
   rows = [token_row(i, 4.0) for i in range(8)]
   batch = token_batch(tmp_path, stage, mulan, rows)
   found = unflatten(batch["decoder_target_tokens"][:, :2], VOCABULARY.offsets(MULAN))[:, 0]
   means = np.stack([row["mulan"][:3].mean(axis=0) for row in rows])
   means /= np.linalg.norm(means, axis=1, keepdims=True)
-  wanted, _ = quantize(means.astype(np.float32), mulan.codebooks)
+  codebooks = checkpointing.read_weights(quantizer)["codebooks"]["quantizer"]["vectors"]
+  wanted, _ = quantize(means.astype(np.float32), codebooks)
   assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, wanted.tolist()))
 
 
 def captioned(text_model, **changes):
   fields = dict(crop_seconds=1.0, sample_rate=16, text_length=20, vocab_size=300, text="caption")
-  return functools.partial(tasks.captioned, text_model=str(text_model), **fields | changes)
+  return tasks.Captioned(text_model=str(text_model), **fields | changes)
 
 
 def texts_of(made, texts, tokenizer):
@@ -214,12 +214,12 @@ def test_a_record_without_aspects_has_its_caption_and_that_is_said(tmp_path, cap
 
 def test_what_is_no_text_of_a_record_is_refused():
   with pytest.raises(ValueError, match="text: wanted caption or aspect_list, got 'title'"):
-    captioned("", text="title")(source=None, seed=0)
+    captioned("", text="title")
 
 
 def test_a_text_model_larger_than_the_table_is_refused():
   with pytest.raises(ValueError, match="bytes: has 258 pieces, the text tower 100 rows"):
-    captioned("", vocab_size=100)(source=None, seed=0)
+    captioned("", vocab_size=100).task(source=None, seed=0)
 
 
 @pytest.mark.parametrize("text", ["caption", "aspect_list"])
@@ -243,20 +243,20 @@ def test_texts_that_are_cut_are_counted_once(tmp_path, capsys):
 
 def test_embeddings_are_random_rows_or_all_of_them_and_padding(tmp_path):
   rows = [token_row(i, 4.0) for i in range(8)]
-  some = functools.partial(tasks.embeddings, name="mulan", rows=2)
+  some = token_tasks.Embeddings("mulan", 2, 4)
   batch = next(batches(tmp_path / "a", some, FEATURES, rows))
   assert batch["embeddings"].shape == (8, 2, 4) and (batch["weights"] == 1).all()
   known = np.concatenate([row["mulan"] for row in rows])
   distances = np.abs(batch["embeddings"].reshape(-1, 1, 4) - known).max(axis=-1).min(axis=1)
   np.testing.assert_allclose(distances, 0, atol=1e-6)
-  every = functools.partial(tasks.embeddings, name="mulan", rows=6)
+  every = token_tasks.Embeddings("mulan", 6, 4)
   batch = next(batches(tmp_path / "b", every, FEATURES, rows))
   np.testing.assert_array_equal(batch["weights"], [[1, 1, 1, 1, 0, 0]] * 8)
 
 
 def test_melodies_have_one_label_for_all_renditions(tmp_path):
   rows = [audio_row(i, 48, melody=f"tune{i // 2}") for i in range(8)]
-  examples = functools.partial(tasks.melodies, crop_seconds=2.0, sample_rate=16)
+  examples = tasks.Melodies(crop_seconds=2.0, sample_rate=16)
   batch = next(batches(tmp_path, examples, AUDIO_FEATURES, rows))
   assert batch["waveform"].shape == (8, 32)
   assert len(set(batch["melody"])) == 4

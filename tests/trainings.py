@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import optax
 
-from musiclm_jax import checks, configuration
+from musiclm_jax import checks, configuration, partitioning
 from musiclm_jax.configuration import Configuration
 from musiclm_jax.tokens import flatten
-from musiclm_jax.training import input_pipeline, trainer
+from musiclm_jax.training import input_pipeline, tasks, token_tasks, trainer
+from musiclm_jax.training.step import TrainState, init_state
 
 # Nothing is read from them here.
 _PATHS = {"DATA_DIR", "LABELS_DIR", "MODEL_DIR", "MULAN_RVQ", "PLAYLISTS_DIR", "TEXT_MODEL"}
@@ -34,6 +35,7 @@ class Training:
   model: nn.Module
   optimizer: optax.GradientTransformation
   batch_size: int
+  shapes: tasks.Shapes
   draw: Callable
 
   def batch(self, rows: int) -> dict[str, np.ndarray]:
@@ -43,13 +45,12 @@ class Training:
   @functools.cached_property
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a whole batch."""
-    shape = jax.ShapeDtypeStruct
-    return {k: shape((self.batch_size, *x.shape[1:]), x.dtype) for k, x in self.batch(2).items()}
+    return partitioning.batched(self.shapes, self.batch_size)
 
   @functools.cached_property
-  def abstract_state(self) -> trainer.TrainState:
+  def abstract_state(self) -> TrainState:
     """The shapes of the state of step 0, parameters boxed with their axis names."""
-    init = functools.partial(trainer.init_state, self.model, self.optimizer, seed=0)
+    init = functools.partial(init_state, self.model, self.optimizer, seed=0)
     return jax.eval_shape(init, self.abstract_batch)
 
 
@@ -71,37 +72,36 @@ def load(name: str, **macros) -> Training:
 
   job = made(trainer.train, "train_data", "eval_data")
   data = made(input_pipeline.Dataset)
-  features = made(data["examples"], "mulan")
-  draw = functools.partial(_DRAW[data["examples"].__name__], job["model"], features)
-  return Training(job["model"], job["optimizer"], data["batch_size"], draw)
+  examples = data["examples"]
+  draw = functools.partial(_DRAW.get(type(examples), _random), examples)
+  return Training(job["model"], job["optimizer"], data["batch_size"], examples.shapes, draw)
 
 
-def _waveforms(model, features, rng, rows):
-  samples = round(features["crop_seconds"] * features["sample_rate"])
-  return {"waveform": 0.1 * rng.standard_normal((rows, samples), np.float32)}
+def _random(examples, rng, rows):
+  """Sound, or embeddings of which a tenth has no weight."""
+  batch = {}
+  for name, x in examples.shapes.items():
+    batch[name] = 0.1 * rng.standard_normal((rows, *x.shape), np.float32)
+  if "weights" in batch:
+    batch["weights"] = (rng.random((rows, examples.rows)) < 0.9).astype(np.float32)
+  return batch
 
 
-def _melodies(model, features, rng, rows):
-  labels = np.arange(rows, dtype=np.int32) // 2
-  return _waveforms(model, features, rng, rows) | {"melody": labels}
+def _melodies(examples, rng, rows):
+  samples = examples.shapes["waveform"].shape[0]
+  waveform = 0.1 * rng.standard_normal((rows, samples), np.float32)
+  return {"waveform": waveform, "melody": np.arange(rows, dtype=np.int32) // 2}
 
 
-def _captioned(model, features, rng, rows):
-  length, vocab_size = features["text_length"], features["vocab_size"]
-  text = rng.integers(1, vocab_size, (rows, length), np.int32)
+def _captioned(examples, rng, rows):
+  length, samples = examples.text_length, examples.shapes["waveform"].shape[0]
+  text = rng.integers(1, examples.vocab_size, (rows, length), np.int32)
   text[np.arange(length)[None] >= rng.integers(1, length, (rows, 1))] = 0  # padding
-  return _waveforms(model, features, rng, rows) | {"text": text}
+  return {"waveform": 0.1 * rng.standard_normal((rows, samples), np.float32), "text": text}
 
 
-def _embeddings(model, features, rng, rows):
-  shape = (rows, features["rows"])
-  weights = (rng.random(shape) < 0.9).astype(np.float32)
-  embeddings = rng.standard_normal((*shape, model.quantizer.dim), np.float32)
-  return {"embeddings": embeddings, "weights": weights}
-
-
-def _tokens(model, features, rng, rows):
-  stage, vocabulary = features["stage"], features["vocabulary"]
+def _tokens(examples, rng, rows):
+  stage, vocabulary = examples.stage, examples.vocabulary
 
   def draw(stream):
     frames = stream.frames(stage.crop_seconds)
@@ -118,10 +118,4 @@ def _tokens(model, features, rng, rows):
   }
 
 
-_DRAW = {
-  "waveforms": _waveforms,
-  "melodies": _melodies,
-  "captioned": _captioned,
-  "embeddings": _embeddings,
-  "tokens": _tokens,
-}
+_DRAW = {tasks.Melodies: _melodies, tasks.Captioned: _captioned, token_tasks.Tokens: _tokens}

@@ -12,6 +12,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from musiclm_jax import partitioning
 from musiclm_jax.datasets.manifest import merged, provenance
 from musiclm_jax.datasets.records import Records
 from musiclm_jax.tokens import Stream
@@ -100,9 +101,9 @@ class RecordSource(seqio.FunctionDataSource):
 class Dataset:
   """Batches of one split for one model.
 
-  `examples` is a function of tasks.py, (source, seed) -> seqio.Task; `order` one of the functions
-  above, which says the record at each position. `sources` name what is read of token shards; a
-  Stream among them is held against the shards' manifest.
+  `examples` is a kind of examples of tasks.py; `order` one of the functions above, which says the
+  record at each position. `sources` name what is read of token shards; a Stream among them is held
+  against the shards' manifest.
   """
 
   def __init__(
@@ -121,18 +122,21 @@ class Dataset:
     self._order = order(self.records, seed)
     self.provenance = provenance(directory, sources, parts)
     source = RecordSource(self.records, self._order, lambda step: np.array([step]), 0)
-    self._task = examples(source=source, seed=seed)
+    self._task = examples.task(source, seed)
+    self.shapes = partitioning.batched(examples.shapes, batch_size)
 
   @property
   def num_batches(self) -> int:
     """Batches in one pass, the last one filled up from the beginning."""
     return -(-len(self.records) // self.batch_size)
 
-  @property
-  def features(self) -> dict[str, str]:
-    """{name: type and shape} of an example."""
-    spec = self._task.get_dataset(split=self.records.split, **_ENDLESS).element_spec
-    return {name: f"{x.dtype.name}{x.shape}" for name, x in spec.items()}
+  def records_of(self, step: int) -> list[int]:
+    """Which records are in the global batch of a step, counted from 1."""
+    return self.records_at(np.arange((step - 1) * self.batch_size, step * self.batch_size))
+
+  def records_at(self, positions) -> list[int]:
+    """Which records are at these positions of the run."""
+    return [int(index) for index in self._order(positions)]
 
   def task(self, name: str, positions, first_step: int) -> seqio.Task:
     """The task whose examples are those at positions(step) for each step from `first_step` on."""
@@ -162,10 +166,10 @@ class Mixture:
     for name, value in (
       ("batch_size", lambda each: each.batch_size),
       ("split", lambda each: each.records.split),
-      ("features", lambda each: each.features),
+      ("examples", lambda each: {key: str(x) for key, x in each.shapes.items()}),
     ):
       _same(datasets, name, value)
-    self.batch_size = datasets[0].batch_size
+    self.batch_size, self.shapes = datasets[0].batch_size, datasets[0].shapes
     self.provenance = merged([(d.records.directory, d.provenance) for d in datasets])
     self._datasets, self._rates, self._seed = datasets, rates, seed
 
@@ -175,6 +179,22 @@ class Mixture:
     passes = (-(-len(d.records) // rate) for d, rate in zip(self._datasets, self._rates))
     return -(-max(passes) * sum(self._rates) // self.batch_size)
 
+  def records_of(self, step: int) -> list[tuple[str, int]]:
+    """Which records are in the global batch of a step, counted from 1: (data set, record)."""
+    rows = np.arange((step - 1) * self.batch_size, step * self.batch_size)
+    found = []
+    for which, at in zip(*drawn(self._rates, self._seed, rows)):
+      dataset = self._datasets[which]
+      (record,) = dataset.records_at([self._begin(which) + at])
+      found.append((dataset.records.directory, record))
+    return found
+
+  def _begin(self, index: int) -> int:
+    """Where a dataset begins in its order: elsewhere than the others, as two of the same records
+    must not show the same clip, cropped alike, side by side.
+    """
+    return index * _APART * len(self._datasets[index].records)
+
   def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
     """This process's rows of the batches from `first_step` on, without end: close it after use."""
     rows = _own_rows(self.batch_size)
@@ -183,13 +203,9 @@ class Mixture:
       return drawn(self._rates, self._seed, int(step) * self.batch_size + rows)[0]
 
     def task(index):
-      # Elsewhere in the order than the others: two of the same records must not show the same
-      # clip, cropped alike, side by side.
-      begin = index * _APART * len(self._datasets[index].records)
-
       def positions(step):
         which, at = drawn(self._rates, self._seed, step * self.batch_size + rows)
-        return begin + at[which == index]
+        return self._begin(index) + at[which == index]
 
       # SeqIO sorts the tasks of a mixture by their names.
       return self._datasets[index].task(f"dataset_{index:04}", positions, first_step)
