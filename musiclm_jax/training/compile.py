@@ -1,0 +1,149 @@
+"""Compiles the step of a training for devices that are not there: does it fit, how fast can it be.
+
+XLA's compiler for TPUs runs on any machine (the package libtpu); what it says of memory and of
+collectives is what a slice would run.
+"""
+
+import json as jsons
+import math
+import os
+import re
+import time
+
+import flax.linen as nn
+import jax
+import optax
+
+from musiclm_jax import partitioning
+from musiclm_jax.training import flops, hardware
+from musiclm_jax.training.collectives import collectives
+from musiclm_jax.training.step import Program
+
+
+def compile(
+  *,
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  examples,
+  batch_size: int,
+  mesh_shape: partitioning.MeshShape,
+  num_microbatches: int,
+  topology: str,
+  json: bool,
+) -> dict:
+  """What the step of a training takes on `topology`, such as v5e:16x16; printed, and given.
+
+  Raises ValueError where there is no such topology, or the step does not fit its memory: with what
+  it wants and the flags that would make it smaller.
+  """
+  devices = topology_devices(topology)
+  mesh = partitioning.make_mesh(mesh_shape, devices)
+  shapes = partitioning.batched(examples.shapes, batch_size)
+  program = Program(model, optimizer, mesh, shapes, num_microbatches, seed=0)
+  report = describe(program)
+  print(jsons.dumps(report) if json else _text(topology, report))
+  return report
+
+
+def topology_devices(topology: str) -> list:
+  """The devices of a TPU slice. Raises ValueError where libtpu is missing or has no such slice."""
+  from jax.experimental import topologies
+
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to be asked
+  try:
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+  except (RuntimeError, NotImplementedError) as error:
+    line = str(error).split("\n")[0]
+    raise ValueError(f"topology: no {topology!r} here: {line}; wanted one as v5e:16x16") from None
+
+
+def describe(program: Program) -> dict:
+  """Compiles the step; {parameters, devices, bytes_per_device, memory, flops, collectives, ...}.
+
+  memory: bytes on each device by what they hold. mfu_ceiling: the share of the chips' peak that is
+  left where matrix products run at that peak, and collectives at that of the network beside them:
+  model FLOPs / max(FLOPs with those done again, sent bytes). Raises ValueError where the step does
+  not fit.
+  """
+  began = time.perf_counter()
+  with partitioning.use(program.mesh):
+    lowered = program.step.lower(program.state, program.batch)
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      raise ValueError(_too_large(program, str(error))) from None
+  seconds = time.perf_counter() - began
+  devices = program.mesh.devices.ravel()
+  analysis, state = compiled.memory_analysis(), program.state
+  memory = {
+    "parameters": _bytes(state.params),
+    "optimizer": _bytes(state.opt_state),
+    "other_state": _bytes((state.collections, state.step)),
+    "batch": _bytes(program.batch),
+    "activations": analysis.temp_size_in_bytes,
+    "program": analysis.generated_code_size_in_bytes,
+  }
+  useful, done = flops.model_flops(program), flops.step_flops(program)
+  sent = collectives(compiled.as_text())
+  report = {
+    "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
+    "devices": len(devices),
+    "mesh": dict(program.mesh.shape),
+    "global_batch": program.shapes[next(iter(program.shapes))].shape[0],
+    "bytes_per_device": sum(memory.values()),
+    "memory": memory,
+    "flops_per_step": useful,
+    "flops_with_recomputation": done,
+    "collectives": sent,
+    "compile_seconds": round(seconds, 1),
+  }
+  chip = hardware.chip(devices[0].device_kind)
+  if chip:
+    compute = done / len(devices) / chip.flops
+    network = sum(each["bytes"] for each in sent.values()) / chip.network
+    ceiling = useful / len(devices) / chip.flops / max(compute, network)
+    report |= {
+      "chip": devices[0].device_kind,
+      "memory_of_chip": chip.memory,
+      "compute_seconds": compute,
+      "network_seconds": network,
+      "mfu_ceiling": round(ceiling, 3),
+    }
+  return report
+
+
+def _bytes(tree) -> int:
+  """Bytes of a tree of abstract arrays on each device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * jax.dtypes.itemsize_bits(x.dtype) // 8
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _too_large(program: Program, error: str) -> str:
+  """One line: what was wanted, and the flags that would make it fit."""
+  if "RESOURCE_EXHAUSTED" not in error:
+    return f"the step does not compile: {error.splitlines()[0]}"
+  used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", error)
+  wanted = f"wants {used[1]} of {used[2]} on each device" if used else error.splitlines()[0]
+  more = max(2, 2 * program.num_microbatches)
+  return (
+    f"the step does not fit: it {wanted}; --num_microbatches={more}, a smaller --batch_size,"
+    " --remat=full or a larger --mesh_fsdp make it smaller"
+  )
+
+
+def _text(topology: str, report: dict) -> str:
+  def rows(title, values, unit, scale):
+    return [f"{title:<16}{k:<22}{v / scale:>10.3f} {unit}" for k, v in values.items()]
+
+  lines = [
+    f"{topology}: {report['devices']} devices as {report['mesh']}, batch {report['global_batch']}",
+    f"{report['parameters'] / 1e6:.2f}M parameters, {report['flops_per_step'] / 1e12:.1f} TFLOP"
+    f" a step, compiled in {report['compile_seconds']} s",
+    *rows("memory", report["memory"] | {"all": report["bytes_per_device"]}, "GB a device", 1e9),
+    *rows("sent", {k: v["bytes"] for k, v in report["collectives"].items()}, "GB a device", 1e9),
+  ]
+  if "chip" in report:
+    lines.append(f"MFU at most {report['mfu_ceiling']:.0%} on {report['chip']}")
+  return "\n".join(lines)
