@@ -1,7 +1,7 @@
-"""What a run leaves on disk: checkpoints, the model's description and its final weights.
+"""What a run leaves on disk: the model's description and its final weights.
 
 A model directory holds model.json (the module, rebuilt from its fields, and where its data came
-from), config.gin (for people), checkpoints/STEP (Orbax) and, when training has ended,
+from), config.gin (for people), what training/checkpoints.py saves and, when training has ended,
 weights.safetensors. A directory with both model.json and weights.safetensors is a part: everything
 that runs the model loads it from there.
 """
@@ -17,9 +17,7 @@ import sys
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import traverse_util
 
 _PACKAGE = __name__.split(".")[0]
@@ -79,63 +77,6 @@ def describe_run(model_dir: str, module: nn.Module, provenance: dict) -> None:
       f"Differences (- there, + now): {'; '.join(' '.join(c.split()) for c in changed[:8])}"
     )
   write_text(path, text)
-
-
-class Checkpoints:
-  """Asynchronous Orbax checkpoints of a train state, the last `keep` of them."""
-
-  def __init__(self, directory: str, keep: int):
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, create=True, enable_async_checkpointing=True
-    )
-    path = pathlib.Path(directory).resolve() / "checkpoints"
-    handler = ocp.StandardCheckpointHandler()
-    self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handler)
-
-  @property
-  def latest_step(self) -> int | None:
-    """The step of the newest whole checkpoint, or None."""
-    return self._manager.latest_step()
-
-  def save(self, step: int, state) -> None:
-    """Starts saving; returns when the state has been copied, not when it is written."""
-    if step not in self._manager.all_steps():
-      self._manager.save(step, args=ocp.args.StandardSave(state))
-
-  def restore(self, abstract_state):
-    """The newest state, with the shapes and shardings of `abstract_state`.
-
-    Raises ValueError, naming what differs, where the saved tree is another.
-    """
-    step = self.latest_step
-    saved = _shapes(self._manager.item_metadata(step).tree)
-    wanted = _shapes(abstract_state)
-    if saved != wanted:
-      raise ValueError(
-        f"{self._manager.directory}/{step}: {difference(wanted, saved, 'this run', 'checkpoint')}"
-      )
-    state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
-    # What has no sharding of its own stays uncommitted, as a state that was just made.
-    return jax.tree.map(
-      lambda x, wanted: jnp.array(np.asarray(x)) if wanted.sharding is None else x,
-      state,
-      abstract_state,
-    )
-
-  def close(self) -> None:
-    """Waits until everything is written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
-
-
-def _shapes(tree) -> dict[str, tuple]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {_name(path): tuple(getattr(leaf, "shape", ())) for path, leaf in leaves}
-
-
-def _name(path) -> str:
-  keys = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
-  return "/".join(str(k) for k in keys)
 
 
 def difference(wanted: dict, found: dict, wanted_by: str, found_in: str) -> str:

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from musiclm_jax.tokenizers.balancer import Balancer, WeightedSum
-from musiclm_jax.training import trainer
+from musiclm_jax.training.step import init_state, train_step
 from tests import test_contracts, trainings
 from tests.test_soundstream import codec, music
 
@@ -123,8 +123,8 @@ def test_overfits_one_batch(rng):
   module = codec(**weights, feature_weight=4.0, combine=Balancer(0.99))
   batch = {"waveform": music() + rng.normal(size=(2, 4800)).astype("f") * 0.03}
   optimizer = optax.adam(3e-3)
-  state = jax.jit(lambda: nn.unbox(trainer.init_state(module, optimizer, batch, 0)))()
-  step = jax.jit(functools.partial(trainer.train_step, module, optimizer, 1, 0))
+  state = jax.jit(lambda: nn.unbox(init_state(module, optimizer, batch, 0)))()
+  step = jax.jit(functools.partial(train_step, module, optimizer, 1, 0))
   losses = []
   for _ in range(100):
     state, metrics = step(state, batch)

@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -82,26 +81,6 @@ def test_a_directory_of_another_configuration_is_refused_with_the_difference(tmp
     checkpointing.describe_run(str(tmp_path), other, {"sources": {}, "parts": {}})
   assert '- "standardise": false' in str(caught.value)
   assert '+ "standardise": true' in str(caught.value)
-
-
-def test_checkpoints_keep_the_newest_and_restore_it(tmp_path):
-  checkpoints = checkpointing.Checkpoints(str(tmp_path), keep=2)
-  assert checkpoints.latest_step is None
-  state = {"a": jnp.arange(6.0).reshape(2, 3), "b": {"c": jnp.int32(3)}}
-  for step in (1, 2, 3):
-    checkpoints.save(step, jax.tree.map(lambda x, s=step: x * s, state))
-  checkpoints.close()
-  again = checkpointing.Checkpoints(str(tmp_path), keep=2)
-  assert again.latest_step == 3
-  restored = again.restore(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state))
-  np.testing.assert_array_equal(restored["a"], state["a"] * 3)
-  wanted = {
-    "a": jax.ShapeDtypeStruct((2, 4), jnp.float32),
-    "d": jax.ShapeDtypeStruct((), jnp.int32),
-  }
-  with pytest.raises(ValueError, match="lacks d.*has b/c.*a \\(2, 3\\) instead of \\(2, 4\\)"):
-    again.restore(wanted)
-  again.close()
 
 
 def test_difference_counts_what_it_leaves_out():

@@ -13,7 +13,7 @@ import pytest
 from flax import linen as nn
 
 from musiclm_jax import partitioning
-from musiclm_jax.training import trainer
+from musiclm_jax.training.step import init_state, state_shardings, train_step
 from tests import trainings
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ OPTIMIZER = optax.sgd(1.0, momentum=0.9)
 
 def start(model, batch):
   """(abstract boxed state, a state of random parameters), without compiling an initialization."""
-  boxed = jax.eval_shape(functools.partial(trainer.init_state, model, OPTIMIZER, seed=0), batch)
+  boxed = jax.eval_shape(functools.partial(init_state, model, OPTIMIZER, seed=0), batch)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nn.unbox(boxed))
   draw = np.random.default_rng(1).normal
 
@@ -63,8 +63,8 @@ def after(name, mesh=(1, 1, 1), microbatches=1, **macros):
   batch = training.batch(ROWS)
   boxed, state = start(training.model, batch)
   mesh = partitioning.make_mesh(partitioning.MeshShape(*mesh), jax.devices()[: np.prod(mesh)])
-  shardings = trainer.state_shardings(boxed, mesh)
-  step = functools.partial(trainer.train_step, training.model, OPTIMIZER, microbatches, 0)
+  shardings = state_shardings(boxed, mesh)
+  step = functools.partial(train_step, training.model, OPTIMIZER, microbatches, 0)
   with partitioning.use(mesh):
     if mesh.size > 1:
       state = jax.device_put(state, shardings)

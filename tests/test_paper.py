@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from musiclm_jax.training import trainer
+from musiclm_jax.training.step import train_step
 from tests import trainings
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def test_there_is_a_training_for_every_part():
 def test_a_step_maps_the_state_to_its_like(model):
   training = paper(model)
   state = nn.unbox(training.abstract_state)
-  step = functools.partial(trainer.train_step, training.model, training.optimizer, 1, 0)
+  step = functools.partial(train_step, training.model, training.optimizer, 1, 0)
   following, metrics = jax.eval_shape(step, state, training.abstract_batch)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
     lambda x: (x.shape, x.dtype), following

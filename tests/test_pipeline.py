@@ -137,7 +137,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, tmp_path, mod
         "tiny/kmeans",
         "--data_dir={made}/embeddings",
         "--model_dir={made}/collapsed",
-        '--gin.trainer.Steps.floors={{"perplexity_0": (99.0, "it has collapsed")}}',
+        '--gin.health.Limits.floors={{"perplexity_0": (99.0, "it has collapsed")}}',
       ),
       "step 6: it has collapsed: perplexity_0 is",
     ),

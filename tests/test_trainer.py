@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import pathlib
+import signal
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,9 @@ import pytest
 from musiclm_jax import checkpointing
 from musiclm_jax.partitioning import MeshShape
 from musiclm_jax.training import optimizers, progress, trainer
+from musiclm_jax.training.checkpoints import Saves
+from musiclm_jax.training.health import Health, Limits
+from musiclm_jax.training.step import init_state, state_shardings
 
 
 class Regression(nn.Module):
@@ -43,10 +47,18 @@ class Data:
 
   batch_size = 16
   num_batches = 2
+  shapes = {
+    "x": jax.ShapeDtypeStruct((16, 16), jnp.float32),
+    "y": jax.ShapeDtypeStruct((16, 32), jnp.float32),
+    "weight": jax.ShapeDtypeStruct((16,), jnp.float32),
+  }
 
   def __init__(self, stop_at=None):
     self.provenance = {"sources": {}, "parts": {}}
     self._stop_at = stop_at
+
+  def records_of(self, step):
+    return [step]
 
   def batches(self, first_step):
     step = first_step
@@ -72,13 +84,23 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     model=Regression(noise=options.pop("noise", 0.1)),
     train_data=Data(stop_at),
     eval_data=Data(),
-    optimizer=optimizer,
+    optimizer=optimizers.averaged(optimizer=optimizer, decay=options.pop("decay", 0.0)),
     mesh_shape=MeshShape(*mesh),
     model_dir=str(model_dir),
-    steps=trainer.Steps(total=steps, log=10, evaluate=20, checkpoint=10, floors={}),
+    steps=trainer.Steps(total=steps, log=10, evaluate=20),
+    saves=Saves(every=10, newest=2, forever=0, best=""),
+    limits=Limits(skipped=5, floors={}),
     num_microbatches=microbatches,
     **{"seed": 0, "initial": {}} | options,
   )
+
+
+METRICS = {"loss": (8.0, 8.0), "chance": (16.0, 8.0), "skipped": (0.0, 1.0)}
+
+
+def metrics(model_dir, split):
+  rows = map(json.loads, (model_dir / "metrics.jsonl").read_text().splitlines())
+  return [row for row in rows if row["split"] == split]
 
 
 def weights(model_dir):
@@ -181,45 +203,142 @@ def test_moments_are_sharded_like_their_parameters():
     discriminators=optimizers.adafactor(learning_rate=0.1, decay_rate=0.8, clip=1.0),
   )
   batch = next(Data().batches(0))
-  boxed = jax.eval_shape(
-    lambda b: trainer.init_state(Regression(noise=0.0), optimizer, b, 0), batch
-  )
+  boxed = jax.eval_shape(lambda b: init_state(Regression(noise=0.0), optimizer, b, 0), batch)
   mesh = make_mesh(MeshShape(2, 2, 2))
-  found = trainer.state_shardings(boxed, mesh)
+  found = state_shardings(boxed, mesh)
   kernel = found.params["kernel"].spec
   assert tuple(kernel) == ("fsdp", "tensor")
   moments = [s for s in jax.tree.leaves(found.opt_state) if tuple(s.spec) == tuple(kernel)]
   assert len(moments) == 2  # Adam's two; the discriminators' branch has no parameters here
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+def poison(monkeypatch, steps):
+  """Makes the batches of these steps, counted from 1, hold what is not a number."""
   clean = Data.batches
 
-  def poisoned(self, first_step):
-    for batch in clean(self, first_step):
-      yield {**batch, "x": batch["x"] * np.nan}
+  def batches(self, first_step):
+    for step, batch in enumerate(clean(self, first_step), first_step + 1):
+      yield {**batch, "x": batch["x"] * (np.nan if step in steps else 1)}
 
-  monkeypatch.setattr(Data, "batches", poisoned)
-  with pytest.raises(ValueError, match="step 10: the loss is nan"):
+  monkeypatch.setattr(Data, "batches", batches)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: {"loss": 0.0, "chance": 1.0})
+  poison(monkeypatch, {3, 4, 7})
+  train(tmp_path / "a", steps=7)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(weights(tmp_path / "a")))
+  lines = (tmp_path / "a" / "skipped.jsonl").read_text().splitlines()
+  assert [json.loads(line) for line in lines] == [{"step": s, "records": [s]} for s in (3, 4, 7)]
+  (row,) = metrics(tmp_path / "a", "train")
+  assert row["skipped"] == pytest.approx(3 / 7) and math.isfinite(row["loss"])
+  train(tmp_path / "b", steps=6)  # the seventh changed nothing
+  jax.tree.map(np.testing.assert_array_equal, weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
+  poison(monkeypatch, {1, 2, 3, 4, *range(6, 99)})
+  with pytest.raises(ValueError, match="step 10: .* not finite in 5 steps in a row.*skipped.jsonl"):
     train(tmp_path)
   assert not pathlib.Path(tmp_path, "weights.safetensors").exists()
 
 
-def test_a_metric_under_its_floor_stops_the_run():
-  means = {"loss": 1.0, "perplexity_0": 1.2}
-  trainer.check_health(7, means, {"perplexity_0": (1.1, "the codebook has collapsed")})
+def test_a_metric_under_its_floor_ends_the_run(tmp_path):
+  means = {"loss": 1.0, "perplexity_0": 1.2, "skipped": 0.0}
+
+  def check(means, name, floor):
+    limits = Limits(5, {name: (floor, "the codebook has collapsed")})
+    Health(limits, str(tmp_path), None).check(7, means)
+
+  check(means, "perplexity_0", 1.1)
   with pytest.raises(ValueError, match="^step 7: the codebook has collapsed: perplexity_0 is 1.2"):
-    trainer.check_health(7, means, {"perplexity_0": (2.0, "the codebook has collapsed")})
+    check(means, "perplexity_0", 2.0)
   with pytest.raises(ValueError, match="'perplexity', which is no metric; there are .*_0"):
-    trainer.check_health(7, means, {"perplexity": (2.0, "")})
+    check(means, "perplexity", 2.0)
+  check({"skipped": 1.0}, "perplexity_0", 2.0)  # nothing was measured
+
+
+def test_the_average_of_the_parameters_is_what_is_left(tmp_path):
+  train(tmp_path / "plain", steps=12, noise=0.0)
+  train(tmp_path / "averaged", steps=12, noise=0.0, decay=0.9)
+  program = tmp_path / "averaged"
+  plain, averaged = weights(tmp_path / "plain"), weights(program)
+  assert np.abs(plain["params"]["kernel"] - averaged["params"]["kernel"]).max() > 1e-2
+  with contextlib.suppress(KeyboardInterrupt):
+    train(tmp_path / "parts", steps=12, noise=0.0, decay=0.9, stop_at=11)
+  train(tmp_path / "parts", steps=12, noise=0.0, decay=0.9)
+  jax.tree.map(np.testing.assert_array_equal, averaged, weights(tmp_path / "parts"))
+
+
+def test_sigterm_saves_and_ends_with_exit_code_0(tmp_path, monkeypatch, capsys):
+  clean = Data.batches
+
+  def batches(self, first_step):
+    for step, batch in enumerate(clean(self, first_step), first_step):
+      if step == 13:
+        signal.raise_signal(signal.SIGTERM)
+      yield batch
+
+  train(tmp_path / "whole", steps=20)
+  with monkeypatch.context() as patched:
+    patched.setattr(Data, "batches", batches)
+    with pytest.raises(SystemExit) as ended:
+      train(tmp_path / "parts", steps=20)
+  assert ended.value.code == 0 and "saved: the same command continues" in capsys.readouterr().err
+  train(tmp_path / "parts", steps=20)
+  assert metrics(tmp_path / "parts", "train")[-1]["step"] == 20
+  jax.tree.map(
+    np.testing.assert_array_equal, weights(tmp_path / "whole"), weights(tmp_path / "parts")
+  )
+
+
+def test_rows_that_do_not_divide_are_refused(tmp_path):
+  with pytest.raises(ValueError, match="batch_size: 16 rows do not divide into 3 microbatches"):
+    train(tmp_path, microbatches=3)
+  with pytest.raises(ValueError, match="into 4 microbatches on 8 devices of data and fsdp"):
+    train(tmp_path, microbatches=4, mesh=(8, 1, 1))
+
+
+def logged(tmp_path, first_step=1):
+  rates = progress.Rates(flops=10**12, peak=10**13)
+  return progress.Progress(str(tmp_path), first_step, 10, rates)
 
 
 def test_progress_says_when_a_run_does_not_learn(tmp_path, capsys):
-  with progress.Progress(str(tmp_path), 10) as log:
+  with logged(tmp_path) as log:
     log.evaluation(10, {"loss": 6.23, "chance": 6.24})
     log.evaluation(10, {"loss": 3.0, "chance": 6.24})
   lines = capsys.readouterr().err.splitlines()
   assert "NOT LEARNING" in lines[0] and "NOT LEARNING" not in lines[1]
+
+
+def test_progress_measures_speed_against_the_peak_and_goodput_over_restarts(tmp_path, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+  monkeypatch.setattr(progress.time, "time", lambda: 1000 + now[0])
+
+  def run(first_step, durations):
+    with logged(tmp_path, first_step) as log:
+      now[0] += 7
+      log.compiled(7.0)
+      for step, seconds in enumerate(durations, first_step):
+        now[0] += seconds
+        log.step(METRICS, rows=4, waited=0.1 * seconds)
+        if step % 2 == 0:
+          log.flush(step)
+
+  run(1, [1.0, 3.0, 1.0, 1.0])
+  now[0] += 20  # killed, and started again at step 3
+  run(3, [2.0, 2.0])
+  first, second, third = metrics(tmp_path, "train")
+  assert first["compile_seconds"] == 7 and "compile_seconds" not in second
+  assert first["seconds_per_step"] == 2 and first["step_time_deviation"] == pytest.approx(0.5)
+  assert first["targets_per_second"] == 4 and first["rows_per_second"] == 2
+  assert first["data_wait_share"] == pytest.approx(0.1)
+  assert first["teraflops_per_second"] == pytest.approx(0.5)
+  assert first["mfu"] == pytest.approx(0.05)
+  assert first["goodput"] == pytest.approx(4 / 11)
+  assert third["goodput"] == pytest.approx((4 + 4) / (11 + 2 + 20 + 7 + 4))
 
 
 def test_durations():

@@ -1,5 +1,12 @@
-"""Optimizers and learning-rate schedules: optax, with names for gin."""
+"""Optimizers and learning-rate schedules: optax, with names for gin.
 
+Each optimizer clips by the global norm first. What the learning rate of a step was stands in its
+state, under "learning_rate".
+"""
+
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -14,16 +21,82 @@ def warmup_rsqrt(*, peak: float, warmup_steps: int) -> optax.Schedule:
   return schedule
 
 
-def warmup_cosine(*, peak: float, warmup_steps: int, total_steps: int, final: float):
-  """Linear warm-up to `peak`, then a cosine down to `final` at `total_steps`."""
+def warmup_cosine(
+  *, peak: float, warmup_steps: int, total_steps: int, final: float
+) -> optax.Schedule:
+  """Linear warm-up to `peak`, then a cosine down to `final` at `total_steps`.
+
+  Raises ValueError where the warm-up is not shorter than the run.
+  """
+  _check_warmup(warmup_steps, total_steps)
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps, final)
 
 
+def warmup_stable_decay(
+  *, peak: float, warmup_steps: int, decay_steps: int, total_steps: int, final: float
+) -> optax.Schedule:
+  """Linear warm-up to `peak`, which holds until the last `decay_steps`: linear down to `final`.
+
+  Hu et al. 2024 (MiniCPM, arXiv 2404.06395). Raises ValueError where both are longer than the run.
+  """
+  _check_warmup(warmup_steps + decay_steps, total_steps + 1)
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, peak, warmup_steps),
+      optax.constant_schedule(peak),
+      optax.linear_schedule(peak, final, decay_steps),
+    ],
+    [warmup_steps, total_steps - decay_steps],
+  )
+
+
+def _check_warmup(warmup_steps: int, total_steps: int) -> None:
+  if warmup_steps >= total_steps:
+    wanted = f"wanted warmup_steps of less than the {total_steps} steps of the run"
+    raise ValueError(f"schedule: {wanted}, found {warmup_steps}")
+
+
+class RateState(NamedTuple):
+  """The number of updates, and the learning rate of the last one."""
+
+  count: jax.Array
+  learning_rate: jax.Array
+
+
+def _scaled(learning_rate) -> optax.GradientTransformation:
+  """Descent: updates times -learning_rate, a schedule or a number."""
+  schedule = learning_rate if callable(learning_rate) else lambda count: learning_rate
+
+  def init(params):
+    del params
+    return RateState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
+
+  def update(updates, state, params=None):
+    del params
+    rate = jnp.asarray(schedule(state.count), jnp.float32)
+    updates = jax.tree.map(lambda u: (-rate).astype(u.dtype) * u, updates)
+    return updates, RateState(state.count + 1, rate)
+
+  return optax.GradientTransformation(init, update)
+
+
 def adamw(*, learning_rate, b1: float, b2: float, weight_decay: float, clip: float):
-  """AdamW behind clipping by the global norm."""
+  """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
   return optax.chain(
     optax.clip_by_global_norm(clip),
-    optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay),
+    optax.scale_by_adam(b1=b1, b2=b2),
+    optax.add_decayed_weights(weight_decay),
+    _scaled(learning_rate),
+  )
+
+
+def lion(*, learning_rate, b1: float, b2: float, weight_decay: float, clip: float):
+  """Lion, one moment (Chen et al., arXiv 2302.06675)."""
+  return optax.chain(
+    optax.clip_by_global_norm(clip),
+    optax.scale_by_lion(b1=b1, b2=b2),
+    optax.add_decayed_weights(weight_decay),
+    _scaled(learning_rate),
   )
 
 
@@ -31,7 +104,10 @@ def adafactor(*, learning_rate, decay_rate: float, clip: float):
   """Adafactor with factored second moments and no momentum, steps relative to the parameters."""
   return optax.chain(
     optax.clip_by_global_norm(clip),
-    optax.adafactor(learning_rate, decay_rate=decay_rate, multiply_by_parameter_scale=True),
+    optax.scale_by_factored_rms(decay_rate=decay_rate),
+    optax.clip_by_block_rms(1.0),
+    optax.scale_by_param_block_rms(),
+    _scaled(learning_rate),
   )
 
 
@@ -47,3 +123,33 @@ def branches(*, main: optax.GradientTransformation, discriminators: optax.Gradie
 def none() -> optax.GradientTransformation:
   """For models without trainable parameters (quantizers)."""
   return optax.set_to_zero()
+
+
+class AverageState(NamedTuple):
+  """The state of the optimizer inside, and the average."""
+
+  inner: optax.OptState
+  parameter_average: optax.Params
+
+
+def averaged(*, optimizer: optax.GradientTransformation, decay: float):
+  """`optimizer`, which also keeps the exponential moving average of the parameters, float32.
+
+  Of each average the share 1 - `decay` is new; 0 keeps none and gives the optimizer itself. Raises
+  ValueError for a decay that is not in [0, 1).
+  """
+  if not 0 <= decay < 1:
+    raise ValueError(f"EMA_DECAY: wanted 0 or more and less than 1, found {decay}")
+  if not decay:
+    return optimizer
+
+  def init(params):
+    return AverageState(optimizer.init(params), jax.tree.map(jnp.copy, params))
+
+  def update(updates, state, params):
+    updates, inner = optimizer.update(updates, state.inner, params)
+    moved = optax.apply_updates(params, updates)
+    average = optax.incremental_update(moved, state.parameter_average, 1 - decay)
+    return updates, AverageState(inner, average)
+
+  return optax.GradientTransformation(init, update)

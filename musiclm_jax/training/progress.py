@@ -1,12 +1,14 @@
 """What a run tells: metrics.jsonl, TensorBoard, and one line of progress."""
 
 import json
+import math
 import pathlib
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def means(metrics: dict) -> dict[str, float]:
@@ -22,19 +24,82 @@ def duration(seconds: float) -> str:
   return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+class Rates:
+  """How fast steps go.
+
+  `flops` are the operations of a step as MFU counts them, `peak` those that all devices could do in
+  a second, None where that is not known.
+  """
+
+  def __init__(self, flops: int, peak: float | None):
+    self._flops, self._peak = flops, peak
+    self.restart()
+
+  def restart(self) -> None:
+    """Forgets what came before."""
+    self._since = self._last = time.perf_counter()
+    self._seconds: list[float] = []
+    self._rows, self._waited = 0, 0.0
+
+  def step(self, rows: int, waited: float) -> None:
+    """Notes a step, and how many seconds of it went by waiting for data."""
+    now = time.perf_counter()
+    self._seconds.append(now - self._last)
+    self._rows += rows
+    self._waited += waited
+    self._last = now
+
+  def flush(self, targets: float) -> dict[str, float]:
+    """The rates since the last flush, in which so many targets were learnt from."""
+    steps, elapsed = len(self._seconds), time.perf_counter() - self._since
+    flops = self._flops * steps / elapsed
+    rates = {
+      "seconds": elapsed,
+      "rows_per_second": self._rows / elapsed,
+      "targets_per_second": targets / elapsed,
+      "seconds_per_step": elapsed / steps,
+      "step_time_deviation": float(np.std(self._seconds) / np.mean(self._seconds)),
+      "data_wait_share": self._waited / elapsed,
+      "teraflops_per_second": flops / 1e12,
+    }
+    if self._peak:
+      rates["mfu"] = flops / self._peak
+    self.restart()
+    return rates
+
+
+class Goodput:
+  """The share of the wall time since a run began that made the steps that it has now.
+
+  What came before a kill is read from metrics.jsonl; steps that are made again count once.
+  """
+
+  def __init__(self, path: pathlib.Path, first_step: int):
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = [line for line in lines if line["split"] == "train"]
+    before = lines[0]["seconds"] + lines[0].get("compile_seconds", 0) if lines else 0
+    self._began = lines[0]["time"] - before if lines else time.time()
+    kept = {line["step"]: line["seconds"] for line in lines if line["step"] < first_step}
+    self._productive = sum(kept.values())
+
+  def add(self, seconds: float) -> float:
+    """The goodput after so many more seconds of steps."""
+    self._productive += seconds
+    return self._productive / max(time.time() - self._began, 1e-9)
+
+
 class Progress:
   """Gathers step metrics on the device and writes their means when flushed."""
 
-  def __init__(self, model_dir: str, total_steps: int):
-    self._name = pathlib.Path(model_dir).name
-    self._total = total_steps
-    self._gathered: dict = {}
-    self._rows = self._steps = 0
-    self._waited = 0.0
-    self._since = self._began = time.perf_counter()
-    self._first = None
-    self._live = jax.process_index() == 0
+  def __init__(self, model_dir: str, first_step: int, total_steps: int, rates: Rates):
     self._dir = pathlib.Path(model_dir)
+    self._first, self._total = first_step, total_steps
+    self._rates = rates
+    self._goodput = Goodput(self._dir / "metrics.jsonl", first_step)
+    self._gathered: dict = {}
+    self._compile_seconds = 0.0
+    self._began = time.perf_counter()
+    self._live = jax.process_index() == 0
     self._writer = self._jsonl = None
 
   def __enter__(self):
@@ -53,56 +118,57 @@ class Progress:
       if sys.stderr.isatty():
         print(file=sys.stderr)
 
-  def step(self, step: int, metrics: dict, *, rows: int, waited: float) -> None:
+  def step(self, metrics: dict, *, rows: int, waited: float) -> None:
     """Adds the metrics of a step without waiting for it."""
-    self._first = step if self._first is None else self._first
     self._gathered = jax.tree.map(jnp.add, self._gathered, metrics) if self._gathered else metrics
-    self._rows += rows
-    self._steps += 1
-    self._waited += waited
+    self._rates.step(rows, waited)
 
   def flush(self, step: int) -> dict[str, float]:
     """Writes the means since the last flush and the progress line; gives the means."""
-    weight = float(jax.device_get(self._gathered["loss"][1]))
     values = means(self._gathered)
-    now = time.perf_counter()
-    elapsed = now - self._since
-    values["rows_per_second"] = self._rows / elapsed
-    values["targets_per_second"] = weight / elapsed
-    values["seconds_per_step"] = elapsed / self._steps
-    values["data_wait_share"] = self._waited / elapsed
+    values |= self._rates.flush(float(jax.device_get(self._gathered["loss"][1])))
+    values["goodput"] = self._goodput.add(values["seconds"])
+    if self._compile_seconds:
+      values["compile_seconds"], self._compile_seconds = self._compile_seconds, 0.0
     self._write(step, "train", values)
-    left = (self._total - step) * (now - self._began) / (step - self._first + 1)
-    self._line(
-      f"{self._name} {step}/{self._total}  loss {values['loss']:.3f}"
-      f" (chance {values['chance']:.3f})"
-      f"  {values['rows_per_second']:.1f} rows/s  {values['targets_per_second']:.0f} targets/s"
-      f"  {duration(left)} left"
+    left = (self._total - step) * (time.perf_counter() - self._began) / (step - self._first + 1)
+    skipped = f"  {values['skipped']:.0%} SKIPPED" if values["skipped"] else ""
+    self.say(
+      f"{step}/{self._total}  {_loss(values)}{skipped}  {values['rows_per_second']:.1f} rows/s"
+      f"  {values['targets_per_second']:.0f} targets/s  {duration(left)} left",
+      keep=False,
     )
-    self._gathered, self._rows, self._steps, self._waited = {}, 0, 0, 0.0
-    self._since = now
+    self._gathered = {}
     return values
+
+  def compiled(self, seconds: float) -> None:
+    """Says how long the first step took to compile; rates are counted from here."""
+    self._rates.restart()
+    self._compile_seconds = seconds
 
   def evaluation(self, step: int, values: dict[str, float]) -> None:
     """Writes held-out means, and says so where the loss is no better than chance."""
     self._write(step, "eval", values)
     verdict = "" if values["loss"] < 0.99 * values["chance"] else "  NOT LEARNING: at chance"
-    self._line(
-      f"{self._name} {step}/{self._total}  held-out loss {values['loss']:.3f}"
-      f" (chance {values['chance']:.3f}){verdict}",
-      keep=True,
-    )
+    self.say(f"{step}/{self._total}  held-out {_loss(values)}{verdict}")
 
-  def _write(self, step: int, split: str, values: dict[str, float]) -> None:
-    if self._live:
-      self._jsonl.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-      self._jsonl.flush()
-      for name, value in values.items():
-        self._writer.add_scalar(f"{split}/{name}", value, step)
-
-  def _line(self, text: str, keep: bool = False) -> None:
+  def say(self, text: str, *, keep: bool = True) -> None:
+    """A line on stderr; one that is not to be kept is written over on a terminal."""
     if self._live:
       terminal = sys.stderr.isatty()
       start = "\r\x1b[K" if terminal else ""
       end = "" if terminal and not keep else "\n"
-      print(start + text, end=end, file=sys.stderr, flush=True)
+      print(f"{start}{self._dir.name} {text}", end=end, file=sys.stderr, flush=True)
+
+  def _write(self, step: int, split: str, values: dict[str, float]) -> None:
+    if self._live:
+      line = {"step": step, "split": split, "time": time.time(), **values}
+      self._jsonl.write(json.dumps(line) + "\n")
+      self._jsonl.flush()
+      for name, value in values.items():
+        self._writer.add_scalar(f"{split}/{name}", value, step)
+
+
+def _loss(values: dict[str, float]) -> str:
+  loss = values.get("loss", math.nan)  # nan where every step was skipped
+  return f"loss {loss:.3f} (chance {values.get('chance', math.nan):.3f})"

@@ -1,0 +1,106 @@
+"""The checkpoints of a run: what is saved and when it is thrown away."""
+
+import dataclasses
+import pathlib
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from musiclm_jax.checkpointing import difference
+
+
+@dataclasses.dataclass(frozen=True)
+class Saves:
+  """Every how many steps a run saves, and what it keeps: the `newest` ones, for good those of every
+  `forever` steps (0: none), and of those that were evaluated the one whose metric `best` is the
+  lowest ("": none).
+  """
+
+  every: int
+  newest: int
+  forever: int
+  best: str
+
+
+class Checkpoints:
+  """Asynchronous Orbax checkpoints of a train state in MODEL_DIR/checkpoints.
+
+  Beside the state stand the configuration and the version of this package. A save that fails ends
+  the run at the next one.
+  """
+
+  def __init__(self, directory: str, saves: Saves, config_text: str):
+    self.saves = saves
+    self._about = {"version": metadata.version("musiclm_jax"), "config": config_text}
+    kept = [managers.LatestN(saves.newest)]
+    if saves.forever:
+      kept.append(managers.EveryNSteps(saves.forever))
+    if saves.best:
+      best = managers.BestN(
+        get_metric_fn=lambda metrics: metrics[saves.best],
+        reverse=True,
+        n=1,
+        keep_checkpoints_without_metrics=False,
+      )
+      kept.append(best)
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=managers.AnyPreservationPolicy(kept),
+      create=True,
+      enable_async_checkpointing=True,
+    )
+    path = pathlib.Path(directory).resolve() / "checkpoints"
+    handler = ocp.StandardCheckpointHandler()
+    self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handler)
+
+  def save(self, step: int, state, metrics: dict[str, float] | None) -> None:
+    """Starts saving; returns when the state has been copied, not when it is written.
+
+    `metrics` are those of the evaluation of this very step, if there was one. Raises ValueError
+    where they should say which is best, and do not.
+    """
+    if metrics and self.saves.best and self.saves.best not in metrics:
+      raise ValueError(f"best: no metric {self.saves.best!r}; there are {sorted(metrics)}")
+    if step not in self._manager.all_steps():
+      args = ocp.args.StandardSave(state)
+      self._manager.save(step, args=args, metrics=metrics, custom_metadata=self._about)
+
+  def restore(self, abstract_state):
+    """The newest state, with the shapes and shardings of `abstract_state`; None where none is.
+
+    Raises ValueError, naming what differs, where the saved tree is another.
+    """
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    saved = _shapes(self._manager.item_metadata(step).tree)
+    wanted = _shapes(abstract_state)
+    if saved != wanted:
+      raise ValueError(
+        f"{self._manager.directory}/{step}: {difference(wanted, saved, 'this run', 'checkpoint')}"
+      )
+    state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
+    # What has no sharding of its own stays uncommitted, as a state that was just made.
+    return jax.tree.map(
+      lambda x, wanted: jnp.array(np.asarray(x)) if wanted.sharding is None else x,
+      state,
+      abstract_state,
+    )
+
+  def close(self) -> None:
+    """Waits until everything is written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def _shapes(tree) -> dict[str, tuple]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {_name(path): tuple(getattr(leaf, "shape", ())) for path, leaf in leaves}
+
+
+def _name(path) -> str:
+  keys = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
+  return "/".join(str(k) for k in keys)

@@ -1,0 +1,210 @@
+"""One step of training as a pure function, and that function over a mesh.
+
+State besides parameters is Linen collections; randomness is fold_in(seed, step).
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from musiclm_jax import partitioning
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything a step changes: params, other collections (codebooks, statistics), the optimizer."""
+
+  step: jax.Array
+  params: dict
+  collections: dict
+  opt_state: optax.OptState
+
+  @property
+  def variables(self) -> dict:
+    """What `module.apply` takes, with the average of the parameters where the optimizer keeps one:
+    what is evaluated and left as the trained part.
+    """
+    params = optax.tree.get(self.opt_state, "parameter_average", self.params)
+    return {"params": params, **self.collections}
+
+
+def init_state(model: nn.Module, optimizer, batch: dict, seed: int) -> TrainState:
+  """The state of step 0, parameters still boxed with their axis names."""
+  variables = dict(model.init(jax.random.key(seed), batch, train=False))
+  params = variables.pop("params", {})
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    collections=variables,
+    opt_state=optimizer.init(nn.unbox(params)),
+  )
+
+
+def state_shardings(boxed: TrainState, mesh: Mesh) -> TrainState:
+  """Shardings of a state from the axis names of its abstract, boxed parameters.
+
+  A moment, which is a leaf of the optimizer's state under the path and of the shape of a parameter,
+  is sharded like it; everything else is replicated.
+  """
+  params = partitioning.shardings(boxed.params, mesh)
+  whole = partitioning.replicated(mesh)
+  leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed.params))
+  known = {
+    path: (leaf.shape, sharding) for (path, leaf), sharding in zip(leaves, jax.tree.leaves(params))
+  }
+
+  def moment(path, leaf):
+    suffixes = (path[i:] for i in range(len(path)))
+    shape, sharding = next((known[s] for s in suffixes if s in known), (None, whole))
+    return sharding if leaf.shape == shape else whole
+
+  opt_state = jax.tree_util.tree_map_with_path(moment, boxed.opt_state)
+  collections = partitioning.shardings(boxed.collections, mesh)
+  return TrainState(step=whole, params=params, collections=collections, opt_state=opt_state)
+
+
+def loss_and_updates(model, params, collections, batch, rng):
+  """(loss, (metrics, updated collections)) of one batch in training."""
+  (loss, metrics), updates = model.apply(
+    {"params": params, **collections},
+    batch,
+    train=True,
+    rngs={"dropout": rng},
+    mutable=list(collections),
+  )
+  return loss, (metrics, {**collections, **updates})
+
+
+def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainState, batch):
+  """(next state, metrics): one update from `batch`, in `num_microbatches` parts one by one.
+
+  Parts are weighted by the weight of their loss, so that for a model without other state the
+  update is that of the whole batch. Where the loss or the gradient is not finite the step changes
+  nothing but its number, and the metrics have no weight but "skipped".
+  """
+  rng = jax.random.fold_in(jax.random.key(seed), state.step)
+  grad = jax.value_and_grad(functools.partial(loss_and_updates, model), has_aux=True)
+
+  def part(carry, inputs):
+    collections, total, summed = carry
+    index, rows = inputs
+    part_rng = jax.random.fold_in(rng, index)
+    (_, (metrics, collections)), grads = grad(state.params, collections, rows, part_rng)
+    weight = metrics["loss"][1]
+    total = jax.tree.map(lambda t, g: t + g * weight, total, grads)
+    return (collections, total, summed + weight), metrics
+
+  carry = (state.collections, jax.tree.map(jnp.zeros_like, state.params), jnp.float32(0))
+  if num_microbatches == 1:  # even a loop of one turn keeps XLA's fast convolutions away on the CPU
+    (collections, grads, weight), metrics = part(carry, (0, batch))
+  else:
+    # rows i, i + n, i + 2n, ... form a part, so that each part spreads over all devices
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+    carry, metrics = jax.lax.scan(part, carry, (jnp.arange(num_microbatches), parts))
+    collections, grads, weight = carry
+    metrics = jax.tree.map(lambda x: x.sum(0), metrics)
+  grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
+  norm = optax.global_norm(grads)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  following = TrainState(state.step + 1, params, collections, opt_state)
+
+  finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norm)
+  still = state.replace(step=state.step + 1)
+  following = jax.tree.map(functools.partial(jnp.where, finite), following, still)
+  metrics["gradient_norm"] = (norm, jnp.float32(1))
+  for name, rate in optax.tree.get_all_with_path(opt_state, "learning_rate"):
+    metrics[_rate_name(name)] = (rate, jnp.float32(1))
+  metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0), metrics)
+  metrics["skipped"] = (1 - finite.astype(jnp.float32), jnp.float32(1))
+  return following, metrics
+
+
+def _rate_name(path) -> str:
+  """ "learning_rate", behind the name of its branch where the optimizer has several."""
+  branches = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+  return "/".join(("learning_rate", *branches))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A training on a mesh: `shapes` are those of its global batches.
+
+  All arrays of a state and a batch have their shardings, but on one device, where they have none.
+  """
+
+  model: nn.Module
+  optimizer: optax.GradientTransformation
+  mesh: Mesh
+  shapes: dict[str, jax.ShapeDtypeStruct]
+  num_microbatches: int
+  seed: int
+
+  def __post_init__(self):
+    rows = next(iter(self.shapes.values())).shape[0]
+    parts = self.num_microbatches * partitioning.num_batch_shards(self.mesh)
+    if rows % parts:
+      devices = partitioning.num_batch_shards(self.mesh)
+      raise ValueError(
+        f"batch_size: {rows} rows do not divide into {self.num_microbatches} microbatches on"
+        f" {devices} devices of data and fsdp"
+      )
+
+  @functools.cached_property
+  def boxed(self) -> TrainState:
+    """The abstract state, parameters boxed with their axis names."""
+    return jax.eval_shape(self._init, self.shapes)
+
+  @functools.cached_property
+  def shardings(self) -> TrainState:
+    """The shardings of a state; None where JAX decides."""
+    return state_shardings(self.boxed, self.mesh)
+
+  @property
+  def state(self) -> TrainState:
+    """The abstract state with its shardings."""
+    return jax.tree.map(_abstract, nn.unbox(self.boxed), self.shardings)
+
+  @property
+  def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """An abstract global batch with its sharding."""
+    sharding = partitioning.batch_sharding(self.mesh)
+    return {name: _abstract(x, sharding) for name, x in self.shapes.items()}
+
+  def init(self) -> TrainState:
+    """The state of step 0."""
+
+    def init():
+      zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in self.shapes.items()}
+      return nn.unbox(self._init(zeros))
+
+    return jax.jit(init, out_shardings=self.shardings)()
+
+  @functools.cached_property
+  def step(self):
+    """The compiled (state, batch) to (next state, metrics); it takes the state's memory."""
+    step = functools.partial(
+      train_step, self.model, self.optimizer, self.num_microbatches, self.seed
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+
+  @functools.cached_property
+  def eval_step(self):
+    """The compiled (variables, batch) to metrics, without dropout."""
+    rngs = {"dropout": jax.random.key(self.seed)}
+    return jax.jit(lambda v, batch: self.model.apply(v, batch, train=False, rngs=rngs)[1])
+
+  def _init(self, batch) -> TrainState:
+    return init_state(self.model, self.optimizer, batch, self.seed)
+
+
+def _abstract(x, sharding) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
