@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax.layers import MASKED, normal, stack
+from musiclm_jax.layers import MASKED, add_bias, normal, stack
 from musiclm_jax.partitioning import constrain
 
 
@@ -49,7 +49,7 @@ class Affine(nn.Module):
 class SelfAttention(nn.Module):
   """Softmax attention among the positions of x [batch, length, embed], to the same shape.
 
-  `bias` [batch or 1, heads or 1, queries, keys] float32 is added to the scores.
+  `bias` [rows, heads or 1, queries or 1, keys] float32 goes to the scores: `add_bias`.
   """
 
   num_heads: int
@@ -65,7 +65,7 @@ class SelfAttention(nn.Module):
     query = query * self.head_dim**-0.5
     scores = jnp.einsum("btnh,bsnh->bnts", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
-      scores += bias
+      scores = add_bias(scores, bias)
     weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
     weights = nn.Dropout(self.dropout_rate, deterministic=not train)(weights)
     y = jnp.einsum("bnts,bsnh->btnh", weights, value)

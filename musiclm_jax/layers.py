@@ -35,6 +35,15 @@ def unit(x: jax.Array) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
 
 
+def add_bias(scores: jax.Array, bias: jax.Array) -> jax.Array:
+  """scores [batch, heads, queries, keys] with bias [rows, heads or 1, queries or 1, keys] added.
+
+  Each row of the bias is for the same number of neighbouring rows of the batch.
+  """
+  rows = scores.reshape(len(bias), -1, *scores.shape[1:])
+  return (rows + bias[:, None]).reshape(scores.shape)
+
+
 def stack(layer: type[nn.Module], depth: int, *, in_axes: tuple, remat: str, unroll: bool):
   """A module class of `depth` layers, compiled as one; its parameters have an axis in front.
 

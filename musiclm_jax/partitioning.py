@@ -10,6 +10,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -83,6 +84,18 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return x
   with nn.logical_axis_rules(RULES):
     return nn.with_logical_constraint(x, axes, fallback=spmd.RulesFallback.RAISE_ERROR)
+
+
+def for_each_shard(x: jax.Array, *axes: str | None) -> jax.Array:
+  """x [...] with these logical axes as [shards, ...]: a copy for each of the devices among which the
+  rows of a batch are split.
+
+  The gradients of the copies are summed once. Of a value that every layer uses, XLA would sum the
+  gradient in every layer: for a bias of attention more than all parameters' gradients together.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  shards = 1 if mesh.empty else num_batch_shards(mesh)
+  return constrain(jnp.broadcast_to(x, (shards, *x.shape)), "batch", *axes)
 
 
 def by_rows(function):

@@ -1,7 +1,7 @@
 """The decoder: pre-norm, T5 relative bias, gated feed-forward, the cache an argument.
 
 MusicLM Section 4.1 and Raffel et al. 2020 (T5 1.1). Every stage model is this file.
-einsum letters: b batch, t query, s key, d embed, n heads, h head_dim, f mlp.
+einsum letters: b batch, t query, s key, d embed, n heads, h head_dim, f mlp; x shards of the batch.
 """
 
 import functools
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.layers import MASKED, norm, normal, stack
-from musiclm_jax.partitioning import constrain
+from musiclm_jax.layers import MASKED, add_bias, norm, normal, stack
+from musiclm_jax.partitioning import constrain, for_each_shard
 
 
 @flax.struct.dataclass
@@ -54,7 +54,7 @@ def relative_buckets(distance: jax.Array, *, num_buckets: int, max_distance: int
 
 
 class RelativeBias(nn.Module):
-  """T5 relative position bias [heads, queries, keys], one table for all layers."""
+  """T5 relative position bias [x, heads, queries, keys], one table for all layers; the x are equal."""
 
   num_heads: int
   num_buckets: int
@@ -71,13 +71,14 @@ class RelativeBias(nn.Module):
     )
     # A matrix product and not a gather: its gradient is then no scatter.
     one_hot = jax.nn.one_hot(buckets, self.num_buckets, dtype=table.dtype)
-    return jnp.einsum("tsk,kn->nts", one_hot, table)
+    tables = for_each_shard(table, None, "heads")
+    return jnp.einsum("tsk,xkn->xnts", one_hot, tables)
 
 
 def _attend(query, keys, values, bias):
-  """[b, n, t, h] from blocks of keys and values [b, n, s, h], each with a bias for [b, n, t, s]."""
+  """[b, n, t, h] from blocks of keys and values [b, n, s, h], each with a bias [x, n, t, s]."""
   scores = [
-    jnp.einsum("bnth,bnsh->bnts", query, k, preferred_element_type=jnp.float32) + b
+    add_bias(jnp.einsum("bnth,bnsh->bnts", query, k, preferred_element_type=jnp.float32), b)
     for k, b in zip(keys, bias)
   ]
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
@@ -89,7 +90,7 @@ def _attend(query, keys, values, bias):
 def causal_attention(query, key, value, bias, block: int):
   """Causal attention [b, n, t, h] by blocks of queries, so that the masked half costs nothing.
 
-  bias [1, n, t, s] already holds the causal mask; a block of queries meets the keys up to its end.
+  bias [x, n, t, s] already holds the causal mask; a block of queries meets the keys up to its end.
   """
   length = query.shape[2]
   outs = []
@@ -168,18 +169,18 @@ class Transformer(nn.Module):
     return Cache(keys=zeros(), values=zeros(), index=jnp.zeros((), jnp.int32))
 
   def _biases(self, length: int, cache: Cache | None):
-    """Additive float32 biases [1, n, t, s] for the new keys and for the cached ones."""
+    """Additive float32 biases [x, n, t, s] for the new keys and for the cached ones."""
     bias = RelativeBias(
       self.num_heads, self.num_buckets, self.max_distance, causal=True, name="relative_bias"
     )
     new = jnp.arange(length)
-    bias_new = bias(new, new)[None]
+    bias_new = bias(new, new)
     bias_new += jnp.where(new[None, :] > new[:, None], MASKED, 0.0)[None, None]
     if cache is None:
       return bias_new, None
     old = jnp.arange(cache.keys.shape[3])
     free = jnp.where(old < cache.index, 0.0, MASKED)[None, None, None, :]
-    return bias_new, bias(cache.index + new, old)[None] + free
+    return bias_new, bias(cache.index + new, old) + free
 
   @nn.compact
   def __call__(self, x, *, cache: Cache | None = None, train: bool = False):

@@ -106,7 +106,7 @@ class Conformer(nn.Module):
     positions = jnp.arange(x.shape[1])
     bias = RelativeBias(
       self.num_heads, self.num_buckets, self.max_distance, causal=False, name="relative_bias"
-    )(positions, positions)[None]
+    )(positions, positions)
     in_axes = (nn.broadcast, nn.broadcast)
     stacked = stack(ConformerLayer, depth, in_axes=in_axes, remat=self.remat, unroll=self.unroll)
     if depth < self.num_layers:
