@@ -48,7 +48,14 @@ setup(
     ],  # later libtpu cannot print v5p and v6e programs
     "hf": ["torch>=2.10,<3", "transformers>=5,<6"],
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
-    "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.14,<0.16"],
+    "compile": ["libtpu==0.0.42.1"],  # XLA for TPUs, on any machine
+    "dev": [
+      "musiclm_jax[compile]",
+      "hypothesis>=6.100,<7",
+      "pytest>=8,<10",
+      "pytest-xdist>=3.6,<4",
+      "ruff>=0.14,<0.16",
+    ],
   },
   entry_points={"console_scripts": ["musiclm = musiclm_jax.main:entry"]},
 )

@@ -48,7 +48,9 @@ def doctor(json: bool) -> None:
   }
   print(dumps(report, indent=2) if json else _text(report))
   installed = unused_accelerators(
-    [d.name for d in metadata.distributions()], {device.platform for device in jax.devices()}
+    [d.name for d in metadata.distributions()],
+    {device.platform for device in jax.devices()},
+    has_tpu=any(Path("/dev").glob("accel*")) or any(Path("/dev").glob("vfio/[0-9]*")),
   )
   if installed:
     raise ValueError(
@@ -94,9 +96,15 @@ def soundfont() -> str | None:
   return str(path) if path.is_file() else None
 
 
-def unused_accelerators(distributions: list[str], platforms: set[str]) -> list[str]:
-  """The installed accelerator packages among distributions where platforms are only {"cpu"}."""
-  names = sorted({name for name in distributions if name.startswith(_ACCELERATORS)})
+def unused_accelerators(
+  distributions: list[str], platforms: set[str], *, has_tpu: bool
+) -> list[str]:
+  """The installed accelerator packages among distributions where platforms are only {"cpu"}.
+
+  libtpu is one where there is a TPU; elsewhere it is there to compile for one.
+  """
+  names = {name for name in distributions if name.startswith(_ACCELERATORS)}
+  names = sorted(names if has_tpu else names - {"libtpu"})
   return names if platforms == {"cpu"} else []
 
 

@@ -125,10 +125,10 @@ def _main(command: CommandLine) -> int:
   config, others = _read(verbs[verb], words, command.files)
   processes = {name: command.flags.pop(name) for name in _PROCESS if name in command.flags}
   if others:
-    name = config.macro("WORD").value
-    if name in command.flags:
-      raise ConfigurationError(f"--{name}", f"given twice, the first time as {others[0]!r}")
-    command.flags[name] = (f"--{name}", repr(others[0]))
+    for name, word in zip(_word_macros(config), others):
+      if name in command.flags:
+        raise ConfigurationError(f"--{name}", f"given twice, the first time as {word!r}")
+      command.flags[name] = (f"--{name}", repr(word))
   for key, (flag, value) in command.flags.items():
     config.add_flag(flag, key, value)
   if helping:
@@ -154,13 +154,21 @@ def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configura
   folders = tuple({f"{name.split('/')[0]}/" for name in configuration.names() if "/" in name})
   for word in others:
     like_file = word.endswith(".gin") or (word.startswith(folders) and " " not in word)
-    if word in files or like_file or not config.macro("WORD"):
+    if word in files or like_file or not _word_macros(config):
       close = nearest(word.removesuffix(".gin"), configuration.names())
       raise ConfigurationError(word, f"no such gin file{close}")
-  if len(others) > 1:
-    what = config.macro("WORD").value.lower()
-    raise ConfigurationError(others[1], f"a second {what} after {others[0]!r}; quote the {what}")
+  if len(others) > len(names := _word_macros(config)):
+    what = names[-1].lower()
+    last, spare = others[len(names) - 1 :][:2]
+    raise ConfigurationError(spare, f"a second {what} after {last!r}; quote the {what}")
   return config, others
+
+
+def _word_macros(config: Configuration) -> tuple[str, ...]:
+  """The macros that words set which are no gin files, in their order: what the macro WORD says."""
+  binding = config.macro("WORD")
+  names = binding.value if binding else ()
+  return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _start(processes: dict[str, tuple[str, str]]) -> None:

@@ -87,8 +87,8 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def for_each_shard(x: jax.Array, *axes: str | None) -> jax.Array:
-  """x [...] with these logical axes as [shards, ...]: a copy for each of the devices among which the
-  rows of a batch are split.
+  """x [...] with these logical axes as [shards, ...]: a copy for each of the devices among which a
+  batch is split.
 
   The gradients of the copies are summed once. Of a value that every layer uses, XLA would sum the
   gradient in every layer: for a bias of attention more than all parameters' gradients together.

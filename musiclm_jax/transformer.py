@@ -54,7 +54,7 @@ def relative_buckets(distance: jax.Array, *, num_buckets: int, max_distance: int
 
 
 class RelativeBias(nn.Module):
-  """T5 relative position bias [x, heads, queries, keys], one table for all layers; the x are equal."""
+  """T5 relative position bias [x, heads, queries, keys], one table for all layers; equal in x."""
 
   num_heads: int
   num_buckets: int

@@ -56,21 +56,22 @@ def test_a_package_that_is_not_there_has_no_version():
 
 
 @pytest.mark.parametrize(
-  ("platforms", "names", "unused"),
+  ("platforms", "names", "has_tpu", "unused"),
   [
-    ({"cpu"}, ["numpy", "jax-cuda13-plugin", "jax-cuda13-pjrt"], 2),
-    ({"cpu"}, ["libtpu"], 1),
-    ({"cpu"}, ["jax", "jaxlib", "numpy"], 0),
-    ({"gpu"}, ["jax-cuda13-plugin"], 0),
-    ({"tpu", "cpu"}, ["libtpu"], 0),
+    ({"cpu"}, ["numpy", "jax-cuda13-plugin", "jax-cuda13-pjrt"], False, 2),
+    ({"cpu"}, ["libtpu"], True, 1),
+    ({"cpu"}, ["libtpu"], False, 0),
+    ({"cpu"}, ["jax", "jaxlib", "numpy"], True, 0),
+    ({"gpu"}, ["jax-cuda13-plugin"], False, 0),
+    ({"tpu", "cpu"}, ["libtpu"], True, 0),
   ],
 )
-def test_unused_accelerators(platforms, names, unused):
-  assert len(doctor.unused_accelerators(names, platforms)) == unused
+def test_unused_accelerators(platforms, names, has_tpu, unused):
+  assert len(doctor.unused_accelerators(names, platforms, has_tpu=has_tpu)) == unused
 
 
 def test_an_unused_accelerator_fails(monkeypatch, capsys):
-  monkeypatch.setattr(doctor, "unused_accelerators", lambda names, platforms: ["libtpu"])
+  monkeypatch.setattr(doctor, "unused_accelerators", lambda *_, **__: ["libtpu"])
   assert main.main(["doctor"]) == 1
   captured = capsys.readouterr()
   assert captured.err.startswith("musiclm: libtpu installed, but JAX finds only the CPU")

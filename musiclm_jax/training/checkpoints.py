@@ -1,7 +1,11 @@
 """The checkpoints of a run: what is saved and when it is thrown away."""
 
 import dataclasses
+import json as jsons
+import math
+import operator
 import pathlib
+import time
 from importlib import metadata
 
 import jax
@@ -11,6 +15,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from musiclm_jax.checkpointing import difference
+
+_WRITE_METRICS = operator.itemgetter(
+  "loss"
+)  # Orbax keeps metrics only where something asks for them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Checkpoints:
       kept.append(managers.EveryNSteps(saves.forever))
     if saves.best:
       best = managers.BestN(
-        get_metric_fn=lambda metrics: metrics[saves.best],
+        get_metric_fn=operator.itemgetter(saves.best),
         reverse=True,
         n=1,
         keep_checkpoints_without_metrics=False,
@@ -49,6 +57,7 @@ class Checkpoints:
       kept.append(best)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=managers.AnyPreservationPolicy(kept),
+      best_fn=_WRITE_METRICS,
       create=True,
       enable_async_checkpointing=True,
     )
@@ -94,6 +103,71 @@ class Checkpoints:
     """Waits until everything is written."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def inspect(*, action: str, directory: str, json: bool) -> list[dict]:
+  """The checkpoints of a model directory, printed and given: `action` "ls", or "verify", which also
+  reads every array and fails where one cannot be read or is not finite.
+
+  Needs nothing of the machine that wrote them. Raises ValueError for another action, where there is
+  no checkpoint, and where one does not hold what it should.
+  """
+  if action not in ("ls", "verify"):
+    raise ValueError(f"checkpoint: wanted ls or verify, found {action!r}")
+  folder = pathlib.Path(directory, "checkpoints")
+  if not folder.is_dir():
+    raise ValueError(f"{directory}: no checkpoints here (it has no such folder)")
+  options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_WRITE_METRICS)
+  handler = ocp.StandardCheckpointHandler()
+  rows = []
+  with ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handler) as manager:
+    for step in sorted(manager.all_steps()):
+      try:
+        rows.append(_describe(manager, step))
+        if action == "verify":
+          _read(manager, step)
+      except (ValueError, OSError, KeyError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"{folder}/{step}: not whole: {line}") from None
+      if not json:
+        print(_row(rows[-1], verified=action == "verify"))
+  if not rows:
+    raise ValueError(f"{folder}: no whole checkpoint")
+  if json:
+    print(jsons.dumps(rows))
+  return rows
+
+
+def _describe(manager, step: int) -> dict:
+  about, folder = manager.metadata(step), pathlib.Path(manager.directory, str(step))
+  shapes = _shapes(manager.item_metadata(step).tree)
+  return {
+    "step": step,
+    "saved": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(folder.stat().st_mtime)),
+    "arrays": len(shapes),
+    "values": sum(math.prod(shape) for shape in shapes.values()),
+    "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    "version": (about.custom_metadata or {}).get("version"),
+    "metrics": manager.metrics(step),
+  }
+
+
+def _row(row: dict, verified: bool) -> str:
+  loss = f"  held-out loss {row['metrics']['loss']:.3f}" if row["metrics"] else ""
+  size = f"{row['arrays']} arrays  {row['bytes'] / 1e6:.1f} MB"
+  about = f"version {row['version']}{loss}{'  verified' if verified else ''}"
+  return f"{row['step']:>9}  {row['saved']}  {size}  {about}"
+
+
+def _read(manager, step: int) -> None:
+  """Reads every array of a checkpoint. Raises ValueError where one is not finite."""
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  tree = manager.item_metadata(step).tree
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
+  state = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+  for path, value in jax.tree_util.tree_leaves_with_path(state):
+    if jnp.issubdtype(value.dtype, jnp.floating) and not bool(jnp.isfinite(value).all()):
+      raise ValueError(f"{_name(path)} is not finite")
 
 
 def _shapes(tree) -> dict[str, tuple]:

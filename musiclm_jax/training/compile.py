@@ -4,10 +4,12 @@ XLA's compiler for TPUs runs on any machine (the package libtpu); what it says o
 collectives is what a slice would run.
 """
 
+import dataclasses
 import json as jsons
 import math
 import os
 import re
+import sys
 import time
 
 import flax.linen as nn
@@ -19,6 +21,17 @@ from musiclm_jax.training import flops, hardware
 from musiclm_jax.training.collectives import collectives
 from musiclm_jax.training.step import Program
 
+_NO_TPU = {  # what libtpu would ask a metadata server for, or a lock for
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+class TooLarge(ValueError):
+  """A step that does not fit the memory of its devices."""
+
 
 def compile(
   *,
@@ -29,18 +42,20 @@ def compile(
   mesh_shape: partitioning.MeshShape,
   num_microbatches: int,
   topology: str,
+  search: bool,
   json: bool,
 ) -> dict:
   """What the step of a training takes on `topology`, such as v5e:16x16; printed, and given.
 
-  Raises ValueError where there is no such topology, or the step does not fit its memory: with what
-  it wants and the flags that would make it smaller.
+  With `search` also, for each remat preset, the largest batch that fits. Raises ValueError where
+  there is no such topology, or the step does not fit its memory: with what it wants and the flags
+  that would make it smaller.
   """
   devices = topology_devices(topology)
   mesh = partitioning.make_mesh(mesh_shape, devices)
   shapes = partitioning.batched(examples.shapes, batch_size)
   program = Program(model, optimizer, mesh, shapes, num_microbatches, seed=0)
-  report = describe(program)
+  report = {"search": largest_batches(program)} if search else describe(program)
   print(jsons.dumps(report) if json else _text(topology, report))
   return report
 
@@ -49,7 +64,8 @@ def topology_devices(topology: str) -> list:
   """The devices of a TPU slice. Raises ValueError where libtpu is missing or has no such slice."""
   from jax.experimental import topologies
 
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to be asked
+  for name, value in _NO_TPU.items():
+    os.environ.setdefault(name, value)
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
   except (RuntimeError, NotImplementedError) as error:
@@ -71,7 +87,7 @@ def describe(program: Program) -> dict:
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-      raise ValueError(_too_large(program, str(error))) from None
+      raise _refusal(program, str(error)) from None
   seconds = time.perf_counter() - began
   devices = program.mesh.devices.ravel()
   analysis, state = compiled.memory_analysis(), program.state
@@ -80,9 +96,11 @@ def describe(program: Program) -> dict:
     "optimizer": _bytes(state.opt_state),
     "other_state": _bytes((state.collections, state.step)),
     "batch": _bytes(program.batch),
-    "activations": analysis.temp_size_in_bytes,
     "program": analysis.generated_code_size_in_bytes,
   }
+  # The most that is there at once, of arguments, results and what lies between; not the program.
+  resident = sum(memory.values()) - memory["program"]
+  memory["activations"] = analysis.peak_memory_in_bytes - resident
   useful, done = flops.model_flops(program), flops.step_flops(program)
   sent = collectives(compiled.as_text())
   report = {
@@ -120,20 +138,77 @@ def _bytes(tree) -> int:
   )
 
 
-def _too_large(program: Program, error: str) -> str:
+def largest_batches(program: Program) -> list[dict]:
+  """For each remat preset the `describe` of the largest batch that fits, from none to all computed
+  again; batches are the program's own times or divided by a power of two.
+  """
+  found = []
+  for remat in ("none", "minimal", "full"):
+    model = with_remat(program.model, remat)
+    fits = _largest(dataclasses.replace(program, model=model))
+    if fits:
+      found.append({"remat": remat, **fits})
+      print(f"remat {remat}: batch {fits['global_batch']} fits", file=sys.stderr)
+  return found
+
+
+def _largest(program: Program) -> dict | None:
+  """`describe` of the largest batch that fits, None where none does."""
+
+  def times(factor: float):
+    return {
+      name: jax.ShapeDtypeStruct((int(x.shape[0] * factor), *x.shape[1:]), x.dtype)
+      for name, x in program.shapes.items()
+    }
+
+  def attempt(factor: float) -> dict | None:
+    try:
+      return describe(dataclasses.replace(program, shapes=times(factor)))
+    except TooLarge:
+      return None
+
+  factor, fits = 1.0, attempt(1.0)
+  if fits:
+    while more := attempt(2 * factor):
+      factor, fits = 2 * factor, more
+    return fits
+  rows = next(iter(program.shapes.values())).shape[0]
+  parts = program.num_microbatches * partitioning.num_batch_shards(program.mesh)
+  while not fits and (rows * factor / 2) % parts == 0:
+    factor /= 2
+    fits = attempt(factor)
+  return fits
+
+
+def with_remat(module, remat: str):
+  """The module, with this preset wherever one of its parts has a field `remat`."""
+  if not dataclasses.is_dataclass(module):
+    return module
+  linen = ("parent", "name")
+  fields = [f.name for f in dataclasses.fields(module) if f.init and f.name not in linen]
+  changes = {name: with_remat(getattr(module, name), remat) for name in fields}
+  if "remat" in changes:
+    changes["remat"] = remat
+  return dataclasses.replace(module, **changes)
+
+
+def _refusal(program: Program, error: str) -> ValueError:
   """One line: what was wanted, and the flags that would make it fit."""
   if "RESOURCE_EXHAUSTED" not in error:
-    return f"the step does not compile: {error.splitlines()[0]}"
+    return ValueError(f"the step does not compile: {error.splitlines()[0]}")
   used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", error)
   wanted = f"wants {used[1]} of {used[2]} on each device" if used else error.splitlines()[0]
   more = max(2, 2 * program.num_microbatches)
-  return (
+  return TooLarge(
     f"the step does not fit: it {wanted}; --num_microbatches={more}, a smaller --batch_size,"
     " --remat=full or a larger --mesh_fsdp make it smaller"
   )
 
 
 def _text(topology: str, report: dict) -> str:
+  if "search" in report:
+    return "\n".join(_text(f"remat {each['remat']}", each) for each in report["search"])
+
   def rows(title, values, unit, scale):
     return [f"{title:<16}{k:<22}{v / scale:>10.3f} {unit}" for k, v in values.items()]
 

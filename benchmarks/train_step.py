@@ -1,0 +1,183 @@
+"""Prints how many tokens a second a decoder trains on, beside rivals on the same machine.
+
+python -m benchmarks.train_step [--json] [--steps=3] [--rounds=2] [--only=ours,...]
+
+The decoder of a stage (6 layers, 8 heads, d 512, gated feed-forward 2048, vocabulary 1024, 8
+sequences of 512 tokens, float32, dropout 0.1, T5's relative bias, Adafactor) by this package, and
+by PyTorch with and without torch.compile (the extra [hf]). Each runs in a process of its own, one
+after another, in rounds; its best round counts, compilation never. `matrix_product` is this
+machine's rate for one float32 product of 4096 x 4096, in GFLOP/s, `of_matrix_product` the share of
+it that the products of a rival reach.
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+BATCH, LENGTH = 8, 512
+SIZE = dict(
+  vocab_size=1024,
+  num_layers=6,
+  embed_dim=512,
+  num_heads=8,
+  mlp_dim=2048,
+  dropout=0.1,
+  buckets=32,
+  distance=128,
+)
+
+
+def ours():
+  """A function from tokens to the loss of a step of `musiclm train`, on one device."""
+  import jax
+
+  from musiclm_jax import partitioning
+  from musiclm_jax.lm.token_lm import TokenLM
+  from musiclm_jax.tokens import Stage, Stream, Vocabulary
+  from musiclm_jax.training import optimizers
+  from musiclm_jax.training.step import Program
+  from musiclm_jax.transformer import Transformer
+
+  stream = Stream("tokens", "tokens", 50.0, 0, 1, SIZE["vocab_size"])
+  decoder = Transformer(
+    num_layers=SIZE["num_layers"],
+    num_heads=SIZE["num_heads"],
+    head_dim=SIZE["embed_dim"] // SIZE["num_heads"],
+    embed_dim=SIZE["embed_dim"],
+    mlp_dim=SIZE["mlp_dim"],
+    dropout_rate=SIZE["dropout"],
+    num_buckets=SIZE["buckets"],
+    max_distance=SIZE["distance"],
+    query_block=128,
+    remat="none",
+    unroll=True,
+    dtype="float32",
+  )
+  vocabulary = Vocabulary((stream,))
+  model = TokenLM(Stage("tokens", (), stream, LENGTH / 50.0), vocabulary, decoder, 0.0)
+  optimizer = optimizers.adafactor(learning_rate=0.01, decay_rate=0.8, clip=1.0)
+  mesh = partitioning.make_mesh(partitioning.MeshShape(1, 1, 1), jax.devices()[:1])
+  shape = jax.ShapeDtypeStruct((BATCH, LENGTH), np.int32)
+  names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
+  program = Program(model, optimizer, mesh, dict.fromkeys(names, shape), 1, seed=0)
+  state, first = program.init(), vocabulary.first_id(stream)
+
+  def step(tokens) -> float:
+    nonlocal state
+    tokens = (tokens + first).astype(np.int32)
+    before, weights = np.pad(tokens[:, :-1], ((0, 0), (1, 0))), np.ones_like(tokens)
+    state, metrics = program.step(state, dict(zip(names, (before, tokens, weights))))
+    total, weight = metrics["loss"]
+    return float(total / weight)
+
+  return step
+
+
+def pytorch():
+  """The same by PyTorch, compiled."""
+  from benchmarks import torch_decoder
+
+  return torch_decoder.trainer(SIZE, compiled=True)
+
+
+def pytorch_eager():
+  """The same by PyTorch as it stands."""
+  from benchmarks import torch_decoder
+
+  return torch_decoder.trainer(SIZE, compiled=False)
+
+
+RIVALS = {"ours": ours, "pytorch": pytorch, "pytorch_eager": pytorch_eager}
+
+
+def measure(name: str, steps: int) -> dict[str, float]:
+  """{tokens_per_second, first and last loss} of a rival in this process."""
+  step = RIVALS[name]()
+  tokens = np.random.default_rng(0).integers(0, SIZE["vocab_size"], (BATCH, LENGTH))
+  first = step(tokens)
+  step(tokens)  # what is still compiled at the second call is not counted either
+  began = time.perf_counter()
+  for _ in range(steps):
+    last = step(tokens)
+  rate = steps * BATCH * LENGTH / (time.perf_counter() - began)
+  return {"tokens_per_second": rate, "first_loss": first, "last_loss": last}
+
+
+def matrix_product() -> float:
+  """GFLOP/s of a product of two float32 matrices of 4096 x 4096, the best of five."""
+  import jax
+  import jax.numpy as jnp
+
+  x = jnp.ones((4096, 4096))
+  product = jax.jit(lambda x: x @ x)
+  times = []
+  for _ in range(6):
+    began = time.perf_counter()
+    product(x).block_until_ready()
+    times.append(time.perf_counter() - began)
+  return 2 * 4096**3 / min(times[1:]) / 1e9
+
+
+def flops_per_token() -> float:
+  """Of matrix products in a step: forward and twice as much backward, causal attention once."""
+  embed, mlp = SIZE["embed_dim"], SIZE["mlp_dim"]
+  layer = 4 * embed**2 + 3 * embed * mlp + embed * LENGTH  # the last: half of scores and values
+  return 3 * 2 * (SIZE["num_layers"] * layer + embed * SIZE["vocab_size"])
+
+
+def alone(*arguments: str) -> dict:
+  """What `python -m benchmarks.train_step *arguments` prints, in a process of its own."""
+  command = [sys.executable, "-m", "benchmarks.train_step", *arguments]
+  output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+  return json.loads(output.splitlines()[-1])
+
+
+def main() -> None:
+  """Measures all rivals in rounds and prints."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--json", action="store_true")
+  parser.add_argument("--steps", type=int, default=3)
+  parser.add_argument("--rounds", type=int, default=2)
+  parser.add_argument("--only", default=",".join(RIVALS))
+  parser.add_argument("--one", help="for the processes that this one starts")
+  options = parser.parse_args()
+  if options.one:
+    one = options.one
+    result = {"gflops": matrix_product()} if one == "matrix" else measure(one, options.steps)
+    print(json.dumps(result))
+    return
+  names = options.only.split(",")
+  if importlib.util.find_spec("torch") is None:
+    print("torch is not installed: make test-hf installs it", file=sys.stderr)
+    names = [name for name in names if "torch" not in name]
+  results: dict[str, list[dict]] = {name: [] for name in names}
+  for _ in range(options.rounds):
+    for name in names:
+      results[name].append(alone(f"--one={name}", f"--steps={options.steps}"))
+      print(name, results[name][-1], file=sys.stderr)
+  print(_report(results, alone("--one=matrix")["gflops"], options.json))
+
+
+def _report(results: dict[str, list[dict]], peak: float, as_json: bool) -> str:
+  report: dict = {"matrix_product": round(peak, 1)}
+  for name, rounds in results.items():
+    best = max(rounds, key=lambda each: each["tokens_per_second"])
+    share = best["tokens_per_second"] * flops_per_token() / 1e9 / peak
+    report[name] = {key: round(value, 3) for key, value in best.items()}
+    report[name]["of_matrix_product"] = round(share, 3)
+  for rival in results:
+    if rival != "ours" and "ours" in results:
+      ratio = report["ours"]["tokens_per_second"] / report[rival]["tokens_per_second"]
+      report[f"ratio_to_{rival}"] = round(ratio, 3)
+  if as_json:
+    return json.dumps(report)
+  return "\n".join(f"{name:<24}{value}" for name, value in report.items())
+
+
+if __name__ == "__main__":
+  main()
