@@ -85,6 +85,6 @@ def trainer(size: dict, compiled: bool):
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
   return step

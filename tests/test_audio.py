@@ -100,3 +100,12 @@ def test_resampling_keeps_pitch_and_length():
   assert len(low) == 16000
   spectrum = np.abs(np.fft.rfft(low))
   assert spectrum.argmax() == 440
+
+
+@pytest.mark.parametrize("size", [64, 600, 601])
+def test_the_fourier_transform_of_tpus_is_that_of_others(rng, size):
+  frames = rng.standard_normal((2, 3, size)).astype(np.float32)
+  wanted = np.fft.rfft(frames.astype(np.float64))
+  found = audio.fourier_product(frames)
+  assert found.dtype == np.complex64
+  np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())

@@ -33,8 +33,8 @@ def test_a_report_is_of_the_program_that_trains(capsys):
   assert 0 < report["mfu_ceiling"] <= 1 and report["compile_seconds"] > 0
 
 
-@pytest.mark.parametrize("model", trainings.names("tiny"))
-def test_every_training_compiles(capsys, model):
+@pytest.mark.parametrize("model", ["coarse", "fine", "kmeans", "mulan_rvq"])
+def test_other_trainings_compile(capsys, model):
   report = compiled(capsys, f"tiny/{model}", "--topology=v5e:2x2", "--batch_size=16")
   assert report["devices"] == 4 and report["bytes_per_device"] > 0
 

@@ -62,7 +62,7 @@ def test_a_stage_is_its_formula():
 @pytest.mark.slow
 def test_what_is_computed_again_is_counted_in_the_step_alone():
   plain = program("tiny/semantic", 4)
-  again = program("tiny/semantic", 4, **{"decoder/transformer.Transformer.remat": "full"})
+  again = program("tiny/semantic", 4, REMAT="full")
   assert flops.model_flops(again) == flops.model_flops(plain)
   assert flops.step_flops(plain) <= flops.model_flops(plain)
   assert flops.step_flops(again) > 1.2 * flops.step_flops(plain)

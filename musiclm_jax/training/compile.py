@@ -197,6 +197,7 @@ def _refusal(program: Program, error: str) -> ValueError:
   if "RESOURCE_EXHAUSTED" not in error:
     return ValueError(f"the step does not compile: {error.splitlines()[0]}")
   used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", error)
+  used = used or re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", error)
   wanted = f"wants {used[1]} of {used[2]} on each device" if used else error.splitlines()[0]
   more = max(2, 2 * program.num_microbatches)
   return TooLarge(

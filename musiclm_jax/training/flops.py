@@ -52,7 +52,8 @@ def _equation(equation) -> int:
     return _convolution(equation)
   inner = [_jaxpr(jaxpr) for jaxpr in _inner(equation.params)]
   if equation.primitive.name == "cond":
-    return max(inner)
+    # What one platform computes by products, and others not, is not the model's.
+    return min(inner) if equation.params.get("branches_platforms") else max(inner)
   return sum(inner) * equation.params.get("length", 1) if inner else 0
 
 
