@@ -144,3 +144,89 @@ def test_adafactor_is_that_of_optax_with_its_defaults():
 def test_none_changes_nothing():
   (found,) = updates(optimizers.none(), [gradients(10.0)])
   allclose(found, jax.tree.map(np.zeros_like, PARAMS), rtol=0)
+
+
+def test_warmup_stable_decay():
+  schedule = optimizers.warmup_stable_decay(
+    peak=1.0, warmup_steps=10, decay_steps=20, total_steps=110, final=0.2
+  )
+  found = [float(schedule(step)) for step in (0, 5, 10, 89, 100, 110, 500)]
+  np.testing.assert_allclose(found, [0, 0.5, 1, 1, 0.6, 0.2, 0.2], atol=1e-6)
+  with pytest.raises(ValueError, match="less than the 10 steps of the run, found 12"):
+    optimizers.warmup_stable_decay(
+      peak=1.0, warmup_steps=6, decay_steps=6, total_steps=9, final=0.0
+    )
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+  with pytest.raises(ValueError, match="wanted warmup_steps of less than the 5 steps.*found 10"):
+    optimizers.warmup_cosine(peak=1.0, warmup_steps=10, total_steps=5, final=0.0)
+
+
+def test_lion_is_its_formula():
+  """Chen et al. 2023, algorithm 2."""
+  optimizer = optimizers.lion(learning_rate=0.01, b1=0.9, b2=0.99, weight_decay=0.1, clip=1e9)
+  given = [gradients(scale) for scale in (1.0, -30.0)]
+  found = updates(optimizer, given)
+  moment = jax.tree.map(np.zeros_like, PARAMS)
+  for count, each in enumerate(given):
+    wanted = jax.tree.map(
+      lambda m, g, p: -0.01 * (np.sign(0.9 * m + 0.1 * g) + 0.1 * p), moment, each, PARAMS
+    )
+    allclose(found[count], wanted, rtol=1e-5, atol=1e-7)
+    moment = jax.tree.map(lambda m, g: 0.99 * m + 0.01 * g, moment, each)
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "matrix"),
+  [
+    ("qkv", (2, 6, 3, 2, 4), lambda x: x[1, :, 2].reshape(6, 8)),
+    ("out", (2, 2, 4, 6), lambda x: x[1].reshape(8, 6)),
+    ("wi", (2, 6, 2, 8), lambda x: x[1, :, 1]),
+    ("wo", (2, 8, 6), lambda x: x[1]),
+  ],
+)
+def test_muon_makes_each_matrix_orthogonal(name, shape, matrix):
+  params = {"layers": {name: np.ones(shape, np.float32)}, "table": np.ones((5, 6), np.float32)}
+  rng = np.random.default_rng(0)
+  given = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+  settings = dict(learning_rate=0.01, beta=0.9, weight_decay=0.0, clip=1e9)
+  (found,) = updates(optimizers.muon(**settings), [given], params)
+  singular = np.linalg.svd(matrix(np.asarray(found["layers"][name])), compute_uv=False)
+  assert singular.min() > 0.5 * singular.max()  # five steps of Newton and Schulz come so near
+  assert np.sum(matrix(np.asarray(found["layers"][name])) * matrix(given["layers"][name])) < 0
+  # Adam's first step, with Nesterov's look ahead: signs.
+  ahead = 0.9 * 0.1 / (1 - 0.9**2) + 0.1 / (1 - 0.9)
+  np.testing.assert_allclose(found["table"], -0.01 * ahead * np.sign(given["table"]), rtol=1e-3)
+
+
+def test_the_learning_rate_of_a_step_stands_in_the_state():
+  rate = optimizers.warmup_rsqrt(peak=0.01, warmup_steps=4)
+  for name, settings in {
+    "adamw": dict(b1=0.9, b2=0.9, weight_decay=0.0),
+    "lion": dict(b1=0.9, b2=0.9, weight_decay=0.0),
+    "muon": dict(beta=0.9, weight_decay=0.0),
+    "adafactor": dict(decay_rate=0.8),
+  }.items():
+    optimizer = getattr(optimizers, name)(learning_rate=rate, clip=1.0, **settings)
+    state = optimizer.init(PARAMS)
+    for step in range(3):
+      _, state = optimizer.update(gradients(), state, PARAMS)
+      ((_, found),) = optax.tree.get_all_with_path(state, "learning_rate")
+      assert float(found) == pytest.approx(float(rate(step)))
+
+
+def test_the_average_follows_the_parameters():
+  optimizer = optimizers.averaged(optimizer=optax.sgd(1.0), decay=0.75)
+  params, state = PARAMS, optimizer.init(PARAMS)
+  wanted = PARAMS
+  for _ in range(3):
+    changes, state = optimizer.update(gradients(), state, params)
+    params = optax.apply_updates(params, changes)
+    wanted = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, wanted, params)
+  allclose(optax.tree.get(state, "parameter_average"), wanted, rtol=1e-6)
+  plain = optax.sgd(1.0)
+  assert optimizers.averaged(optimizer=plain, decay=0.0) is plain
+  for decay in (1.0, -0.1):
+    with pytest.raises(ValueError, match="EMA_DECAY: wanted 0 or more and less than 1"):
+      optimizers.averaged(optimizer=plain, decay=decay)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 
 def warmup_rsqrt(*, peak: float, warmup_steps: int) -> optax.Schedule:
@@ -109,6 +110,43 @@ def adafactor(*, learning_rate, decay_rate: float, clip: float):
     optax.scale_by_param_block_rms(),
     _scaled(learning_rate),
   )
+
+
+def muon(*, learning_rate, beta: float, weight_decay: float, clip: float):
+  """Muon for the matrices of stacked layers (Jordan et al. 2024), NAdamW for all else.
+
+  A matrix maps the axes of its inputs to those of its outputs; queries, keys and values are three.
+  Updates have the size of Adam's (Liu et al., arXiv 2502.16982, Section 2.2), so that one learning
+  rate serves both.
+  """
+  both = optax.contrib.muon(
+    -1.0,  # ascent, which _scaled turns and scales
+    beta=beta,
+    weight_decay=weight_decay,
+    adam_weight_decay=weight_decay,
+    muon_weight_dimension_numbers=_matrices,
+    consistent_rms=0.2,
+  )
+  return optax.chain(optax.clip_by_global_norm(clip), both, _scaled(learning_rate))
+
+
+_INPUTS = {"out": (1, 2)}  # of the axes [layers, inputs, ..., outputs]; where others have one
+_OUTPUTS = {"qkv": (3, 4)}
+_MATRICES = ("qkv", "out", "wi", "wo", "first_wi", "first_wo", "second_wi", "second_wo", "gated")
+
+
+def _matrices(params):
+  """For each parameter which of its axes are inputs and outputs; None for what is no matrix."""
+
+  def numbers(path, x):
+    names = [key.key for key in path]
+    name = names[-2] if names[-1] == "kernel" else names[-1]
+    if "layers" not in names or names[-1] == "bias" or name not in _MATRICES:
+      return None
+    inputs, outputs = _INPUTS.get(name, (1,)), _OUTPUTS.get(name, (x.ndim - 1,))
+    return optax.contrib.MuonDimensionNumbers(inputs, outputs)
+
+  return jax.tree_util.tree_map_with_path(numbers, params)
 
 
 def branches(*, main: optax.GradientTransformation, discriminators: optax.GradientTransformation):
