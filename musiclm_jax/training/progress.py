@@ -144,6 +144,7 @@ class Progress:
   def compiled(self, seconds: float) -> None:
     """Says how long the first step took to compile; rates are counted from here."""
     self._rates.restart()
+    self._began = time.perf_counter()
     self._compile_seconds = seconds
 
   def evaluation(self, step: int, values: dict[str, float]) -> None:
