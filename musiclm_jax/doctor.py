@@ -11,6 +11,8 @@ import jax
 import soundfile
 from packaging.requirements import Requirement
 
+from musiclm_jax.training import hardware
+
 _PACKAGES = (
   "jax",
   "jaxlib",
@@ -50,7 +52,7 @@ def doctor(json: bool) -> None:
   installed = unused_accelerators(
     [d.name for d in metadata.distributions()],
     {device.platform for device in jax.devices()},
-    has_tpu=any(Path("/dev").glob("accel*")) or any(Path("/dev").glob("vfio/[0-9]*")),
+    has_tpu=hardware.has_tpu(),
   )
   if installed:
     raise ValueError(

@@ -24,6 +24,7 @@ import gin
 from musiclm_jax import checks, configuration
 from musiclm_jax.configuration import Configuration, ConfigurationError
 from musiclm_jax.signatures import nearest
+from musiclm_jax.training import hardware
 
 _SWITCHES = ("--json", "--debug", "--help", "-h")
 _PROCESS = ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")  # of a run of several processes
@@ -174,6 +175,7 @@ def _word_macros(config: Configuration) -> tuple[str, ...]:
 def _start(processes: dict[str, tuple[str, str]]) -> None:
   """Quietens absl and TensorFlow, and joins the other processes of the run if there are any."""
   absl.logging.set_verbosity(absl.logging.ERROR)
+  hardware.settle_libtpu()
   if not processes:
     # TensorFlow calls a missing GPU an error. XLA reads this too: runs of several processes, which
     # fail in ways that only its log tells, keep theirs.

@@ -7,7 +7,6 @@ collectives is what a slice would run.
 import dataclasses
 import json as jsons
 import math
-import os
 import re
 import sys
 import time
@@ -20,13 +19,6 @@ from musiclm_jax import partitioning
 from musiclm_jax.training import flops, hardware
 from musiclm_jax.training.collectives import collectives
 from musiclm_jax.training.step import Program
-
-_NO_TPU = {  # what libtpu would ask a metadata server for, or a lock for
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 
 
 class TooLarge(ValueError):
@@ -64,8 +56,7 @@ def topology_devices(topology: str) -> list:
   """The devices of a TPU slice. Raises ValueError where libtpu is missing or has no such slice."""
   from jax.experimental import topologies
 
-  for name, value in _NO_TPU.items():
-    os.environ.setdefault(name, value)
+  hardware.settle_libtpu()
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
   except (RuntimeError, NotImplementedError) as error:

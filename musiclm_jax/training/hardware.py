@@ -4,6 +4,15 @@ TPUs: cloud.google.com/tpu/docs (system architecture pages); GPUs: NVIDIA's data
 """
 
 import dataclasses
+import os
+from pathlib import Path
+
+_NO_TPU = {  # what libtpu would ask a metadata server for, or a lock for
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,3 +41,16 @@ def chip(device_kind: str) -> Chip | None:
   """The chip that a JAX device is, None where it is not in the table."""
   known = [name for name in _CHIPS if device_kind.startswith(name)]
   return _CHIPS[max(known, key=len)] if known else None
+
+
+def has_tpu() -> bool:
+  """Whether this machine has a TPU."""
+  devices = Path("/dev")
+  return any(devices.glob("accel*")) or any(devices.glob("vfio/[0-9]*"))
+
+
+def settle_libtpu() -> None:
+  """Where there is no TPU, keeps libtpu, which compiles for some, from looking for one."""
+  if not has_tpu():
+    for name, value in _NO_TPU.items():
+      os.environ.setdefault(name, value)
