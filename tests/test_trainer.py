@@ -17,7 +17,7 @@ from musiclm_jax.partitioning import MeshShape
 from musiclm_jax.training import optimizers, progress, trainer
 from musiclm_jax.training.checkpoints import Saves
 from musiclm_jax.training.health import Health, Limits
-from musiclm_jax.training.step import init_state, state_shardings
+from musiclm_jax.training.step import Recipe, init_state, state_shardings
 
 
 class Regression(nn.Module):
@@ -81,17 +81,20 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     clip=100.0,
   )
   return trainer.train(
-    model=Regression(noise=options.pop("noise", 0.1)),
+    recipe=Recipe(
+      Regression(noise=options.pop("noise", 0.1)),
+      optimizers.averaged(optimizer=optimizer, decay=options.pop("decay", 0.0)),
+      MeshShape(*mesh),
+      microbatches,
+      options.pop("seed", 0),
+    ),
     train_data=Data(stop_at),
     eval_data=Data(),
-    optimizer=optimizers.averaged(optimizer=optimizer, decay=options.pop("decay", 0.0)),
-    mesh_shape=MeshShape(*mesh),
     model_dir=str(model_dir),
     steps=trainer.Steps(total=steps, log=10, evaluate=20),
     saves=Saves(every=10, newest=2, forever=0, best=""),
     limits=Limits(skipped=5, floors={}),
-    num_microbatches=microbatches,
-    **{"seed": 0, "initial": {}} | options,
+    **{"initial": {}} | options,
   )
 
 

@@ -14,7 +14,7 @@ import optax
 from musiclm_jax import checks, configuration, partitioning
 from musiclm_jax.configuration import Configuration
 from musiclm_jax.tokens import flatten
-from musiclm_jax.training import input_pipeline, tasks, token_tasks, trainer
+from musiclm_jax.training import input_pipeline, step, tasks, token_tasks
 from musiclm_jax.training.step import TrainState, init_state
 
 # Nothing is read from them here.
@@ -70,11 +70,11 @@ def load(name: str, **macros) -> Training:
     bindings = gin.get_bindings(function, resolve_references=False)
     return copy.deepcopy({k: v for k, v in bindings.items() if k not in left_out})
 
-  job = made(trainer.train, "train_data", "eval_data")
+  recipe = made(step.Recipe)
   data = made(input_pipeline.Dataset)
   examples = data["examples"]
   draw = functools.partial(_DRAW.get(type(examples), _random), examples)
-  return Training(job["model"], job["optimizer"], data["batch_size"], examples.shapes, draw)
+  return Training(recipe["model"], recipe["optimizer"], data["batch_size"], examples.shapes, draw)
 
 
 def _random(examples, rng, rows):

@@ -16,9 +16,8 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from musiclm_jax.checkpointing import difference
 
-_WRITE_METRICS = operator.itemgetter(
-  "loss"
-)  # Orbax keeps metrics only where something asks for them
+# Orbax writes metrics only where something ranks by them.
+_WRITE_METRICS = operator.itemgetter("loss")
 
 
 @dataclasses.dataclass(frozen=True)

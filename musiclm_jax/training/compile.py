@@ -11,14 +11,12 @@ import re
 import sys
 import time
 
-import flax.linen as nn
 import jax
-import optax
 
 from musiclm_jax import partitioning
 from musiclm_jax.training import flops, hardware
 from musiclm_jax.training.collectives import collectives
-from musiclm_jax.training.step import Program
+from musiclm_jax.training.step import Program, Recipe
 
 
 class TooLarge(ValueError):
@@ -27,12 +25,9 @@ class TooLarge(ValueError):
 
 def compile(
   *,
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
+  recipe: Recipe,
   examples,
   batch_size: int,
-  mesh_shape: partitioning.MeshShape,
-  num_microbatches: int,
   topology: str,
   search: bool,
   json: bool,
@@ -43,10 +38,8 @@ def compile(
   there is no such topology, or the step does not fit its memory: with what it wants and the flags
   that would make it smaller.
   """
-  devices = topology_devices(topology)
-  mesh = partitioning.make_mesh(mesh_shape, devices)
   shapes = partitioning.batched(examples.shapes, batch_size)
-  program = Program(model, optimizer, mesh, shapes, num_microbatches, seed=0)
+  program = recipe.program(shapes, topology_devices(topology))
   report = {"search": largest_batches(program)} if search else describe(program)
   print(jsons.dumps(report) if json else _text(topology, report))
   return report
@@ -98,7 +91,7 @@ def describe(program: Program) -> dict:
     "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
     "devices": len(devices),
     "mesh": dict(program.mesh.shape),
-    "global_batch": program.shapes[next(iter(program.shapes))].shape[0],
+    "global_batch": program.rows,
     "bytes_per_device": sum(memory.values()),
     "memory": memory,
     "flops_per_step": useful,
@@ -146,28 +139,25 @@ def largest_batches(program: Program) -> list[dict]:
 def _largest(program: Program) -> dict | None:
   """`describe` of the largest batch that fits, None where none does."""
 
-  def times(factor: float):
-    return {
-      name: jax.ShapeDtypeStruct((int(x.shape[0] * factor), *x.shape[1:]), x.dtype)
+  def attempt(rows: int) -> dict | None:
+    changed = {
+      name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
       for name, x in program.shapes.items()
     }
-
-  def attempt(factor: float) -> dict | None:
     try:
-      return describe(dataclasses.replace(program, shapes=times(factor)))
+      return describe(dataclasses.replace(program, shapes=changed))
     except TooLarge:
       return None
 
-  factor, fits = 1.0, attempt(1.0)
+  rows, fits = program.rows, attempt(program.rows)
   if fits:
-    while more := attempt(2 * factor):
-      factor, fits = 2 * factor, more
+    while more := attempt(2 * rows):
+      rows, fits = 2 * rows, more
     return fits
-  rows = next(iter(program.shapes.values())).shape[0]
   parts = program.num_microbatches * partitioning.num_batch_shards(program.mesh)
-  while not fits and (rows * factor / 2) % parts == 0:
-    factor /= 2
-    fits = attempt(factor)
+  while not fits and rows % (2 * parts) == 0:
+    rows //= 2
+    fits = attempt(rows)
   return fits
 
 

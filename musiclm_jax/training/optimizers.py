@@ -81,34 +81,39 @@ def _scaled(learning_rate) -> optax.GradientTransformation:
   return optax.GradientTransformation(init, update)
 
 
+def _descent(clip: float, learning_rate, *rules) -> optax.GradientTransformation:
+  """Clipping, the rules that make a direction of the gradient, and a step against it."""
+  return optax.chain(optax.clip_by_global_norm(clip), *rules, _scaled(learning_rate))
+
+
 def adamw(*, learning_rate, b1: float, b2: float, weight_decay: float, clip: float):
   """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
-  return optax.chain(
-    optax.clip_by_global_norm(clip),
+  return _descent(
+    clip,
+    learning_rate,
     optax.scale_by_adam(b1=b1, b2=b2),
     optax.add_decayed_weights(weight_decay),
-    _scaled(learning_rate),
   )
 
 
 def lion(*, learning_rate, b1: float, b2: float, weight_decay: float, clip: float):
   """Lion, one moment (Chen et al., arXiv 2302.06675)."""
-  return optax.chain(
-    optax.clip_by_global_norm(clip),
+  return _descent(
+    clip,
+    learning_rate,
     optax.scale_by_lion(b1=b1, b2=b2),
     optax.add_decayed_weights(weight_decay),
-    _scaled(learning_rate),
   )
 
 
 def adafactor(*, learning_rate, decay_rate: float, clip: float):
   """Adafactor with factored second moments and no momentum, steps relative to the parameters."""
-  return optax.chain(
-    optax.clip_by_global_norm(clip),
+  return _descent(
+    clip,
+    learning_rate,
     optax.scale_by_factored_rms(decay_rate=decay_rate),
     optax.clip_by_block_rms(1.0),
     optax.scale_by_param_block_rms(),
-    _scaled(learning_rate),
   )
 
 
@@ -127,7 +132,7 @@ def muon(*, learning_rate, beta: float, weight_decay: float, clip: float):
     muon_weight_dimension_numbers=_matrices,
     consistent_rms=0.2,
   )
-  return optax.chain(optax.clip_by_global_norm(clip), both, _scaled(learning_rate))
+  return _descent(clip, learning_rate, both)
 
 
 _INPUTS = {"out": (1, 2)}  # of the axes [layers, inputs, ..., outputs]; where others have one

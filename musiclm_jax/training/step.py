@@ -149,7 +149,7 @@ class Program:
   seed: int
 
   def __post_init__(self):
-    rows = next(iter(self.shapes.values())).shape[0]
+    rows = self.rows
     parts = self.num_microbatches * partitioning.num_batch_shards(self.mesh)
     if rows % parts:
       devices = partitioning.num_batch_shards(self.mesh)
@@ -157,6 +157,11 @@ class Program:
         f"batch_size: {rows} rows do not divide into {self.num_microbatches} microbatches on"
         f" {devices} devices of data and fsdp"
       )
+
+  @property
+  def rows(self) -> int:
+    """Rows of a global batch."""
+    return next(iter(self.shapes.values())).shape[0]
 
   @functools.cached_property
   def boxed(self) -> TrainState:
@@ -208,3 +213,19 @@ class Program:
 
 def _abstract(x, sharding) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """What a training is, wherever it runs and whatever its data: a Program but for these."""
+
+  model: nn.Module
+  optimizer: optax.GradientTransformation
+  mesh_shape: partitioning.MeshShape
+  num_microbatches: int
+  seed: int
+
+  def program(self, shapes: dict[str, jax.ShapeDtypeStruct], devices=None) -> Program:
+    """The program of global batches of these shapes, over all devices or those given."""
+    mesh = partitioning.make_mesh(self.mesh_shape, devices)
+    return Program(self.model, self.optimizer, mesh, shapes, self.num_microbatches, self.seed)

@@ -45,6 +45,11 @@ def features_of(shapes: dict) -> dict[str, seqio.Feature]:
   }
 
 
+def _sound(examples) -> Shape:
+  """The shape of a crop of crop_seconds at sample_rate."""
+  return Shape((round(examples.crop_seconds * examples.sample_rate),), np.float32)
+
+
 def _crop_waveform(example, *, seed: int, samples: int):
   """float32 [samples] of the int16 waveform from a random start; a shorter one is followed by 0."""
   waveform = example["waveform"]
@@ -65,7 +70,7 @@ class Waveforms:
   @property
   def shapes(self) -> Shapes:
     """The shapes of an example."""
-    return {"waveform": Shape((round(self.crop_seconds * self.sample_rate),), np.float32)}
+    return {"waveform": _sound(self)}
 
   def task(self, source, seed: int) -> seqio.Task:
     """The task of a source of audio records."""
@@ -88,8 +93,7 @@ class Melodies:
   @property
   def shapes(self) -> Shapes:
     """The shapes of an example."""
-    samples = round(self.crop_seconds * self.sample_rate)
-    return {"waveform": Shape((samples,), np.float32), "melody": Shape((), np.int32)}
+    return {"waveform": _sound(self), "melody": Shape((), np.int32)}
 
   def task(self, source, seed: int) -> seqio.Task:
     """The task of a source of audio records."""
@@ -127,9 +131,7 @@ class Captioned:
   @property
   def shapes(self) -> Shapes:
     """The shapes of an example."""
-    samples = round(self.crop_seconds * self.sample_rate)
-    text = Shape((self.text_length,), np.int32)
-    return {"waveform": Shape((samples,), np.float32), "text": text}
+    return {"waveform": _sound(self), "text": Shape((self.text_length,), np.int32)}
 
   def task(self, source, seed: int) -> seqio.Task:
     """The task of a source of audio records; says how many of the first 1000 texts are cut.

@@ -11,17 +11,15 @@ import itertools
 import pathlib
 import time
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from musiclm_jax import checkpointing, partitioning
 from musiclm_jax.training import flops, hardware, progress
 from musiclm_jax.training.checkpoints import Checkpoints, Saves
 from musiclm_jax.training.health import Health, Limits
 from musiclm_jax.training.preemption import Notice
-from musiclm_jax.training.step import Program, TrainState
+from musiclm_jax.training.step import Program, Recipe, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +43,17 @@ def evaluate(program: Program, variables, data) -> dict[str, float]:
 
 def train(
   *,
-  model: nn.Module,
+  recipe: Recipe,
   train_data,
   eval_data,
-  optimizer: optax.GradientTransformation,
-  mesh_shape: partitioning.MeshShape,
   model_dir: str,
   steps: Steps,
   saves: Saves,
   limits: Limits,
-  seed: int,
-  num_microbatches: int,
   initial: dict[str, str],
   config_text: str = "",
 ) -> dict[str, float]:
-  """Trains `model` to `steps.total` and leaves a part in `model_dir`; gives the last evaluation.
+  """Trains to `steps.total` and leaves a part in `model_dir`; gives the last evaluation.
 
   Continues from the newest checkpoint if there is one; else from random values, but for what
   `initial`, {path among the parameters: directory of a part}, names: an empty directory names
@@ -67,13 +61,13 @@ def train(
   Raises ValueError where model_dir belongs to another configuration, where its checkpoint or a part
   has another tree, and where training has failed: `health.Limits`.
   """
-  mesh = partitioning.make_mesh(mesh_shape)
-  program = Program(model, optimizer, mesh, train_data.shapes, num_microbatches, seed)
+  program = recipe.program(train_data.shapes)
   initial = {path: directory for path, directory in initial.items() if directory}
   provenance = train_data.provenance | checkpointing.origins(initial)
-  checkpointing.describe_run(model_dir, model, provenance)
+  checkpointing.describe_run(model_dir, recipe.model, provenance)
   checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
   checkpoints = Checkpoints(model_dir, saves, config_text)
+  mesh = program.mesh
   with partitioning.use(mesh), contextlib.closing(checkpoints), Notice() as notice:
     state = checkpoints.restore(program.state) or _start(program, initial)
     first = int(state.step) + 1
