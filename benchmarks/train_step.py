@@ -61,7 +61,7 @@ def ours():
   vocabulary = Vocabulary((stream,))
   model = TokenLM(Stage("tokens", (), stream, LENGTH / 50.0), vocabulary, decoder, 0.0)
   optimizer = optimizers.adafactor(learning_rate=0.01, decay_rate=0.8, clip=1.0)
-  mesh = partitioning.make_mesh(partitioning.MeshShape(1, 1, 1), jax.devices()[:1])
+  mesh = partitioning.make_mesh(partitioning.MeshShape(1, 1, 1, 1), jax.devices()[:1])
   shape = jax.ShapeDtypeStruct((BATCH, LENGTH), np.int32)
   names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
   program = Program(model, optimizer, mesh, dict.fromkeys(names, shape), 1, seed=0)

@@ -2,7 +2,8 @@
 
 A verb is a file gin/run/VERB.gin, `--NAME=VALUE` sets a gin macro, and main.run calls the job that
 the verb's file binds. A mistake of the user is one line on stderr: exit code 2 for files and flags
-(before anything heavy is imported), 1 from the job, 130 for an interrupt. `--debug` shows where.
+(before anything heavy is imported), 1 from the job; 130 is an interrupt, 70 a fault of the program
+or the machine. `--debug` shows where.
 """
 
 import collections
@@ -21,13 +22,12 @@ from pathlib import Path
 import absl.logging
 import gin
 
-from musiclm_jax import checks, configuration
+from musiclm_jax import checks, configuration, processes
 from musiclm_jax.configuration import Configuration, ConfigurationError
 from musiclm_jax.signatures import nearest
 from musiclm_jax.training import hardware
 
 _SWITCHES = ("--json", "--debug", "--help", "-h")
-_PROCESS = ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")  # of a run of several processes
 
 
 @dataclasses.dataclass
@@ -48,7 +48,19 @@ def run(job):
 
 def entry() -> None:
   """The console script."""
-  sys.exit(main(sys.argv[1:]))
+  sys.excepthook = _crash
+  code = main(sys.argv[1:])
+  if code:
+    processes.leave(code)
+  sys.exit(code)
+
+
+def _crash(kind, error, trace) -> None:
+  if processes.joined() and any(each.__name__ == "JaxRuntimeError" for each in kind.__mro__):
+    print(f"musiclm: a process or a device was lost: {_line(error)}", file=sys.stderr)
+  else:
+    sys.__excepthook__(kind, error, trace)
+  processes.leave(70)
 
 
 def main(argv: list[str]) -> int:
@@ -124,7 +136,7 @@ def _main(command: CommandLine) -> int:
   if verb not in verbs:
     raise ConfigurationError(verb, f"no such verb{nearest(verb, verbs)}")
   config, others = _read(verbs[verb], words, command.files)
-  processes = {name: command.flags.pop(name) for name in _PROCESS if name in command.flags}
+  joining = {name: command.flags.pop(name) for name in processes.FLAGS if name in command.flags}
   if others:
     for name, word in zip(_word_macros(config), others):
       if name in command.flags:
@@ -136,7 +148,7 @@ def _main(command: CommandLine) -> int:
     print(_describe(verb, verbs[verb], config))
     return 0
   checks.check(config)
-  _start(processes)
+  _start(joining, config)
   with contextlib.nullcontext() if "--debug" in command.switches else _quiet():
     _import(config)
   _apply(config)
@@ -172,26 +184,16 @@ def _word_macros(config: Configuration) -> tuple[str, ...]:
   return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _start(processes: dict[str, tuple[str, str]]) -> None:
-  """Quietens absl and TensorFlow, and joins the other processes of the run if there are any."""
+def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
+  """Quietens absl and TensorFlow, and joins the other processes of the job if there are any."""
   absl.logging.set_verbosity(absl.logging.ERROR)
   hardware.settle_libtpu()
-  if not processes:
+  if not joining:
     # TensorFlow calls a missing GPU an error. XLA reads this too: runs of several processes, which
     # fail in ways that only its log tells, keep theirs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    return
-  missing = [f"--{name}=..." for name in _PROCESS if name not in processes]
-  if missing:
-    flag = next(flag for flag, _ in processes.values())
-    raise ConfigurationError(flag, f"needs {' '.join(missing)} too")
-  for flag, value in (processes["NUM_PROCESSES"], processes["PROCESS_ID"]):
-    if not value.isdigit():
-      raise ConfigurationError(flag, f"wants a whole number, got {value}")
-  import jax
-
-  address, count, index = (processes[name][1] for name in _PROCESS)
-  jax.distributed.initialize(address.strip("'\""), int(count), int(index))
+  join = config.macro("JOIN")
+  processes.join(joining, detect=join is not None and join.value)
 
 
 @contextlib.contextmanager

@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import spmd
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Parameters are sharded over fsdp and tensor, activations over data + fsdp (batch) and tensor.
+_AXES = ("slices", "data", "fsdp", "tensor")
+_BATCH = _AXES[:3]
+# Parameters are sharded over fsdp and tensor, activations over all but tensor (batch) and tensor.
 RULES = (
-  ("batch", ("data", "fsdp")),
+  ("batch", _BATCH),
   ("length", None),
   ("embed_act", None),
   ("mlp_act", "tensor"),
@@ -41,17 +44,22 @@ _NARROWEST_SHARD = 8  # narrower shards made XLA turn all-gathers into all-reduc
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-  """How many devices each mesh axis takes; one axis may be -1, the rest of the devices."""
+  """How many devices each mesh axis takes; one axis may be -1, the rest of the devices.
 
+  `slices` are groups of devices with a slower network between them: slices of TPUs, hosts of GPUs.
+  """
+
+  slices: int
   data: int
   fsdp: int
   tensor: int
 
 
 def make_mesh(shape: MeshShape, devices=None) -> Mesh:
-  """A mesh with the axes data, fsdp and tensor over all devices.
+  """A mesh with the axes slices, data, fsdp and tensor over all devices.
 
-  Raises ValueError where the shape does not use exactly the devices there are.
+  Raises ValueError where the shape does not use exactly the devices there are, or they are of
+  another number of slices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = dataclasses.astuple(shape)
@@ -60,8 +68,18 @@ def make_mesh(shape: MeshShape, devices=None) -> Mesh:
     sizes = tuple(rest if size == -1 else size for size in sizes)
   if min(sizes) < 1 or math.prod(sizes) != len(devices):
     raise ValueError(f"{shape} wants {' x '.join(map(str, sizes))} devices, found {len(devices)}")
-  axis_types = (jax.sharding.AxisType.Auto,) * 3
-  return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types, devices=devices)
+  axis_types = (jax.sharding.AxisType.Auto,) * len(_AXES)
+  if sizes[0] == 1 or len(hosts := {device.process_index for device in devices}) == 1:
+    return jax.make_mesh(sizes, _AXES, axis_types, devices=devices)
+  groups = {getattr(device, "slice_index", None) for device in devices}
+  if len(groups) == 1:
+    groups = hosts
+  if len(groups) != sizes[0]:
+    raise ValueError(f"{shape} wants {sizes[0]} slices, the devices are of {len(groups)}")
+  grid = mesh_utils.create_hybrid_device_mesh(
+    (1, *sizes[1:]), (sizes[0], 1, 1, 1), devices, process_is_granule=groups is hosts
+  )
+  return Mesh(grid, _AXES, axis_types)
 
 
 def use(mesh: Mesh):
@@ -106,7 +124,7 @@ def by_rows(function):
   """
   if jax.sharding.get_abstract_mesh().empty:
     return function
-  rows = PartitionSpec(("data", "fsdp"))
+  rows = PartitionSpec(_BATCH)
   return jax.shard_map(function, in_specs=(rows, PartitionSpec()), out_specs=rows)
 
 
@@ -142,12 +160,12 @@ def batched(shapes: dict, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 def num_batch_shards(mesh: Mesh) -> int:
   """Among how many devices the rows of a batch are split."""
-  return mesh.shape["data"] * mesh.shape["fsdp"]
+  return math.prod(mesh.shape[axis] for axis in _BATCH)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding | None:
-  """Batches are split over their first dimension by data and fsdp."""
-  return _sharding(mesh, ("data", "fsdp"))
+  """Batches are split over their first dimension by slices, data and fsdp."""
+  return _sharding(mesh, _BATCH)
 
 
 def replicated(mesh: Mesh) -> NamedSharding | None:
@@ -155,9 +173,29 @@ def replicated(mesh: Mesh) -> NamedSharding | None:
   return _sharding(mesh)
 
 
-def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's rows of a batch {name: [rows, ...]} as global arrays [processes * rows, ...]."""
+def own_rows(rows: int, mesh: Mesh) -> np.ndarray:
+  """Which rows of a global batch of so many are on devices of this process: int64, ascending.
+
+  All of them where `tensor` alone goes over processes.
+  """
+  sharding, every = batch_sharding(mesh), np.arange(rows)
+  if sharding is None:
+    return every
+  parts = sharding.addressable_devices_indices_map((rows,)).values()
+  return np.unique(np.concatenate([every[part] for part in parts]))
+
+
+def global_batch(batch: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[str, jax.Array]:
+  """A batch {name: [own rows, ...]} of `own_rows` as global arrays [rows, ...]."""
   sharding = batch_sharding(mesh)
   if sharding is None:
     return batch
-  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+  own, every = own_rows(rows, mesh), np.arange(rows)
+
+  def one(values):
+    def part(index):
+      return values[np.searchsorted(own, every[index[0]])]
+
+    return jax.make_array_from_callback((rows, *values.shape[1:]), sharding, part)
+
+  return {name: one(values) for name, values in batch.items()}

@@ -52,7 +52,7 @@ def test_an_unknown_way_is_refused():
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_program_of_xla(steps):
-  mesh = make_mesh(MeshShape(2, 1, 4))
+  mesh = make_mesh(MeshShape(1, 2, 1, 4))
   rows = NamedSharding(mesh, PartitionSpec("tensor"))
 
   @functools.partial(jax.jit, in_shardings=rows, out_shardings=rows)

@@ -62,7 +62,7 @@ def after(name, mesh=(1, 1, 1), microbatches=1, **macros):
   training = trainings.load(f"tiny/{name}", **CHANGES.get(name, {}) | macros)
   batch = training.batch(ROWS)
   boxed, state = start(training.model, batch)
-  mesh = partitioning.make_mesh(partitioning.MeshShape(*mesh), jax.devices()[: np.prod(mesh)])
+  mesh = partitioning.make_mesh(partitioning.MeshShape(1, *mesh), jax.devices()[: np.prod(mesh)])
   shardings = state_shardings(boxed, mesh)
   step = functools.partial(train_step, training.model, OPTIMIZER, microbatches, 0)
   with partitioning.use(mesh):
@@ -73,7 +73,7 @@ def after(name, mesh=(1, 1, 1), microbatches=1, **macros):
       out_shardings=(shardings, None),
       compiler_options={"xla_backend_optimization_level": 0},  # compiles 5 times faster
     )
-    return jax.device_get(step(state, partitioning.global_batch(batch, mesh)))
+    return jax.device_get(step(state, partitioning.global_batch(batch, ROWS, mesh)))
 
 
 def assert_same(found, wanted):

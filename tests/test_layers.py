@@ -52,12 +52,14 @@ LAYERS = (
     "training.hardware",
     "training.health",
     "training.preemption",
+    "training.preflight",
     "training.progress",
     "training.step",
   ),
   ("training.input_pipeline", "lm.generation", "datasets.sources", "datasets.extract"),
   ("training.flops", "training.trainer", "training.compile", "evaluation.*", "demo"),
-  ("signatures", "configuration", "checks", "doctor", "main", "__main__"),
+  ("signatures", "configuration", "checks", "doctor", "processes", "main", "__main__"),
+  ("supervisor",),
 )
 # Only these import TensorFlow.
 SEQIO_FILES = {"training.tasks", "training.token_tasks", "training.input_pipeline"}

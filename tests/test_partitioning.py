@@ -1,5 +1,6 @@
 """Meshes and the table of axis rules: what is sharded, what stays whole, what is refused."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -20,18 +21,45 @@ def boxed(shape, names):
   "shape, sizes", [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((4, 1, 2), (4, 1, 2))]
 )
 def test_one_axis_may_take_the_rest(shape, sizes):
-  mesh = make_mesh(MeshShape(*shape))
-  assert tuple(mesh.shape[name] for name in ("data", "fsdp", "tensor")) == sizes
+  mesh = make_mesh(MeshShape(1, *shape))
+  assert dict(mesh.shape) == dict(zip(("slices", "data", "fsdp", "tensor"), (1, *sizes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """A device of some host and slice, as far as a mesh looks at it."""
+
+  id: int
+  process_index: int
+  slice_index: int
+  platform = device_kind = "gpu"
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_slices_are_the_outermost_axis(hosts):
+  devices = [Device(i, i * hosts // 8, i * 2 // 8) for i in range(8)]
+  mesh = make_mesh(MeshShape(2, 2, 2, 1), devices)
+  assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {1}]
+  with pytest.raises(ValueError, match="wants 4 slices, the devices are of 2"):
+    make_mesh(MeshShape(4, 1, 2, 1), devices)
+
+
+def test_hosts_without_slices_are_the_outermost_axis():
+  devices = [Device(i, i % 4, 0) for i in range(8)]
+  mesh = make_mesh(MeshShape(4, 1, 2, 1), devices)
+  assert [{d.process_index for d in part.flat} for part in mesh.devices] == [{0}, {1}, {2}, {3}]
+  with pytest.raises(ValueError, match="wants 2 slices, the devices are of 4"):
+    make_mesh(MeshShape(2, 1, 4, 1), devices)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 1), (3, -1, 1), (16, 1, 1), (-1, -1, 1), (0, 1, 8)])
 def test_a_mesh_that_does_not_use_all_devices_is_refused(shape):
   with pytest.raises(ValueError, match="devices, found 8"):
-    make_mesh(MeshShape(*shape))
+    make_mesh(MeshShape(1, *shape))
 
 
 def test_parameters_are_sharded_by_the_table():
-  mesh = make_mesh(MeshShape(2, 2, 2))
+  mesh = make_mesh(MeshShape(1, 2, 2, 2))
   tree = {
     "wi": boxed((16, 2, 32), ("embed", None, "mlp")),
     "narrow": boxed((8, 32), ("embed", "mlp")),  # 4-wide shards of embed would be too narrow
@@ -50,7 +78,7 @@ def test_parameters_are_sharded_by_the_table():
 
 
 def test_an_unknown_axis_raises():
-  mesh = make_mesh(MeshShape(2, 2, 2))
+  mesh = make_mesh(MeshShape(1, 2, 2, 2))
   with pytest.raises(ValueError, match="logical axis 'embedd' is not in"):
     partitioning.shardings({"x": boxed((16,), ("embedd",))}, mesh)
   with jax.set_mesh(mesh), pytest.raises(ValueError, match="embedd"):
@@ -72,22 +100,23 @@ def test_grouped_convolutions_by_rows_have_their_gradients():
     return jnp.square(partitioning.by_rows(convolve)(x, kernel)).mean()
 
   wanted = jax.jit(jax.grad(square))(kernel, x)
-  mesh = make_mesh(MeshShape(2, 2, 2))
+  mesh = make_mesh(MeshShape(1, 2, 2, 2))
   with partitioning.use(mesh):
     rows = jax.device_put(x, partitioning.batch_sharding(mesh))
     found = jax.jit(jax.grad(square), out_shardings=partitioning.replicated(mesh))(kernel, rows)
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_batches_are_split_over_data_and_fsdp():
-  mesh = make_mesh(MeshShape(2, 2, 2))
-  batch = partitioning.global_batch({"x": np.arange(16).reshape(8, 2)}, mesh)
+@pytest.mark.parametrize("shape", [(1, 2, 2, 2), (2, 2, 1, 2), (2, 1, 2, 2)])
+def test_batches_are_split_over_all_axes_but_tensor(shape):
+  mesh = make_mesh(MeshShape(*shape))
+  batch = partitioning.global_batch({"x": np.arange(16).reshape(8, 2)}, 8, mesh)
   assert {s.data.shape for s in batch["x"].addressable_shards} == {(2, 2)}
   np.testing.assert_array_equal(batch["x"], np.arange(16).reshape(8, 2))
 
 
 def test_one_device_leaves_everything_to_jax():
-  mesh = make_mesh(MeshShape(1, 1, 1), jax.devices()[:1])
+  mesh = make_mesh(MeshShape(1, 1, 1, 1), jax.devices()[:1])
   batch = {"x": np.zeros((4, 2))}
-  assert partitioning.global_batch(batch, mesh) is batch
+  assert partitioning.global_batch(batch, 4, mesh) is batch
   assert partitioning.shardings({"x": boxed((16,), ("embed",))}, mesh) == {"x": None}

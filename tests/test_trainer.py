@@ -60,7 +60,9 @@ class Data:
   def records_of(self, step):
     return [step]
 
-  def batches(self, first_step):
+  fingerprint = ""
+
+  def batches(self, first_step, rows=slice(None)):
     step = first_step
     while step != self._stop_at:
       rng = np.random.default_rng(step)
@@ -84,7 +86,7 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     recipe=Recipe(
       Regression(noise=options.pop("noise", 0.1)),
       optimizers.averaged(optimizer=optimizer, decay=options.pop("decay", 0.0)),
-      MeshShape(*mesh),
+      MeshShape(1, *mesh),
       microbatches,
       options.pop("seed", 0),
     ),
@@ -207,7 +209,7 @@ def test_moments_are_sharded_like_their_parameters():
   )
   batch = next(Data().batches(0))
   boxed = jax.eval_shape(lambda b: init_state(Regression(noise=0.0), optimizer, b, 0), batch)
-  mesh = make_mesh(MeshShape(2, 2, 2))
+  mesh = make_mesh(MeshShape(1, 2, 2, 2))
   found = state_shardings(boxed, mesh)
   kernel = found.params["kernel"].spec
   assert tuple(kernel) == ("fsdp", "tensor")
@@ -219,7 +221,7 @@ def poison(monkeypatch, steps):
   """Makes the batches of these steps, counted from 1, hold what is not a number."""
   clean = Data.batches
 
-  def batches(self, first_step):
+  def batches(self, first_step, rows=None):
     for step, batch in enumerate(clean(self, first_step), first_step + 1):
       yield {**batch, "x": batch["x"] * (np.nan if step in steps else 1)}
 
@@ -276,7 +278,7 @@ def test_the_average_of_the_parameters_is_what_is_left(tmp_path):
 def test_sigterm_saves_and_ends_with_exit_code_0(tmp_path, monkeypatch, capsys):
   clean = Data.batches
 
-  def batches(self, first_step):
+  def batches(self, first_step, rows=None):
     for step, batch in enumerate(clean(self, first_step), first_step):
       if step == 13:
         signal.raise_signal(signal.SIGTERM)
@@ -298,7 +300,7 @@ def test_sigterm_saves_and_ends_with_exit_code_0(tmp_path, monkeypatch, capsys):
 def test_rows_that_do_not_divide_are_refused(tmp_path):
   with pytest.raises(ValueError, match="batch_size: 16 rows do not divide into 3 microbatches"):
     train(tmp_path, microbatches=3)
-  with pytest.raises(ValueError, match="into 4 microbatches on 8 devices of data and fsdp"):
+  with pytest.raises(ValueError, match="into 4 microbatches on 8 devices of slices, data and fsdp"):
     train(tmp_path, microbatches=4, mesh=(8, 1, 1))
 
 

@@ -1,5 +1,6 @@
 """Random access to the records of a TFDS directory: audio records and token shards alike."""
 
+import hashlib
 import pathlib
 from collections.abc import Iterator
 
@@ -37,6 +38,12 @@ class Records:
 
   def __len__(self) -> int:
     return len(self._reader)
+
+  @property
+  def fingerprint(self) -> str:
+    """Twelve hexadecimal digits that name the shards: their names and sizes."""
+    shards = [(path.name, path.stat().st_size) for path in map(pathlib.Path, self.paths)]
+    return hashlib.sha256(repr(shards).encode()).hexdigest()[:12]
 
   def read(self, indices) -> list[bytes]:
     """The serialised records at `indices`. Raises ValueError naming the data set if unreadable."""

@@ -90,7 +90,7 @@ class Checkpoints:
       raise ValueError(
         f"{self._manager.directory}/{step}: {difference(wanted, saved, 'this run', 'checkpoint')}"
       )
-    state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
+    state = self._manager.restore(step, args=ocp.args.StandardRestore(_placed(abstract_state)))
     # What has no sharding of its own stays uncommitted, as a state that was just made.
     return jax.tree.map(
       lambda x, wanted: jnp.array(np.asarray(x)) if wanted.sharding is None else x,
@@ -160,13 +160,18 @@ def _row(row: dict, verified: bool) -> str:
 
 def _read(manager, step: int) -> None:
   """Reads every array of a checkpoint. Raises ValueError where one is not finite."""
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   tree = manager.item_metadata(step).tree
-  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
-  state = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+  state = manager.restore(step, args=ocp.args.StandardRestore(_placed(abstract)))
   for path, value in jax.tree_util.tree_leaves_with_path(state):
     if jnp.issubdtype(value.dtype, jnp.floating) and not bool(jnp.isfinite(value).all()):
       raise ValueError(f"{_name(path)} is not finite")
+
+
+def _placed(abstract):
+  """Abstract arrays with a sharding each: where they have none, one device holds them."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(lambda x: x.update(sharding=x.sharding or device), abstract)
 
 
 def _shapes(tree) -> dict[str, tuple]:

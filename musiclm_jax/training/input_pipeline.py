@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step): the order of records, the rows of this host.
+"""Batches as a pure function of (seed, step), of which a host reads its rows.
 
 Nothing is replayed on resuming: `batches(first_step)` starts there. Changing the number of hosts
 keeps the global order.
@@ -7,7 +7,6 @@ keeps the global order.
 import functools
 from collections.abc import Callable, Iterator
 
-import jax
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -126,6 +125,11 @@ class Dataset:
     self.shapes = partitioning.batched(examples.shapes, batch_size)
 
   @property
+  def fingerprint(self) -> str:
+    """Names the files of the records."""
+    return self.records.fingerprint
+
+  @property
   def num_batches(self) -> int:
     """Batches in one pass, the last one filled up from the beginning."""
     return -(-len(self.records) // self.batch_size)
@@ -143,9 +147,9 @@ class Dataset:
     source = RecordSource(self.records, self._order, positions, first_step)
     return self._task.replace(name=name, source=source)
 
-  def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """This process's rows of the batches from `first_step` on, without end: close it after use."""
-    rows = _own_rows(self.batch_size)
+  def batches(self, first_step: int, rows=None) -> Iterator[dict[str, np.ndarray]]:
+    """The batches from `first_step` on, or these rows of them, without end: close it after use."""
+    rows = np.arange(self.batch_size) if rows is None else rows
     task = self.task(self._task.name, lambda step: step * self.batch_size + rows, first_step)
     return _batches(task, self.records.split, len(rows))
 
@@ -174,6 +178,11 @@ class Mixture:
     self._datasets, self._rates, self._seed = datasets, rates, seed
 
   @property
+  def fingerprint(self) -> str:
+    """Names the files of the records."""
+    return " ".join(dataset.fingerprint for dataset in self._datasets)
+
+  @property
   def num_batches(self) -> int:
     """Batches until every record of every dataset was there at least once."""
     passes = (-(-len(d.records) // rate) for d, rate in zip(self._datasets, self._rates))
@@ -195,9 +204,9 @@ class Mixture:
     """
     return index * _APART * len(self._datasets[index].records)
 
-  def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """This process's rows of the batches from `first_step` on, without end: close it after use."""
-    rows = _own_rows(self.batch_size)
+  def batches(self, first_step: int, rows=None) -> Iterator[dict[str, np.ndarray]]:
+    """The batches from `first_step` on, or these rows of them, without end: close it after use."""
+    rows = np.arange(self.batch_size) if rows is None else rows
 
     def choices(step):
       return drawn(self._rates, self._seed, int(step) * self.batch_size + rows)[0]
@@ -246,14 +255,6 @@ def _same(datasets: tuple, name: str, value) -> None:
         f"mixture: {other.records.directory} has {name} {value(other)}, "
         f"{first.records.directory} {value(first)}"
       )
-
-
-def _own_rows(batch_size: int) -> np.ndarray:
-  """The rows of a batch that this process reads."""
-  hosts = jax.process_count()
-  if batch_size % hosts:
-    raise ValueError(f"batch_size {batch_size} does not divide among {hosts} processes")
-  return np.arange(batch_size, dtype=np.int64).reshape(hosts, -1)[jax.process_index()]
 
 
 def _batches(provider: seqio.Task | seqio.Mixture, split: str, rows: int) -> Iterator:

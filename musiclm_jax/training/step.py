@@ -10,6 +10,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -155,13 +156,22 @@ class Program:
       devices = partitioning.num_batch_shards(self.mesh)
       raise ValueError(
         f"batch_size: {rows} rows do not divide into {self.num_microbatches} microbatches on"
-        f" {devices} devices of data and fsdp"
+        f" {devices} devices of slices, data and fsdp"
       )
 
   @property
   def rows(self) -> int:
     """Rows of a global batch."""
     return next(iter(self.shapes.values())).shape[0]
+
+  @functools.cached_property
+  def own_rows(self) -> np.ndarray:
+    """Which rows of a global batch this process reads."""
+    return partitioning.own_rows(self.rows, self.mesh)
+
+  def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The global batch of which these are this process's own rows."""
+    return partitioning.global_batch(batch, self.rows, self.mesh)
 
   @functools.cached_property
   def boxed(self) -> TrainState:

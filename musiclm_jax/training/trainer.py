@@ -13,9 +13,10 @@ import time
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 
 from musiclm_jax import checkpointing, partitioning
-from musiclm_jax.training import flops, hardware, progress
+from musiclm_jax.training import flops, hardware, preflight, progress
 from musiclm_jax.training.checkpoints import Checkpoints, Saves
 from musiclm_jax.training.health import Health, Limits
 from musiclm_jax.training.preemption import Notice
@@ -34,9 +35,9 @@ class Steps:
 def evaluate(program: Program, variables, data) -> dict[str, float]:
   """Mean metrics over one pass of `data`, which is the same at every call."""
   total = {}
-  with contextlib.closing(data.batches(0)) as batches:
+  with contextlib.closing(data.batches(0, program.own_rows)) as batches:
     for batch in itertools.islice(batches, data.num_batches):
-      metrics = program.eval_step(variables, partitioning.global_batch(batch, program.mesh))
+      metrics = program.eval_step(variables, program.put(batch))
       total = jax.tree.map(jnp.add, total, metrics) if total else metrics
   return progress.means(total)
 
@@ -64,27 +65,35 @@ def train(
   program = recipe.program(train_data.shapes)
   initial = {path: directory for path, directory in initial.items() if directory}
   provenance = train_data.provenance | checkpointing.origins(initial)
-  checkpointing.describe_run(model_dir, recipe.model, provenance)
-  checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
+  data = f"{train_data.fingerprint}, {eval_data.fingerprint} held out"
+  preflight.agree({"configuration": preflight.fingerprint(config_text), "data": data})
+  if jax.process_index() == 0:
+    checkpointing.describe_run(model_dir, recipe.model, provenance)
+    checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
   checkpoints = Checkpoints(model_dir, saves, config_text)
-  mesh = program.mesh
-  with partitioning.use(mesh), contextlib.closing(checkpoints), Notice() as notice:
+  with partitioning.use(program.mesh), contextlib.closing(checkpoints), Notice() as notice:
     state = checkpoints.restore(program.state) or _start(program, initial)
     first = int(state.step) + 1
     health = Health(limits, model_dir, train_data.records_of)
     held_out = functools.partial(evaluate, program, data=eval_data)
     with (
       progress.Progress(model_dir, first, steps.total, _rates(program)) as log,
-      contextlib.closing(train_data.batches(first - 1)) as batches,
+      contextlib.closing(train_data.batches(first - 1, program.own_rows)) as batches,
     ):
-      batches = (partitioning.global_batch(batch, mesh) for batch in batches)
+      batches = map(program.put, batches)
       state = _loop(program, state, batches, steps, held_out, checkpoints, health, notice, log)
       final = held_out(state.variables)
       log.evaluation(steps.total, final)
     checkpoints.save(steps.total, state, final)
+  variables = jax.tree.map(_whole, state.variables)
   if jax.process_index() == 0:
-    checkpointing.write_weights(model_dir, state.variables)
+    checkpointing.write_weights(model_dir, variables)
   return final
+
+
+def _whole(x: jax.Array):
+  """An array with its parts on the devices of all processes."""
+  return x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
 
 
 def _start(program: Program, initial: dict[str, str]) -> TrainState:
@@ -124,7 +133,7 @@ def _loop(program, state, batches, steps, held_out, checkpoints, health, notice,
     if step == first:
       log.compiled(time.perf_counter() - began)
     health.look(step, metrics["skipped"][0])
-    log.step(metrics, rows=len(jax.tree.leaves(batch)[0]), waited=waited)
+    log.step(metrics, rows=program.rows, waited=waited)
     if step % steps.log == 0 or step == steps.total:
       health.check(step, log.flush(step))
     found = None

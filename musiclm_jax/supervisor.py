@@ -1,0 +1,164 @@
+"""Runs a command in one process or several, and again when a process of it has died.
+
+    python -m musiclm_jax.supervisor --processes=2 -- train tiny/fine --model_dir=runs/fine ...
+
+When one process of a job dies the others can only end; so recovery is to start all of them again,
+which continue from the newest checkpoint. On several machines each runs this for its own processes.
+"""
+
+import argparse
+import ctypes
+import os
+import pathlib
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+_MISTAKES = (1, 2, 130)  # exit codes of musiclm that another start would give again
+_GRACE_SECONDS = 5  # in which the others may say what they know, when one has died
+_PDEATHSIG = 1  # of Linux's prctl
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command, and gives its exit code."""
+  options, words = _parse(argv)
+  if options.dry_run:
+    for command in _commands(words, options.processes, port=12345):
+      print(shlex.join([*_environment(options), *command]))
+    return 0
+  model_dir, failures = _model_dir(words), 0
+  while True:
+    before = _newest(model_dir)
+    job = _Job(_commands(words, options.processes, _free_port()), _environment(options))
+    code, death = job.run()
+    if job.told_to_end:
+      return 128 + signal.SIGTERM  # the run has saved, but not ended: schedulers must know
+    if not death or code in _MISTAKES:
+      return code
+    failures = 1 if _newest(model_dir) > before else failures + 1
+    if failures >= options.failures:
+      _say(f"{death}; given up after {failures} failures in a row without a new checkpoint")
+      return code
+    found = f"from step {_newest(model_dir)}" if _newest(model_dir) >= 0 else "from the beginning"
+    _say(f"{death}; starting again {found} (failure {failures} of {options.failures})")
+
+
+def _parse(argv: list[str]):
+  """(options, the words behind --)."""
+  parser = argparse.ArgumentParser("supervisor", usage="%(prog)s [OPTIONS] -- VERB ...")
+  parser.add_argument("--processes", type=_count, default=1, help="of this machine; default 1")
+  parser.add_argument("--devices_per_process", type=_count, help="simulated devices of the CPU")
+  parser.add_argument("--failures", type=_count, default=3, help="in a row before it gives up")
+  parser.add_argument("--dry_run", action="store_true", help="prints what would run")
+  end = argv.index("--") if "--" in argv else len(argv)
+  options, others = parser.parse_known_args(argv[:end])
+  if others or not argv[end + 1 :]:
+    parser.error(f"wanted [OPTIONS] -- VERB ..., found {shlex.join(argv)!r}")
+  return options, argv[end + 1 :]
+
+
+def _count(text: str) -> int:
+  if not text.isdigit() or not int(text):
+    raise argparse.ArgumentTypeError(f"wanted a whole number from 1 on, found {text!r}")
+  return int(text)
+
+
+def _environment(options) -> list[str]:
+  """What the processes find in their environment, as NAME=VALUE."""
+  devices = options.devices_per_process
+  return [f"JAX_NUM_CPU_DEVICES={devices}"] if devices else []
+
+
+def _commands(words: list[str], processes: int, port: int) -> list[list[str]]:
+  """The command of each process."""
+  job = [f"--coordinator=localhost:{port}", f"--num_processes={processes}"]
+  flags = [[*job, f"--process_id={index}"] for index in range(processes)] if processes > 1 else [[]]
+  # Right behind the verb, as a `--` among the words ends flags.
+  return [[sys.executable, "-m", "musiclm_jax", words[0], *own, *words[1:]] for own in flags]
+
+
+def _free_port() -> int:
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return free.getsockname()[1]
+
+
+def _model_dir(words: list[str]) -> pathlib.Path | None:
+  """The folder whose checkpoints are the command's progress, None where it names none."""
+  for word, following in zip(words, [*words[1:], ""]):
+    name, equals, value = word.partition("=")
+    if name.lower().removeprefix("--").removeprefix("gin.") == "model_dir":
+      return pathlib.Path((value if equals else following).strip("'\""))
+  return None
+
+
+def _newest(model_dir: pathlib.Path | None) -> int:
+  """The step of the newest checkpoint, -1 where there is none."""
+  folders = model_dir.glob("checkpoints/*") if model_dir else ()
+  return max((int(folder.name) for folder in folders if folder.name.isdigit()), default=-1)
+
+
+class _Job:
+  """The processes of one start."""
+
+  def __init__(self, commands: list[list[str]], environment: list[str]):
+    self.told_to_end = False
+    self._commands = commands
+    self._environment = os.environ | dict(pair.split("=") for pair in environment)
+    self._processes: list[subprocess.Popen] = []
+
+  def run(self) -> tuple[int, str]:
+    """(exit code, which process died of what): (0, "") where all have ended well."""
+    previous = signal.signal(signal.SIGTERM, self._forward)
+    try:
+      for command in self._commands:
+        process = subprocess.Popen(command, env=self._environment, preexec_fn=_die_with_parent)
+        self._processes.append(process)
+      return self._wait()
+    finally:
+      for process in self._processes:
+        process.kill()
+        process.wait()
+      signal.signal(signal.SIGTERM, previous)
+
+  def _forward(self, number, frame) -> None:
+    self.told_to_end = True
+    for process in self._processes:
+      process.send_signal(signal.SIGTERM)
+
+  def _wait(self) -> tuple[int, str]:
+    died, running = [], list(enumerate(self._processes))
+    deadline = float("inf")
+    while running and time.monotonic() < deadline:
+      time.sleep(0.05)
+      ended = [(index, process) for index, process in running if process.poll() is not None]
+      running = [pair for pair in running if pair not in ended]
+      died += [(index, process.returncode) for index, process in ended if process.returncode]
+      if died and deadline == float("inf"):
+        deadline = time.monotonic() + _GRACE_SECONDS
+    # Who lost a peer ends with some error too: what killed the peer says more.
+    index, code = min(died, key=lambda each: each[1], default=(0, 0))
+    return (code if code >= 0 else 128 - code), _death(index, code)
+
+
+def _death(index: int, code: int) -> str:
+  if code < 0:
+    return f"process {index} was killed by {signal.Signals(-code).name}"
+  return f"process {index} ended with exit code {code}" if code else ""
+
+
+def _die_with_parent() -> None:
+  """A process whose supervisor is killed must not go on beside the one of the next supervisor."""
+  if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+
+
+def _say(text: str) -> None:
+  print(f"supervisor: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))

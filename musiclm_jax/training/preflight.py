@@ -1,0 +1,75 @@
+"""Before the processes of a job begin: each says what it is, and all must say the same."""
+
+import hashlib
+import json
+import platform
+import socket
+import time
+from importlib import metadata
+
+import jax
+
+_VERSIONS = ("musiclm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_seconds = 60  # in which all must have said it
+
+
+def introduce(seconds: int) -> None:
+  """Says the host of this process to the others of its job, which wait for `agree` so long."""
+  global _seconds
+  _seconds = seconds
+  state().client.key_value_set(f"musiclm/host/{state().process_id}", socket.gethostname())
+
+
+def agree(facts: dict[str, str]) -> None:
+  """Waits until every process has said its facts: those given, and the versions it runs.
+
+  Raises ValueError, on all processes, where one does not come in time or says something else
+  than process 0: with its number and its host.
+  """
+  if jax.process_count() == 1:
+    return
+  facts = {"versions": _versions(), **facts}
+  client, index, start = state().client, jax.process_index(), _seconds
+  client.key_value_set(f"musiclm/facts/{index}", json.dumps(facts))
+  if index == 0:
+    verdict = _verdict(facts, jax.process_count())
+    client.key_value_set("musiclm/verdict", json.dumps(verdict))
+  else:
+    # Process 0 may have begun to wait later than this one.
+    verdict = json.loads(client.blocking_key_value_get("musiclm/verdict", 2000 * start))
+  if verdict:
+    raise ValueError(verdict)
+
+
+def _verdict(facts: dict[str, str], count: int) -> str:
+  """What is wrong with another process, "" where nothing is."""
+  client, deadline = state().client, time.monotonic() + _seconds
+  for index in range(1, count):
+    name = f"process {index} on {client.blocking_key_value_get(f'musiclm/host/{index}', 1000)}"
+    left = max(1, round(1000 * (deadline - time.monotonic())))
+    try:
+      others = json.loads(client.blocking_key_value_get(f"musiclm/facts/{index}", left))
+    except jax.errors.JaxRuntimeError:
+      seconds = _seconds
+      return f"{name} was not ready within {seconds} s (START_SECONDS); see what it says itself"
+    for fact, value in facts.items():
+      if others.get(fact) != value:
+        return f"{name} has {fact} {others.get(fact)}; process 0 on {socket.gethostname()}: {value}"
+  return ""
+
+
+def fingerprint(text: str) -> str:
+  """Twelve hexadecimal digits that name a text."""
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _versions() -> str:
+  installed = (f"{name} {metadata.version(name)}" for name in _VERSIONS)
+  return ", ".join([f"python {platform.python_version()}", *installed])
+
+
+def state():
+  """What JAX knows of the job: it has no public name for it, and Orbax uses it likewise."""
+  from jax._src import distributed
+
+  return distributed.global_state
