@@ -37,6 +37,7 @@ def ours():
   import jax
 
   from musiclm_jax import partitioning
+  from musiclm_jax.attention import RelativeBias
   from musiclm_jax.lm.token_lm import TokenLM
   from musiclm_jax.tokens import Stage, Stream, Vocabulary
   from musiclm_jax.training import optimizers
@@ -51,15 +52,15 @@ def ours():
     embed_dim=SIZE["embed_dim"],
     mlp_dim=SIZE["mlp_dim"],
     dropout_rate=SIZE["dropout"],
-    num_buckets=SIZE["buckets"],
-    max_distance=SIZE["distance"],
+    positions=RelativeBias(SIZE["buckets"], SIZE["distance"], causal=True),
+    attention="blocks",
     query_block=128,
     remat="none",
     unroll=True,
     dtype="float32",
   )
   vocabulary = Vocabulary((stream,))
-  model = TokenLM(Stage("tokens", (), stream, LENGTH / 50.0), vocabulary, decoder, 0.0)
+  model = TokenLM(Stage("tokens", (), stream, LENGTH / 50.0), vocabulary, decoder, 0.0, 0.0)
   optimizer = optimizers.adafactor(learning_rate=0.01, decay_rate=0.8, clip=1.0)
   mesh = partitioning.make_mesh(partitioning.MeshShape(1, 1, 1, 1), jax.devices()[:1])
   shape = jax.ShapeDtypeStruct((BATCH, LENGTH), np.int32)

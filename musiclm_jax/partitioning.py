@@ -116,16 +116,17 @@ def for_each_shard(x: jax.Array, *axes: str | None) -> jax.Array:
   return constrain(jnp.broadcast_to(x, (shards, *x.shape)), "batch", *axes)
 
 
-def by_rows(function):
-  """function(x, kernel) to y, each device computing its own rows of x and y [batch, ...].
+def per_shard(function, *inputs: tuple[str | None, ...], output: tuple[str | None, ...]):
+  """`function` of arrays with these logical axes, each device computing its own part of the output.
 
-  For grouped convolutions, which XLA's partitioner (jaxlib 0.10.2) does not leave split: it gathers
-  the batch on every device and multiplies the kernel's gradient by the size of `tensor`.
+  For what XLA's partitioner does not leave split: fused kernels, of which it knows nothing, and
+  grouped convolutions, for which it (jaxlib 0.10.2) gathers the batch on every device and
+  multiplies the kernel's gradient by the size of `tensor`.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return function
-  rows = PartitionSpec(_BATCH)
-  return jax.shard_map(function, in_specs=(rows, PartitionSpec()), out_specs=rows)
+  *inputs, output = (nn.logical_to_mesh_axes(axes, RULES) for axes in (*inputs, output))
+  return jax.shard_map(function, in_specs=tuple(inputs), out_specs=output, check_vma=False)
 
 
 def shardings(abstract_variables, mesh: Mesh):

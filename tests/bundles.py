@@ -7,6 +7,7 @@ import numpy as np
 from flax import linen as nn
 
 from musiclm_jax import checkpointing
+from musiclm_jax.attention import RelativeBias
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.encoder import Encoder
 from musiclm_jax.export import bundle
@@ -36,7 +37,8 @@ STAGES = (
 
 
 def transformer():
-  return Transformer(1, 2, 8, 16, 32, 0.0, 8, 16, 16, "none", False, "float32")
+  positions = RelativeBias(8, 16, causal=True)
+  return Transformer(1, 2, 8, 16, 32, 0.0, positions, "blocks", 16, "none", False, "float32")
 
 
 def codec():
@@ -125,7 +127,7 @@ def make_runs(root, text=None):
   parts = {"mulan_rvq": checkpointing.fingerprint(runs["mulan_rvq"])}
   sources = {**mulan_source, "acoustic": {"encoder": prints["soundstream"]}}
   for stage in STAGES:
-    model = TokenLM(stage, VOCABULARY, transformer(), 0.0)
+    model = TokenLM(stage, VOCABULARY, transformer(), 0.0, 0.0)
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
     batch = {name: np.zeros((1, stage.length), np.int32) for name in names}
     runs[stage.name] = write_part(root / stage.name, model, batch, sources, parts)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from musiclm_jax import checkpointing
+from musiclm_jax.attention import RelativeBias
 from musiclm_jax.datasets import captions
 from musiclm_jax.encoder import Encoder
 from musiclm_jax.evaluation import metrics
@@ -46,8 +47,8 @@ STAGES = (
 
 def transformer():
   shape = dict(num_layers=1, num_heads=2, head_dim=4, embed_dim=8, mlp_dim=8, dropout_rate=0.0)
-  rest = dict(num_buckets=8, max_distance=32, query_block=32, remat="none", unroll=True)
-  return Transformer(**shape, **rest, dtype="float32")
+  rest = dict(attention="blocks", query_block=32, remat="none", unroll=True, dtype="float32")
+  return Transformer(**shape, **rest, positions=RelativeBias(8, 32, causal=True))
 
 
 def encoder(norm_first: bool):
@@ -235,7 +236,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
     "mulan": {"encoder": prints["mulan"]},
   }
   for stage in STAGES:
-    model = TokenLM(stage, Vocabulary(tuple(STREAMS.values())), transformer(), 0.1)
+    model = TokenLM(stage, Vocabulary(tuple(STREAMS.values())), transformer(), 0.1, 0.0)
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
     batch = {name: np.zeros((2, stage.length), np.int32) for name in names}
     write_part(runs / stage.name, model, batch, {"sources": made, "parts": {}})

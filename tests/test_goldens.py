@@ -1,4 +1,4 @@
-"""Every variable of every training as text: shape, type, logical axes, sharding on 2 x 2 x 2.
+"""Every variable and moment of every training as text: shape, type, logical axes, shardings.
 
 After a change that is meant, `.venv/bin/python -m tests.test_goldens` writes tests/golden anew.
 """
@@ -12,39 +12,47 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh
 
-from musiclm_jax import partitioning
+from musiclm_jax.training.step import state_shardings
 from tests import trainings
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 TRAININGS = [f"{size}/{model}" for size in ("paper", "tiny") for model in trainings.names(size)]
-MESH = AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))  # needs no devices
+AXES = ("slices", "data", "fsdp", "tensor")
+# Of 8 devices, a slice of v5e, two of them, hosts with 8 GPUs. They need no devices.
+SHAPES = ((1, 2, 2, 2), (1, 1, 256, 1), (2, 8, 32, 1), (1, 16, 8, 8))
+MESHES = [AbstractMesh(shape, AXES) for shape in SHAPES]
 
 
-def leaves(name):
-  """(path, boxed or plain abstract variable, sharding) of every variable of a training."""
+def leaves(name, mesh=MESHES[0]):
+  """(path, boxed or plain abstract variable, sharding) of every array of a training's state."""
   state = trainings.load(name).abstract_state
-  variables = {"params": state.params, **state.collections}
 
   def boxed(leaf):
     return isinstance(leaf, nn.Partitioned)
 
-  shardings = partitioning.shardings(variables, MESH)
-  found = jax.tree_util.tree_leaves_with_path(variables, is_leaf=boxed)
-  for (path, leaf), sharding in zip(found, jax.tree.leaves(shardings), strict=True):
+  found = jax.tree_util.tree_leaves_with_path(state, is_leaf=boxed)
+  shardings = jax.tree.leaves(state_shardings(state, mesh))
+  for (path, leaf), sharding in zip(found, shardings, strict=True):
     yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf, sharding
 
 
 def describe(name) -> str:
-  """A line `PATH TYPE[SHAPE] LOGICAL AXES -> MESH AXES` for each variable of a training."""
+  """A line `PATH TYPE[SHAPE] LOGICAL AXES` for each array of a training's state, and under it its
+  mesh axes on each mesh that splits it.
+  """
 
   def axes(names):
     return ",".join(axis or "-" for axis in names)
 
   lines = []
-  for path, leaf, sharding in leaves(name):
-    names, value = getattr(leaf, "names", ()), nn.unbox(leaf)
-    sharded = f" {axes(names)} -> {axes(sharding.spec)}" if names else ""
-    lines.append(f"{path} {value.dtype}[{','.join(map(str, value.shape))}]{sharded}")
+  for rows in zip(*(leaves(name, mesh) for mesh in MESHES), strict=True):
+    path, leaf, _ = rows[0]
+    value, shape = nn.unbox(leaf), "x".join
+    names = f" {axes(leaf.names)}" if isinstance(leaf, nn.Partitioned) else ""
+    lines.append(f"{path} {value.dtype}[{','.join(map(str, value.shape))}]{names}")
+    for mesh, (*_, sharding) in zip(SHAPES, rows):
+      if any(sharding.spec):
+        lines.append(f"  {shape(map(str, mesh))}: {axes(sharding.spec)}")
   return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "musiclm_jax"
 LAYERS = (
   ("audio", "text", "tokens", "partitioning", "layers"),
   (
+    "attention",
     "transformer",
     "encoder",
     "checkpointing",

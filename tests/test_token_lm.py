@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from musiclm_jax.attention import RelativeBias
 from musiclm_jax.lm.sampling import sample
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.tokens import Stage, Stream, Vocabulary, flatten, unflatten
@@ -26,14 +27,14 @@ DECODER = Transformer(
   embed_dim=16,
   mlp_dim=32,
   dropout_rate=0.0,
-  num_buckets=8,
-  max_distance=16,
+  positions=RelativeBias(num_buckets=8, max_distance=16, causal=True),
+  attention="blocks",
   query_block=16,
   remat="none",
   unroll=False,
   dtype="float32",
 )
-MODEL = TokenLM(STAGE, VOCABULARY, DECODER, condition_dropout=0.5)
+MODEL = TokenLM(STAGE, VOCABULARY, DECODER, condition_dropout=0.5, z_loss=0.0)
 
 
 def random_batch(rows=4, seed=0):

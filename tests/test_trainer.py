@@ -348,3 +348,13 @@ def test_progress_measures_speed_against_the_peak_and_goodput_over_restarts(tmp_
 
 def test_durations():
   assert [progress.duration(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+@pytest.mark.parametrize("fsdp, said", [(2, ""), (8, "mesh: fsdp=8 splits no array")])
+def test_a_mesh_that_splits_nothing_is_said(fsdp, said, capsys):
+  mesh = MeshShape(1, -1, fsdp, 1)
+  optimizer = optimizers.adamw(learning_rate=0.1, b1=0.9, b2=0.9, weight_decay=0.0, clip=1.0)
+  recipe = Recipe(Regression(noise=0.0), optimizer, mesh, 1, seed=0)
+  assert recipe.program(Data.shapes).shardings
+  err = capsys.readouterr().err
+  assert err.startswith(said) and bool(err) == bool(said)

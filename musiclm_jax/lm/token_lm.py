@@ -21,13 +21,15 @@ class TokenLM(nn.Module):
   A batch holds decoder_input_tokens, decoder_target_tokens [batch, length] int32 and
   decoder_loss_weights [batch, length], where length is stage.length and the inputs are the targets
   shifted right. `condition_dropout` is the share of examples that train with null conditions, which
-  is what guidance needs at sampling.
+  is what guidance needs at sampling. `z_loss` times the square of the log of the softmax's
+  denominator is added to the loss, which keeps logits near 0 (PaLM, arXiv 2204.02311, Section 5).
   """
 
   stage: Stage
   vocabulary: Vocabulary
   decoder: Transformer
   condition_dropout: float
+  z_loss: float
 
   def setup(self):
     shape = (self.vocabulary.size, self.decoder.embed_dim)
@@ -92,7 +94,9 @@ class TokenLM(nn.Module):
     tokens = jnp.asarray(batch["decoder_input_tokens"])
     if train and self.condition_dropout and self.stage.conditions:
       tokens = self._drop_conditions(tokens)
-    log_probs = jax.nn.log_softmax(self.logits(tokens, train), axis=-1)
+    logits = self.logits(tokens, train)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    log_probs = logits - log_z[..., None]
     log_probs = constrain(log_probs, "batch", "length", None, None)
     first, levels, size = self._levels
     start = self.stage.condition_length
@@ -104,7 +108,7 @@ class TokenLM(nn.Module):
     nll = -jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0] * weights
     right = (log_probs.argmax(-1) == codes) * weights
     total = weights.sum()
-    loss = nll.sum() / jnp.maximum(total, 1.0)
+    loss = (nll + self.z_loss * log_z**2 * weights).sum() / jnp.maximum(total, 1.0)
     metrics = {
       "loss": (nll.sum(), total),
       "chance": (total * math.log(size), total),

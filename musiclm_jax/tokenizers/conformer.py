@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.attention import RelativeBias
 from musiclm_jax.encoder import Affine, SelfAttention, layer_norm
 from musiclm_jax.layers import normal, stack
 from musiclm_jax.partitioning import constrain
-from musiclm_jax.transformer import RelativeBias
 
 
 def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -104,9 +104,8 @@ class Conformer(nn.Module):
     if depth == 0:
       return x
     positions = jnp.arange(x.shape[1])
-    bias = RelativeBias(
-      self.num_heads, self.num_buckets, self.max_distance, causal=False, name="relative_bias"
-    )(positions, positions)
+    bias = RelativeBias(self.num_buckets, self.max_distance, causal=False, name="relative_bias")
+    bias = bias(positions, positions, self.num_heads)
     in_axes = (nn.broadcast, nn.broadcast)
     stacked = stack(ConformerLayer, depth, in_axes=in_axes, remat=self.remat, unroll=self.unroll)
     if depth < self.num_layers:

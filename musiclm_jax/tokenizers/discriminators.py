@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from musiclm_jax import audio
-from musiclm_jax.partitioning import by_rows
+from musiclm_jax.partitioning import per_shard
 
 
 class Conv(nn.Module):
@@ -39,7 +39,9 @@ class Conv(nn.Module):
       dimension_numbers=layout,
       feature_group_count=self.groups,
     )
-    x = by_rows(convolve)(x.astype(self.dtype), kernel.astype(self.dtype))
+    x = per_shard(convolve, ("batch",), (), output=("batch",))(
+      x.astype(self.dtype), kernel.astype(self.dtype)
+    )
     return x + bias.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 

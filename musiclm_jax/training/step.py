@@ -5,6 +5,7 @@ State besides parameters is Linen collections; randomness is fold_in(seed, step)
 
 import dataclasses
 import functools
+import sys
 
 import flax.linen as nn
 import flax.struct
@@ -180,8 +181,12 @@ class Program:
 
   @functools.cached_property
   def shardings(self) -> TrainState:
-    """The shardings of a state; None where JAX decides."""
-    return state_shardings(self.boxed, self.mesh)
+    """The shardings of a state; None where JAX decides. Says so where fsdp splits nothing."""
+    found = state_shardings(self.boxed, self.mesh)
+    if self.mesh.shape["fsdp"] > 1 and not any("fsdp" in x.spec for x in jax.tree.leaves(found)):
+      fsdp = self.mesh.shape["fsdp"]
+      print(f"mesh: fsdp={fsdp} splits no array: its parts would be too narrow", file=sys.stderr)
+    return found
 
   @property
   def state(self) -> TrainState:
