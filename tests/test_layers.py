@@ -54,6 +54,7 @@ LAYERS = (
     "training.health",
     "training.preemption",
     "training.preflight",
+    "training.profiling",
     "training.progress",
     "training.step",
   ),

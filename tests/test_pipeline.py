@@ -17,6 +17,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from musiclm_jax import checkpointing
+from musiclm_jax.configuration import Configuration, find
 from musiclm_jax.tokenizers import frozen
 
 pytestmark = pytest.mark.slow
@@ -102,15 +103,19 @@ def test_music_from_text_has_exactly_its_length_and_its_seed(made, tmp_path):
   assert (first != generate(tmp_path / "c.wav", "--seed=1")).any()
 
 
-@pytest.mark.parametrize("model", ["fine", "soundstream"])
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, tmp_path, model):
-  data = made / ("tokens" if model == "fine" else "corpus/rendered/tiny/1.0.0")
-  words = ("train", f"tiny/{model}", f"--data_dir={data}", f"--model_dir={tmp_path}")
-  words = (*words, "--checkpoint_period=2", "--log_period=1")
+COMMANDS = [text for _, text in Configuration([find("tiny/commands")]).macro("COMMANDS").value]
+TRAININGS = {text.split()[1]: text.split() for text in COMMANDS if text.startswith("train ")}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, tmp_path, name):
+  model = name.removeprefix("tiny/")
+  words = [word.format(dir=made) for word in TRAININGS[name] if not word.startswith("--model_dir")]
+  words += [f"--model_dir={tmp_path}", "--checkpoint_period=2", "--log_period=1"]
   process = subprocess.Popen(
     [sys.executable, "-m", "musiclm_jax", *words], env={**os.environ, "JAX_PLATFORMS": "cpu"}
   )
-  while process.poll() is None and not (tmp_path / "checkpoints" / "4").exists():
+  while process.poll() is None and not (tmp_path / "checkpoints" / "2").exists():
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   process.wait()

@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import signal
+import sys
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ from musiclm_jax.partitioning import MeshShape
 from musiclm_jax.training import optimizers, progress, trainer
 from musiclm_jax.training.checkpoints import Saves
 from musiclm_jax.training.health import Health, Limits
+from musiclm_jax.training.profiling import Window
 from musiclm_jax.training.step import Recipe, init_state, state_shardings
 
 
@@ -96,7 +98,10 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     steps=trainer.Steps(total=steps, log=10, evaluate=20),
     saves=Saves(every=10, newest=2, forever=0, best=""),
     limits=Limits(skipped=5, floors={}),
-    **{"initial": {}} | options,
+    observation=trainer.Observation(
+      options.pop("wandb_project", ""), Window(first=options.pop("profile", 0), count=2)
+    ),
+    **{"initial": {}, "compile_cache": ""} | options,
   )
 
 
@@ -306,7 +311,7 @@ def test_rows_that_do_not_divide_are_refused(tmp_path):
 
 def logged(tmp_path, first_step=1):
   rates = progress.Rates(flops=10**12, peak=10**13)
-  return progress.Progress(str(tmp_path), first_step, 10, rates)
+  return progress.Progress(str(tmp_path), first_step, 10, rates, wandb_project="")
 
 
 def test_progress_says_when_a_run_does_not_learn(tmp_path, capsys):
@@ -358,3 +363,63 @@ def test_a_mesh_that_splits_nothing_is_said(fsdp, said, capsys):
   assert recipe.program(Data.shapes).shardings
   err = capsys.readouterr().err
   assert err.startswith(said) and bool(err) == bool(said)
+
+
+@pytest.mark.slow
+def test_steps_are_profiled_by_number_and_by_signal(tmp_path, monkeypatch):
+  clean, asked = Data.batches, []
+
+  def batches(self, first_step, rows=None):
+    for step, batch in enumerate(clean(self, first_step), first_step + 1):
+      if step in asked:
+        signal.raise_signal(signal.SIGUSR1)
+      yield batch
+
+  monkeypatch.setattr(Data, "batches", batches)
+  traced = []
+  monkeypatch.setattr(jax.profiler, "start_trace", lambda where: traced.append(where))
+  monkeypatch.setattr(jax.profiler, "stop_trace", lambda: traced.append("end"))
+  train(tmp_path / "a", steps=6, profile=3)
+  assert traced == [str(tmp_path / "a" / "profile"), "end"]
+  asked, traced[:] = [2, 5], []
+  train(tmp_path / "b", steps=6)
+  assert traced == [str(tmp_path / "b" / "profile"), "end"] * 2
+
+
+@pytest.mark.slow
+def test_a_profile_is_one_that_tensorboard_reads(tmp_path):
+  train(tmp_path, steps=4, profile=2)
+  assert list((tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb"))
+
+
+def test_metrics_reach_wandb(tmp_path, monkeypatch):
+  told = []
+
+  class Wandb:
+    def init(self, **options):
+      told.append(options)
+      return self
+
+    def log(self, values, step):
+      told.append((step, set(values)))
+
+    def finish(self):
+      told.append("finish")
+
+  monkeypatch.setitem(sys.modules, "wandb", Wandb())
+  train(tmp_path / "run", steps=10, wandb_project="music", config_text="STEPS = 10")
+  options, (step, names), (_, held_out), end = told
+  assert options["project"] == "music" and options["name"] == "run"
+  assert options["resume"] == "allow" and options["config"] == {"gin": "STEPS = 10"}
+  assert step == 10 and "train/loss" in names and "eval/loss" in held_out and end == "finish"
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  with pytest.raises(ValueError, match="pip install wandb first"):
+    train(tmp_path / "other", steps=10, wandb_project="music")
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax.config, "update", lambda name, value: kept.append((name, value)))
+  kept = []
+  train(tmp_path / "a", steps=6, compile_cache="there")
+  assert kept == [("jax_compilation_cache_dir", "there")]

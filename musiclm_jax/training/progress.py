@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl, TensorBoard, and one line of progress."""
 
+import hashlib
 import json
 import math
 import pathlib
@@ -91,7 +92,9 @@ class Goodput:
 class Progress:
   """Gathers step metrics on the device and writes their means when flushed."""
 
-  def __init__(self, model_dir: str, first_step: int, total_steps: int, rates: Rates):
+  def __init__(
+    self, model_dir: str, first_step: int, total_steps: int, rates: Rates, wandb_project: str
+  ):
     self._dir = pathlib.Path(model_dir)
     self._first, self._total = first_step, total_steps
     self._rates = rates
@@ -100,7 +103,8 @@ class Progress:
     self._compile_seconds = 0.0
     self._began = time.perf_counter()
     self._live = jax.process_index() == 0
-    self._writer = self._jsonl = None
+    self._wandb_project = wandb_project
+    self._writer = self._jsonl = self._wandb = None
 
   def __enter__(self):
     if self._live:
@@ -108,12 +112,16 @@ class Progress:
 
       self._dir.mkdir(parents=True, exist_ok=True)
       self._writer = SummaryWriter(str(self._dir / "tensorboard"))
+      if self._wandb_project:
+        self._wandb = _wandb_run(self._wandb_project, self._dir)
       self._jsonl = open(self._dir / "metrics.jsonl", "a")  # noqa: SIM115 (closed in __exit__)
     return self
 
   def __exit__(self, *exc):
     if self._live:
       self._writer.close()
+      if self._wandb:
+        self._wandb.finish()
       self._jsonl.close()
       if sys.stderr.isatty():
         print(file=sys.stderr)
@@ -168,6 +176,24 @@ class Progress:
       self._jsonl.flush()
       for name, value in values.items():
         self._writer.add_scalar(f"{split}/{name}", value, step)
+      if self._wandb:
+        self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+
+def _wandb_run(project: str, directory: pathlib.Path):
+  """The run of a model directory, the same one after each start; WANDB_MODE=offline keeps it here.
+
+  Raises ValueError where the package is missing.
+  """
+  try:
+    import wandb
+  except ImportError:
+    raise ValueError("--wandb_project: pip install wandb first (the extra [wandb])") from None
+  name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
+  config = {"gin": (directory / "config.gin").read_text()}
+  return wandb.init(
+    project=project, name=directory.name, id=name, dir=str(directory), resume="allow", config=config
+  )
 
 
 def _loss(values: dict[str, float]) -> str:

@@ -20,7 +20,18 @@ from musiclm_jax.training import flops, hardware, preflight, progress
 from musiclm_jax.training.checkpoints import Checkpoints, Saves
 from musiclm_jax.training.health import Health, Limits
 from musiclm_jax.training.preemption import Notice
+from musiclm_jax.training.profiling import Profiler, Window
 from musiclm_jax.training.step import Program, Recipe, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+  """What a run shows besides metrics.jsonl and TensorBoard files: a W&B project ("": none), and
+  profiles.
+  """
+
+  wandb_project: str
+  profile: Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +62,22 @@ def train(
   steps: Steps,
   saves: Saves,
   limits: Limits,
+  observation: Observation,
   initial: dict[str, str],
+  compile_cache: str,
   config_text: str = "",
 ) -> dict[str, float]:
   """Trains to `steps.total` and leaves a part in `model_dir`; gives the last evaluation.
 
   Continues from the newest checkpoint if there is one; else from random values, but for what
   `initial`, {path among the parameters: directory of a part}, names: an empty directory names
-  nothing, the path "" the whole model. At SIGTERM it saves and ends the process with exit code 0.
+  nothing, the path "" the whole model. Compiled programs are kept in the folder `compile_cache` for
+  the next start, if it names one. At SIGTERM it saves and ends the process with exit code 0.
   Raises ValueError where model_dir belongs to another configuration, where its checkpoint or a part
   has another tree, and where training has failed: `health.Limits`.
   """
+  if compile_cache:
+    jax.config.update("jax_compilation_cache_dir", compile_cache)
   program = recipe.program(train_data.shapes)
   initial = {path: directory for path, directory in initial.items() if directory}
   provenance = train_data.provenance | checkpointing.origins(initial)
@@ -77,11 +93,15 @@ def train(
     health = Health(limits, model_dir, train_data.records_of)
     held_out = functools.partial(evaluate, program, data=eval_data)
     with (
-      progress.Progress(model_dir, first, steps.total, _rates(program)) as log,
+      progress.Progress(
+        model_dir, first, steps.total, _rates(program), observation.wandb_project
+      ) as log,
+      Profiler(observation.profile, model_dir) as profiler,
       contextlib.closing(train_data.batches(first - 1, program.own_rows)) as batches,
     ):
       batches = map(program.put, batches)
-      state = _loop(program, state, batches, steps, held_out, checkpoints, health, notice, log)
+      watchers = profiler, health, notice, log
+      state = _loop(program, state, batches, steps, held_out, checkpoints, *watchers)
       final = held_out(state.variables)
       log.evaluation(steps.total, final)
     checkpoints.save(steps.total, state, final)
@@ -121,10 +141,11 @@ def _rates(program: Program) -> progress.Rates:
   return progress.Rates(flops.model_flops(program), peak)
 
 
-def _loop(program, state, batches, steps, held_out, checkpoints, health, notice, log):
+def _loop(program, state, batches, steps, held_out, checkpoints, profiler, health, notice, log):
   """The steps from the state's own to the last, each on the next of the global batches."""
   first = int(state.step) + 1
   for step in range(first, steps.total + 1):
+    profiler.before(step)
     waited = time.perf_counter()
     batch = next(batches)
     waited = time.perf_counter() - waited
