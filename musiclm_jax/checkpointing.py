@@ -54,10 +54,15 @@ def build(description):
 
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a text file whole or not at all."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+  """Writes a file whole or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(path.name + ".partial")
-  partial.write_text(text)
+  partial.write_bytes(content)
   os.replace(partial, path)
 
 

@@ -1,5 +1,6 @@
 """What the models are built of: how parameters start, the norm, and layers as one stack."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -64,3 +65,15 @@ def stack(layer: type[nn.Module], depth: int, *, in_axes: tuple, remat: str, unr
     unroll=depth if unroll else 1,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
+
+
+def with_field(module, name: str, value):
+  """The module, with this value wherever it or one of its parts has a field of this name."""
+  if not dataclasses.is_dataclass(module):
+    return module
+  linen = ("parent", "name")
+  fields = [f.name for f in dataclasses.fields(module) if f.init and f.name not in linen]
+  changes = {field: with_field(getattr(module, field), name, value) for field in fields}
+  if name in changes:
+    changes[name] = value
+  return dataclasses.replace(module, **changes)

@@ -169,6 +169,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding | None:
   return _sharding(mesh, _BATCH)
 
 
+def placed(abstract, mesh: Mesh, axes: tuple[str | None, ...]):
+  """Abstract arrays with the sharding of these logical axes; one of fewer dimensions is whole."""
+  spec = nn.logical_to_mesh_axes(axes, RULES)
+
+  def one(x):
+    return x.update(sharding=_sharding(mesh, *spec[: x.ndim] if x.ndim == len(axes) else ()))
+
+  return jax.tree.map(one, abstract)
+
+
 def replicated(mesh: Mesh) -> NamedSharding | None:
   """The sharding of a value that every device holds whole."""
   return _sharding(mesh)

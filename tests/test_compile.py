@@ -4,10 +4,17 @@ import json
 
 import flax.linen as nn
 import jax
+import numpy as np
 import pytest
 
-from musiclm_jax import main
-from musiclm_jax.training.compile import largest_batches, topology_devices, with_remat
+from musiclm_jax import main, partitioning
+from musiclm_jax.layers import with_field
+from musiclm_jax.training.compile import (
+  describe,
+  largest_batches,
+  load,
+  topology_devices,
+)
 from tests import trainings
 from tests.programs import program
 
@@ -24,7 +31,7 @@ def test_a_report_is_of_the_program_that_trains(capsys):
   report = compiled(capsys, "tiny/semantic", "--topology=v5e:2x2", "--mesh_fsdp=2")
   state = nn.unbox(trainings.load("tiny/semantic").abstract_state)
   assert report["parameters"] == sum(x.size for x in jax.tree.leaves(state.params))
-  assert report["devices"] == 4 and report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+  assert report["devices"] == 4 and report["mesh"] == dict(slices=1, data=2, fsdp=2, tensor=1)
   assert report["global_batch"] == 4 and report["flops_per_step"] > 0
   whole = 4 * report["parameters"]
   assert whole / 2 <= report["memory"]["parameters"] < 0.6 * whole  # norms stay whole
@@ -43,6 +50,41 @@ def test_a_step_that_does_not_fit_names_the_flags(capsys):
   line = compiled(capsys, "tiny/semantic", "--topology=v5e:2x2", f"--batch_size={2**20}")
   assert "the step does not fit: it wants" in line and "of 15.75G on each device" in line
   assert "--num_microbatches=2" in line and line.count("\n") == 1
+
+
+def test_two_slices_are_the_outer_axis(capsys):
+  words = ("tiny/semantic", "--topology=v5e:2x2", "--batch_size=16")
+  report = compiled(capsys, *words, "--mesh_slices=2", "--mesh_fsdp=2")
+  assert report["devices"] == 8 and report["mesh"] == dict(slices=2, data=2, fsdp=2, tensor=1)
+
+
+def test_the_decoding_step_compiles(capsys):
+  words = ("tiny/semantic", "--topology=v5e:2x2", "--batch_size=16", "--decode=True")
+  report = compiled(capsys, *words)
+  model = trainings.load("tiny/semantic").model
+  cache = jax.eval_shape(lambda: model.decoder.init_cache(16, model.stage.length))
+  whole = sum(x.size * x.dtype.itemsize for x in (cache.keys, cache.values))
+  assert whole / 4 <= report["memory"]["cache"] < 1.01 * whole / 4
+  training = compiled(capsys, *words[:3])
+  assert 0 < report["flops_per_step"] < training["flops_per_step"] / model.stage.length
+  line = compiled(capsys, "tiny/kmeans", "--topology=v5e:2x2", "--batch_size=16", "--decode=True")
+  assert "decode: wanted a stage model, this one is a EmbeddingQuantizer" in line
+
+
+def test_a_saved_step_is_the_step(tmp_path):
+  made = program("tiny/fine", 4, mesh=(2, 2, 1))
+  batch = made.put(trainings.load("tiny/fine").batch(4))
+  path = str(tmp_path / "step")
+  describe(made, path)
+  with partitioning.use(made.mesh):
+    wanted, _ = made.step(made.init(), batch)
+    found, _ = load(path, made)(made.init(), batch)
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(wanted))
+
+
+def test_one_thing_is_asked_for_at_a_time(capsys):
+  line = compiled(capsys, "tiny/fine", "--topology=v5e:2x2", "--search=True", "--decode=True")
+  assert "wanted one at a time" in line and line.count("\n") == 1
 
 
 @pytest.mark.parametrize("topology", ["v5e:3x5", "v9:2x2", "nonsense"])
@@ -74,6 +116,6 @@ def test_the_search_finds_the_largest_batch(monkeypatch):
 
 
 def test_remat_is_changed_wherever_it_stands():
-  model = with_remat(trainings.load("tiny/w2v_bert").model, "full")
+  model = with_field(trainings.load("tiny/w2v_bert").model, "remat", "full")
   assert model.contrastive.remat == model.masked.remat == "full"
   assert len(topology_devices("v5e:2x2")) == 4

@@ -7,13 +7,18 @@ collectives is what a slice would run.
 import dataclasses
 import json as jsons
 import math
+import pathlib
 import re
 import sys
 import time
 
 import jax
+import jax.numpy as jnp
+from jax.experimental import serialize_executable
 
-from musiclm_jax import partitioning
+from musiclm_jax import checkpointing, partitioning
+from musiclm_jax.layers import with_field
+from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.training import flops, hardware
 from musiclm_jax.training.collectives import collectives
 from musiclm_jax.training.step import Program, Recipe
@@ -30,34 +35,46 @@ def compile(
   batch_size: int,
   topology: str,
   search: bool,
+  decode: bool,
+  save: str,
   json: bool,
 ) -> dict:
   """What the step of a training takes on `topology`, such as v5e:16x16; printed, and given.
 
-  With `search` also, for each remat preset, the largest batch that fits. Raises ValueError where
-  there is no such topology, or the step does not fit its memory: with what it wants and the flags
-  that would make it smaller.
+  The mesh's `slices` are as many of them. With `search`, for each remat preset, the largest batch
+  that fits; with `decode`, of a stage model, the step that samples a token for a batch. The
+  compiled program is kept in the file `save`, if it names one: `load` takes it. Raises ValueError
+  where there is no such topology, or the step does not fit its memory: with what it wants and the
+  flags that would make it smaller.
   """
+  if sum((search, decode, bool(save))) > 1:
+    raise ValueError("compile: search, decode and save are three things; wanted one at a time")
   shapes = partitioning.batched(examples.shapes, batch_size)
-  program = recipe.program(shapes, topology_devices(topology))
-  report = {"search": largest_batches(program)} if search else describe(program)
+  program = recipe.program(shapes, topology_devices(topology, recipe.mesh_shape.slices))
+  if search:
+    report = {"search": largest_batches(program)}
+  elif decode:
+    report = describe_decoding(program)
+  else:
+    report = describe(program, save)
   print(jsons.dumps(report) if json else _text(topology, report))
   return report
 
 
-def topology_devices(topology: str) -> list:
-  """The devices of a TPU slice. Raises ValueError where libtpu is missing or has no such slice."""
+def topology_devices(topology: str, slices: int = 1) -> list:
+  """The devices of TPU slices. Raises ValueError where libtpu is missing or has no such slice."""
   from jax.experimental import topologies
 
   hardware.settle_libtpu()
   try:
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    several = {"num_slices": slices} if slices > 1 else {}
+    return topologies.get_topology_desc(topology, platform="tpu", **several).devices
   except (RuntimeError, NotImplementedError) as error:
     line = str(error).split("\n")[0]
     raise ValueError(f"topology: no {topology!r} here: {line}; wanted one as v5e:16x16") from None
 
 
-def describe(program: Program) -> dict:
+def describe(program: Program, save: str = "") -> dict:
   """Compiles the step; {parameters, devices, bytes_per_device, memory, flops, collectives, ...}.
 
   memory: bytes on each device by what they hold. mfu_ceiling: the share of the chips' peak that is
@@ -65,15 +82,10 @@ def describe(program: Program) -> dict:
   model FLOPs / max(FLOPs with those done again, sent bytes). Raises ValueError where the step does
   not fit.
   """
-  began = time.perf_counter()
-  with partitioning.use(program.mesh):
-    lowered = program.step.lower(program.state, program.batch)
-    try:
-      compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-      raise _refusal(program, str(error)) from None
-  seconds = time.perf_counter() - began
-  devices = program.mesh.devices.ravel()
+  compiled, seconds = _compile(program, program.step, program.state, program.batch)
+  if save:
+    payload, _, _ = serialize_executable.serialize(compiled)
+    checkpointing.write_bytes(save, payload)
   analysis, state = compiled.memory_analysis(), program.state
   memory = {
     "parameters": _bytes(state.params),
@@ -89,7 +101,7 @@ def describe(program: Program) -> dict:
   sent = collectives(compiled.as_text())
   report = {
     "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-    "devices": len(devices),
+    "devices": program.mesh.size,
     "mesh": dict(program.mesh.shape),
     "global_batch": program.rows,
     "bytes_per_device": sum(memory.values()),
@@ -99,19 +111,78 @@ def describe(program: Program) -> dict:
     "collectives": sent,
     "compile_seconds": round(seconds, 1),
   }
-  chip = hardware.chip(devices[0].device_kind)
-  if chip:
-    compute = done / len(devices) / chip.flops
+  kind = program.mesh.devices.flat[0].device_kind
+  if chip := hardware.chip(kind):
+    compute = done / program.mesh.size / chip.flops
     network = sum(each["bytes"] for each in sent.values()) / chip.network
-    ceiling = useful / len(devices) / chip.flops / max(compute, network)
+    ceiling = useful / program.mesh.size / chip.flops / max(compute, network)
     report |= {
-      "chip": devices[0].device_kind,
+      "chip": kind,
       "memory_of_chip": chip.memory,
       "compute_seconds": compute,
       "network_seconds": network,
       "mfu_ceiling": round(ceiling, 3),
     }
   return report
+
+
+def describe_decoding(program: Program) -> dict:
+  """The same of the step of `sampling.sample`: a token for each row of a batch whose sequences are
+  as long as those of the training; {cache: bytes} in the place of moments and activations.
+
+  Raises ValueError for what is no stage model, and where the step does not fit.
+  """
+  model, rows = program.model, program.rows
+  if not isinstance(model, TokenLM):
+    raise ValueError(f"decode: wanted a stage model, this one is a {type(model).__name__}")
+  cache = jax.eval_shape(lambda: model.decoder.init_cache(rows, model.stage.length))
+  cache = partitioning.placed(cache, program.mesh, (None, "batch", "heads", None, None))
+  token = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
+  token = partitioning.placed(token, program.mesh, ("batch", None))
+  level = jax.ShapeDtypeStruct((), jnp.int32)
+
+  def step(params, token, level, cache):
+    return model.apply({"params": params}, token, level, cache, method="decode")
+
+  step = jax.jit(step, donate_argnums=3)
+  args = program.state.params, token, level, cache
+  compiled, seconds = _compile(program, step, *args)
+  memory = {"parameters": _bytes(args[0]), "cache": _bytes(cache)}
+  resident = sum(memory.values())
+  memory["activations"] = compiled.memory_analysis().peak_memory_in_bytes - resident
+  return {
+    "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(args[0])),
+    "devices": program.mesh.size,
+    "mesh": dict(program.mesh.shape),
+    "global_batch": rows,
+    "bytes_per_device": sum(memory.values()),
+    "memory": memory,
+    "flops_per_step": flops.count(step, *args),
+    "collectives": collectives(compiled.as_text()),
+    "compile_seconds": round(seconds, 1),
+  }
+
+
+def _compile(program: Program, step, *args):
+  """(the compiled step, seconds). Raises ValueError where it does not fit or does not compile."""
+  began = time.perf_counter()
+  with partitioning.use(program.mesh):
+    lowered = step.lower(*args)
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      raise _refusal(program, str(error)) from None
+  return compiled, time.perf_counter() - began
+
+
+def load(path: str, program: Program):
+  """The step of `program` that `save` has kept, for devices of its kind and number."""
+  state, batch = program.state, program.batch
+  inputs = jax.tree.structure(((state, batch), {}))
+  outputs = jax.tree.structure(jax.eval_shape(program.step, state, batch))
+  return serialize_executable.deserialize_and_load(
+    pathlib.Path(path).read_bytes(), inputs, outputs, execution_devices=program.mesh.devices.ravel()
+  )
 
 
 def _bytes(tree) -> int:
@@ -128,7 +199,7 @@ def largest_batches(program: Program) -> list[dict]:
   """
   found = []
   for remat in ("none", "minimal", "full"):
-    model = with_remat(program.model, remat)
+    model = with_field(program.model, "remat", remat)
     fits = _largest(dataclasses.replace(program, model=model))
     if fits:
       found.append({"remat": remat, **fits})
@@ -159,18 +230,6 @@ def _largest(program: Program) -> dict | None:
     rows //= 2
     fits = attempt(rows)
   return fits
-
-
-def with_remat(module, remat: str):
-  """The module, with this preset wherever one of its parts has a field `remat`."""
-  if not dataclasses.is_dataclass(module):
-    return module
-  linen = ("parent", "name")
-  fields = [f.name for f in dataclasses.fields(module) if f.init and f.name not in linen]
-  changes = {name: with_remat(getattr(module, name), remat) for name in fields}
-  if "remat" in changes:
-    changes["remat"] = remat
-  return dataclasses.replace(module, **changes)
 
 
 def _refusal(program: Program, error: str) -> ValueError:

@@ -10,6 +10,7 @@ import math
 import jax
 from jax.extend import core
 
+from musiclm_jax.layers import with_field
 from musiclm_jax.training.step import Program, loss_and_updates, train_step
 
 
@@ -23,12 +24,13 @@ def model_flops(program: Program) -> int:
 
   The backward pass multiplies twice where the forward pass does once; what is computed again to
   save memory is not counted (PaLM, arXiv 2204.02311, Appendix B). Blocks of queries meet no keys
-  behind them, so causal attention is counted once.
+  behind them, so causal attention is counted once; a fused kernel counts as the blocks would.
   """
+  model = with_field(program.model, "attention", "blocks")
 
   def forward(state, batch):
     key = jax.random.key(0)
-    return loss_and_updates(program.model, state.params, state.collections, batch, key)
+    return loss_and_updates(model, state.params, state.collections, batch, key)
 
   return 3 * count(forward, program.state, program.shapes)
 
