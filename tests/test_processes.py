@@ -1,5 +1,6 @@
 """Jobs of several processes on this machine: they agree, and train as one process would."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -80,16 +81,16 @@ def losses(model_dir) -> dict:
   return {(row["split"], row["step"]): row["loss"] for row in rows}
 
 
-def child(job, index: int) -> int:
-  """The process with this number of a job."""
+def child(job, flag: str) -> int:
+  """The process of a job that was started with this flag."""
   for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
     try:
       command, status = path.read_text(), path.with_name("status").read_text()
     except OSError:
       continue
-    if f"PPid:\t{job.pid}\n" in status and f"--process_id={index}" in command:
+    if f"PPid:\t{job.pid}\n" in status and flag in command:
       return int(path.parent.name)
-  raise AssertionError(f"no process {index}")
+  raise AssertionError(f"no process with {flag}")
 
 
 def wait_for(path: pathlib.Path, job):
@@ -119,7 +120,7 @@ def whole(half, tokens, tmp_path_factory):
 def test_a_killed_worker_changes_nothing(tokens, whole, tmp_path):
   job = start(2, 2, *words(tokens, tmp_path, *MESH))
   wait_for(tmp_path / "checkpoints" / "4", job)
-  os.kill(child(job, 1), signal.SIGKILL)
+  os.kill(child(job, "--process_id=1"), signal.SIGKILL)
   _, text = job.communicate(timeout=300)
   assert job.returncode == 0, text[-3000:]
   assert "supervisor: process 1 was killed by SIGKILL; starting again from step" in text
@@ -141,6 +142,25 @@ def test_another_number_of_processes_goes_on_likewise(
   np.testing.assert_allclose(
     [found[key] for key in sorted(wanted)], [wanted[key] for key in sorted(wanted)], rtol=1e-5
   )
+
+
+@slow
+def test_killed_while_it_saves_it_goes_on_by_itself(tokens, tmp_path):
+  run(1, 1, *words(tokens, tmp_path / "whole"))
+  job = start(1, 1, *words(tokens, tmp_path / "killed", saves=1))
+  interrupted = set()  # folders of checkpoints that were being written
+  while len(interrupted) < 3:
+    assert job.poll() is None, job.stderr.read()[-3000:]
+    for path in (tmp_path / "killed").glob("checkpoints/*tmp*"):
+      with contextlib.suppress(FileNotFoundError):  # it was just finished
+        folder = path.stat().st_ino
+        if folder not in interrupted:
+          os.kill(child(job, "train"), signal.SIGKILL)
+          interrupted.add(folder)
+  _, text = job.communicate(timeout=300)
+  assert job.returncode == 0, text[-3000:]
+  assert text.count("was killed by SIGKILL") == 3
+  assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
 @slow

@@ -14,6 +14,7 @@ from musiclm_jax.lm.sampling import sample
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.tokens import Stage, Stream, Vocabulary, flatten, unflatten
 from musiclm_jax.transformer import Transformer
+from tests import trainings
 
 MULAN = Stream("mulan", "mulan", 0.0, 0, 3, 8)
 SEMANTIC = Stream("semantic", "semantic", 25.0, 0, 1, 16)
@@ -35,6 +36,14 @@ DECODER = Transformer(
   dtype="float32",
 )
 MODEL = TokenLM(STAGE, VOCABULARY, DECODER, condition_dropout=0.5, z_loss=0.0)
+
+
+def test_rotary_positions_take_the_place_of_the_relative_bias():
+  asked = trainings.load("tiny/coarse model/rotary", ATTENTION="splash", Z_LOSS=0.1)
+  assert asked.model.decoder.attention == "splash" and asked.model.z_loss == 0.1
+  rotary = trainings.load("tiny/coarse model/rotary")
+  assert "positions" not in rotary.abstract_state.params["decoder"]
+  assert "positions" in trainings.load("tiny/coarse").abstract_state.params["decoder"]
 
 
 def random_batch(rows=4, seed=0):
@@ -180,3 +189,16 @@ def test_overfits_one_batch_and_moves_every_parameter(variables):
     first = grads if first is None else first
   assert loss < 0.1
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(first))
+
+
+def test_z_loss_is_added_to_the_gradient_and_not_to_the_metric():
+  batch, variables = random_batch(), None
+  plain = MODEL.clone(condition_dropout=0.0)
+  variables = jax.jit(functools.partial(plain.init, train=False))(jax.random.key(0), batch)
+  loss, metrics = plain.apply(variables, batch, train=False)
+  more, same = plain.clone(z_loss=0.5).apply(variables, batch, train=False)
+  logits = plain.apply(variables, jnp.asarray(batch["decoder_input_tokens"]), method="logits")
+  weights = batch["decoder_loss_weights"][:, STAGE.condition_length :].reshape(logits.shape[:3])
+  squares = (np.square(jax.nn.logsumexp(logits, axis=-1)) * weights).sum() / weights.sum()
+  assert float(more - loss) == pytest.approx(0.5 * squares, rel=1e-4)
+  assert float(same["loss"][0]) == float(metrics["loss"][0])
