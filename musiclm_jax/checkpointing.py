@@ -187,6 +187,11 @@ def origins(initial: dict[str, str]) -> dict:
   return {"initial": entries} if entries else {}
 
 
+def digest(text: str) -> str:
+  """Twelve hexadecimal digits that name a text."""
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def fingerprint(path: str) -> str:
   """Twelve hexadecimal digits that name a file, or the model.json and weights of a part."""
   files = [path] if pathlib.Path(path).is_file() else _part_files(path)

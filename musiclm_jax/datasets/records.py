@@ -1,11 +1,12 @@
 """Random access to the records of a TFDS directory: audio records and token shards alike."""
 
-import hashlib
 import pathlib
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from musiclm_jax.checkpointing import digest
 
 _CHUNK = 64  # records that are held at once
 
@@ -43,7 +44,7 @@ class Records:
   def fingerprint(self) -> str:
     """Twelve hexadecimal digits that name the shards: their names and sizes."""
     shards = [(path.name, path.stat().st_size) for path in map(pathlib.Path, self.paths)]
-    return hashlib.sha256(repr(shards).encode()).hexdigest()[:12]
+    return digest(repr(shards))
 
   def read(self, indices) -> list[bytes]:
     """The serialised records at `indices`. Raises ValueError naming the data set if unreadable."""

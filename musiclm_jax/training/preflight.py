@@ -1,6 +1,5 @@
 """Before the processes of a job begin: each says what it is, and all must say the same."""
 
-import hashlib
 import json
 import platform
 import socket
@@ -29,14 +28,14 @@ def agree(facts: dict[str, str]) -> None:
   if jax.process_count() == 1:
     return
   facts = {"versions": _versions(), **facts}
-  client, index, start = state().client, jax.process_index(), _seconds
+  client, index = state().client, jax.process_index()
   client.key_value_set(f"musiclm/facts/{index}", json.dumps(facts))
   if index == 0:
     verdict = _verdict(facts, jax.process_count())
     client.key_value_set("musiclm/verdict", json.dumps(verdict))
   else:
     # Process 0 may have begun to wait later than this one.
-    verdict = json.loads(client.blocking_key_value_get("musiclm/verdict", 2000 * start))
+    verdict = json.loads(client.blocking_key_value_get("musiclm/verdict", 2000 * _seconds))
   if verdict:
     raise ValueError(verdict)
 
@@ -50,17 +49,11 @@ def _verdict(facts: dict[str, str], count: int) -> str:
     try:
       others = json.loads(client.blocking_key_value_get(f"musiclm/facts/{index}", left))
     except jax.errors.JaxRuntimeError:
-      seconds = _seconds
-      return f"{name} was not ready within {seconds} s (START_SECONDS); see what it says itself"
+      return f"{name} was not ready within {_seconds} s (--start_seconds); see what it says itself"
     for fact, value in facts.items():
       if others.get(fact) != value:
         return f"{name} has {fact} {others.get(fact)}; process 0 on {socket.gethostname()}: {value}"
   return ""
-
-
-def fingerprint(text: str) -> str:
-  """Twelve hexadecimal digits that name a text."""
-  return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _versions() -> str:

@@ -1,6 +1,5 @@
 """What a run tells: metrics.jsonl, TensorBoard, and one line of progress."""
 
-import hashlib
 import json
 import math
 import pathlib
@@ -10,6 +9,8 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from musiclm_jax.checkpointing import digest
 
 
 def means(metrics: dict) -> dict[str, float]:
@@ -189,10 +190,13 @@ def _wandb_run(project: str, directory: pathlib.Path):
     import wandb
   except ImportError:
     raise ValueError("--wandb_project: pip install wandb first (the extra [wandb])") from None
-  name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
-  config = {"gin": (directory / "config.gin").read_text()}
   return wandb.init(
-    project=project, name=directory.name, id=name, dir=str(directory), resume="allow", config=config
+    project=project,
+    name=directory.name,
+    id=digest(str(directory.resolve())),
+    dir=str(directory),
+    resume="allow",
+    config={"gin": (directory / "config.gin").read_text()},
   )
 
 

@@ -82,7 +82,7 @@ def train(
   initial = {path: directory for path, directory in initial.items() if directory}
   provenance = train_data.provenance | checkpointing.origins(initial)
   data = f"{train_data.fingerprint}, {eval_data.fingerprint} held out"
-  preflight.agree({"configuration": preflight.fingerprint(config_text), "data": data})
+  preflight.agree({"configuration": checkpointing.digest(config_text), "data": data})
   if jax.process_index() == 0:
     checkpointing.describe_run(model_dir, recipe.model, provenance)
     checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
