@@ -1,7 +1,8 @@
-"""The decoder of the stage models in PyTorch, for train_step.py to measure: T5 1.1 without encoder.
+"""The decoder of the stage models in PyTorch, for train_step.py and gpu.py to measure.
 
-RMS norms, one relative bias for all layers, gated GELU, dropout where ours has it, the output tied
-to the table, Adafactor. Attention is torch's scaled_dot_product_attention with the bias as mask.
+T5 1.1 without encoder: RMS norms, one relative bias for all layers, gated GELU, dropout where ours
+has it, the output tied to the table, Adafactor. Attention is torch's scaled_dot_product_attention
+with the bias as mask.
 """
 
 import math
@@ -36,13 +37,34 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-  """The mean cross-entropy of tokens [batch, length], each from those before it."""
+  """The mean cross-entropy of tokens [batch, length], each from those before it.
+
+  The first `conditions` tokens are not learnt. The others are of `levels` in turn, each scored
+  against its own `codes` rows of the table, which begin at `first`; codes 0: against all. `dtype`
+  is what goes from layer to layer.
+  """
 
   def __init__(
-    self, *, vocab_size, num_layers, embed_dim, num_heads, mlp_dim, dropout, buckets, distance
+    self,
+    *,
+    vocab_size,
+    num_layers,
+    embed_dim,
+    num_heads,
+    mlp_dim,
+    dropout,
+    buckets,
+    distance,
+    conditions=0,
+    levels=1,
+    codes=0,
+    first=0,
+    dtype=torch.float32,
   ):
     super().__init__()
     self.rate, self.buckets, self.distance = dropout, buckets, distance
+    self.conditions, self.levels, self.first = conditions, levels, first
+    self.codes, self.dtype = codes or vocab_size, dtype
     self.table = nn.Parameter(torch.randn(vocab_size, embed_dim) / math.sqrt(embed_dim))
     self.relative = nn.Embedding(buckets, num_heads)
     self.layers = nn.ModuleList(
@@ -52,7 +74,7 @@ class Decoder(nn.Module):
 
   def bias(self, length: int):
     """[1, heads, length, length]: T5's causal relative bias, -inf ahead."""
-    places = torch.arange(length)
+    places = torch.arange(length, device=self.table.device)
     back = (places[:, None] - places[None, :]).clamp(min=0)
     exact = self.buckets // 2
     ratio = torch.log(back.clamp(min=1) / exact) / math.log(self.distance / exact)
@@ -64,24 +86,36 @@ class Decoder(nn.Module):
   def forward(self, tokens):
     before = F.pad(tokens[:, :-1], (1, 0))
     x = F.embedding(before, self.table) * math.sqrt(self.table.shape[1])
-    x = F.dropout(x, self.rate, self.training)
+    x = F.dropout(x.to(self.dtype), self.rate, self.training)
     bias = self.bias(tokens.shape[1])
     for layer in self.layers:
       x = layer(x, bias)
-    logits = self.norm(x) @ self.table.T
-    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+    x, targets = self.norm(x)[:, self.conditions :], tokens[:, self.conditions :]
+    losses = []
+    for level in range(self.levels):
+      first = self.first + level * self.codes
+      logits = x[:, level :: self.levels] @ self.table[first : first + self.codes].T
+      wanted = targets[:, level :: self.levels] - first
+      losses.append(F.cross_entropy(logits.flatten(0, 1), wanted.flatten()))
+    return sum(losses) / self.levels
 
 
-def trainer(size: dict, compiled: bool):
-  """A function from tokens [batch, length] to the loss of one step of training."""
+def trainer(size: dict, compiled: bool, device: str = "cpu", bfloat16: bool = False):
+  """A function from tokens [batch, length] to the loss of one step of training.
+
+  With `bfloat16` activations are in it and products by autocast; parameters and their updates stay
+  float32.
+  """
   torch.manual_seed(0)
-  model = Decoder(**size).train()
+  dtype = torch.bfloat16 if bfloat16 else torch.float32
+  model = Decoder(**size, dtype=dtype).train().to(device)
   optimizer = torch.optim.Adafactor(model.parameters(), lr=0.01)
   loss_of = torch.compile(model) if compiled else model
 
   def step(tokens) -> float:
     optimizer.zero_grad(set_to_none=True)
-    loss = loss_of(torch.from_numpy(tokens).long())
+    with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+      loss = loss_of(torch.from_numpy(tokens).long().to(device))
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

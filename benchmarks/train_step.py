@@ -34,45 +34,23 @@ SIZE = dict(
 
 def ours():
   """A function from tokens to the loss of a step of `musiclm train`, on one device."""
-  import jax
+  from benchmarks import decoder
 
-  from musiclm_jax import partitioning
-  from musiclm_jax.attention import RelativeBias
-  from musiclm_jax.lm.token_lm import TokenLM
-  from musiclm_jax.tokens import Stage, Stream, Vocabulary
-  from musiclm_jax.training import optimizers
-  from musiclm_jax.training.step import Program
-  from musiclm_jax.transformer import Transformer
-
-  stream = Stream("tokens", "tokens", 50.0, 0, 1, SIZE["vocab_size"])
-  decoder = Transformer(
-    num_layers=SIZE["num_layers"],
-    num_heads=SIZE["num_heads"],
-    head_dim=SIZE["embed_dim"] // SIZE["num_heads"],
-    embed_dim=SIZE["embed_dim"],
-    mlp_dim=SIZE["mlp_dim"],
-    dropout_rate=SIZE["dropout"],
-    positions=RelativeBias(SIZE["buckets"], SIZE["distance"], causal=True),
-    attention="blocks",
-    query_block=128,
-    remat="none",
-    unroll=True,
-    dtype="float32",
+  program = decoder.program(
+    decoder.plain(LENGTH, SIZE["vocab_size"]),
+    batch=BATCH,
+    layers=SIZE["num_layers"],
+    heads=SIZE["num_heads"],
+    embed=SIZE["embed_dim"],
+    mlp=SIZE["mlp_dim"],
+    dropout=SIZE["dropout"],
   )
-  vocabulary = Vocabulary((stream,))
-  model = TokenLM(Stage("tokens", (), stream, LENGTH / 50.0), vocabulary, decoder, 0.0, 0.0)
-  optimizer = optimizers.adafactor(learning_rate=0.01, decay_rate=0.8, clip=1.0)
-  mesh = partitioning.make_mesh(partitioning.MeshShape(1, 1, 1, 1), jax.devices()[:1])
-  shape = jax.ShapeDtypeStruct((BATCH, LENGTH), np.int32)
-  names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
-  program = Program(model, optimizer, mesh, dict.fromkeys(names, shape), 1, seed=0)
-  state, first = program.init(), vocabulary.first_id(stream)
+  state, stage = program.init(), program.model.stage
+  first = program.model.vocabulary.first_id(stage.target)
 
   def step(tokens) -> float:
     nonlocal state
-    tokens = (tokens + first).astype(np.int32)
-    before, weights = np.pad(tokens[:, :-1], ((0, 0), (1, 0))), np.ones_like(tokens)
-    state, metrics = program.step(state, dict(zip(names, (before, tokens, weights))))
+    state, metrics = program.step(state, decoder.as_batch(stage, tokens + first))
     total, weight = metrics["loss"]
     return float(total / weight)
 

@@ -1,0 +1,43 @@
+"""Runs a benchmark's setting in a process of its own: one's memory and threads touch no other."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+_ERROR = re.compile(r"F\d{4} |[\w.]*(Error|Exception|Interrupt)\b")  # XLA's aborts, Python's
+
+
+def alone(
+  module: str, setting: dict, env: dict[str, str] | None = None, seconds: float | None = None
+) -> dict:
+  """The JSON in the last line that `python -m MODULE --one=SETTING` prints.
+
+  {"error": a line} where it fails, or has not ended after so many seconds.
+  """
+  command = [sys.executable, "-m", module, f"--one={json.dumps(setting)}"]
+  env = {**os.environ, **(env or {})}
+  # Files, not pipes, which a process of the process could hold open after it was ended.
+  with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
+    try:
+      done = subprocess.run(command, stdout=out, stderr=log, env=env, timeout=seconds)
+    except subprocess.TimeoutExpired:
+      return {"error": f"not done after {seconds:.0f} s"}
+    failed = done.returncode != 0
+    file = log if failed else out
+    file.seek(0)
+    lines = [line for line in file.read().splitlines() if line.strip()]
+  if not failed:
+    return json.loads(lines[-1])
+  told = [line for line in lines if _ERROR.match(line)] or lines
+  return {"error": told[-1][:300] if told else f"exit code {done.returncode}"}
+
+
+def needed(module: str, setting: dict, env: dict[str, str] | None = None) -> dict:
+  """The same, where nothing can go on without it. Raises RuntimeError with the line."""
+  result = alone(module, setting, env)
+  if "error" in result:
+    raise RuntimeError(f"{module} {setting}: {result['error']}")
+  return result

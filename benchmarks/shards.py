@@ -1,0 +1,77 @@
+"""Writes token shards of random codes for the benchmarks, as many records as wanted."""
+
+import json
+import pathlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+
+MULAN_DIM = 128  # gin/paper/mulan_rvq.gin
+_RATES = {"acoustic": 50.0, "semantic": 25.0, "mulan": 0.0}
+_DISTINCT = 500  # records that are made; the others are these again, elsewhere in the files
+
+
+def acoustic(seconds: float, codes: int) -> dict:
+  """The columns, as `write` takes them, that the fine stage reads of clips of so many seconds."""
+  return {"acoustic": ((round(50 * seconds), 12), codes)}
+
+
+def all_sources(seconds: float, codes: int) -> dict:
+  """The columns that all three stages read."""
+  mulan = {"mulan": ((max(1, round(seconds)), MULAN_DIM), 0)}
+  return {**acoustic(seconds, codes), "semantic": ((round(25 * seconds), 1), codes), **mulan}
+
+
+def write(directory: str | pathlib.Path, columns: dict, counts: dict[str, int]) -> None:
+  """A TFDS directory with so many records of each split, and its manifest.
+
+  columns: {name: (shape of a record's array, number of codes, 0 for an embedding)}.
+  """
+  directory = pathlib.Path(directory)
+  directory.mkdir(parents=True)
+  features = {"id": tfds.features.Text()}
+  for name, ((_, width), codes) in columns.items():
+    dtype = np.uint16 if codes else np.float32
+    features[name] = tfds.features.Tensor(shape=(None, width), dtype=dtype)
+  features = tfds.features.FeaturesDict(features)
+  made = _records(columns, features, min(_DISTINCT, max(counts.values())))
+  infos = [_split(directory, split, count, made) for split, count in counts.items()]
+  tfds.folder_dataset.write_metadata(
+    data_dir=directory, features=features, split_infos=infos, check_data=False
+  )
+  manifest = {
+    name: dict(frame_rate=_RATES[name], width=width, codebook_size=codes, encoder="none")
+    for name, ((_, width), codes) in columns.items()
+  }
+  (directory / "manifest.json").write_text(json.dumps({"sources": manifest}))
+
+
+def _records(columns: dict, features, count: int) -> list[bytes]:
+  """Serialised records of random codes and embeddings."""
+  rng, made = np.random.default_rng(0), []
+  for index in range(count):
+    row = {"id": f"clip{index}"}
+    for name, (shape, codes) in columns.items():
+      numbers = rng.integers(0, codes, shape) if codes else rng.standard_normal(shape)
+      row[name] = numbers.astype(np.uint16 if codes else np.float32)
+    made.append(features.serialize_example(row))
+  return made
+
+
+def _split(directory: pathlib.Path, split: str, count: int, made: list[bytes]):
+  """Writes the shards of a split, of 50,000 records at most, and says what they hold."""
+  shards = max(2, -(-count // 50_000))
+  lengths = [len(range(shard, count, shards)) for shard in range(shards)]
+  for shard, length in enumerate(lengths):
+    path = directory / f"tokens-{split}.array_record-{shard:05}-of-{shards:05}"
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for index in range(length):
+      writer.write(made[(shard + index * shards) % len(made)])
+    writer.close()
+  template = tfds.core.ShardedFileTemplate(
+    dataset_name="tokens", split=split, data_dir=directory, filetype_suffix="array_record"
+  )
+  return tfds.core.SplitInfo(
+    name=split, shard_lengths=lengths, num_bytes=0, filename_template=template
+  )
