@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from musiclm_jax.training import optimizers
+from tests import trainings
 
 PARAMS = {
   "encoder": {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)},
@@ -230,3 +231,31 @@ def test_the_average_follows_the_parameters():
   for decay in (1.0, -0.1):
     with pytest.raises(ValueError, match="EMA_DECAY: wanted 0 or more and less than 1"):
       optimizers.averaged(optimizer=plain, decay=decay)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+def test_a_file_takes_the_place_of_a_stages_optimizer_and_schedule(name):
+  steps = dict(TOTAL_STEPS=8, WARMUP_STEPS=2, DECAY_STEPS=4)
+  files = f"tiny/semantic optimizer/{name} optimizer/stable_decay"
+  optimizer = trainings.load(files, PEAK=0.5, **steps).optimizer
+  params = {"layers": {"wi": np.ones((2, 4, 3), np.float32)}}
+  state, rates, moved = optimizer.init(params), [], []
+  for _ in range(8):
+    update, state = optimizer.update(jax.tree.map(np.ones_like, params), state, params)
+    rates.append(float(optax.tree.get(state, "learning_rate")))
+    moved.append(float(jnp.abs(update["layers"]["wi"]).max()))
+  np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.5, 0.5, 0.375, 0.25, 0.125], rtol=1e-6)
+  assert moved[0] == 0 and min(moved[1:]) > 0.01
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+def test_a_file_falls_to_a_tenth_of_its_own_peak(name):
+  optimizer = trainings.load(
+    f"tiny/semantic optimizer/{name}", WARMUP_STEPS=2, TOTAL_STEPS=6
+  ).optimizer
+  params = {"layers": {"wi": np.ones((2, 4, 3), np.float32)}}
+  state, rates = optimizer.init(params), []
+  for _ in range(7):
+    _, state = optimizer.update(jax.tree.map(np.ones_like, params), state, params)
+    rates.append(float(optax.tree.get(state, "learning_rate")))
+  assert rates[-1] == pytest.approx(max(rates) / 10)
