@@ -55,7 +55,8 @@ def stack(layer: type[nn.Module], depth: int, *, in_axes: tuple, remat: str, unr
   """
   if remat != "none":
     train = 1 + len(in_axes)  # the last argument, behind self and x
-    layer = nn.remat(layer, prevent_cse=False, static_argnums=(train,), policy=_REMAT[remat])
+    # Without a loop around them XLA would find that both computations are one, and keep it.
+    layer = nn.remat(layer, prevent_cse=unroll, static_argnums=(train,), policy=_REMAT[remat])
   return nn.scan(
     layer,
     variable_axes={"params": 0},
