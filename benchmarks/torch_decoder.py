@@ -12,6 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 
+def dropout(x, rate: float, train: bool):
+  """x [batch, length, dim], a feature dropped at all positions of a sequence at once."""
+  return x * F.dropout(x.new_ones(len(x), 1, x.shape[-1]), rate, train)
+
+
 class Layer(nn.Module):
   """Self-attention, then a gated feed-forward, both pre-norm."""
 
@@ -30,10 +35,10 @@ class Layer(nn.Module):
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     y = self.out(y.transpose(1, 2).reshape(batch, length, embed_dim))
-    x = x + F.dropout(y, self.rate, self.training)
+    x = x + dropout(y, self.rate, self.training)
     gate, up = self.wi(self.mlp_norm(x)).chunk(2, dim=-1)
-    y = F.dropout(F.gelu(gate, approximate="tanh") * up, self.rate, self.training)
-    return x + F.dropout(self.wo(y), self.rate, self.training)
+    y = dropout(F.gelu(gate, approximate="tanh") * up, self.rate, self.training)
+    return x + dropout(self.wo(y), self.rate, self.training)
 
 
 class Decoder(nn.Module):
@@ -86,7 +91,7 @@ class Decoder(nn.Module):
   def forward(self, tokens):
     before = F.pad(tokens[:, :-1], (1, 0))
     x = F.embedding(before, self.table) * math.sqrt(self.table.shape[1])
-    x = F.dropout(x.to(self.dtype), self.rate, self.training)
+    x = dropout(x.to(self.dtype), self.rate, self.training)
     bias = self.bias(tokens.shape[1])
     for layer in self.layers:
       x = layer(x, bias)

@@ -34,6 +34,13 @@ class Cache:
     )
 
 
+def _dropout(rate: float, train: bool) -> nn.Dropout:
+  """Drops a feature of a sequence at all its positions, as T5 and T5X do: a mask of one position
+  takes a length's share of the random bits, which are slow to make on every backend.
+  """
+  return nn.Dropout(rate, broadcast_dims=(-2,), deterministic=not train)
+
+
 class Layer(nn.Module):
   """Self-attention, then a gated-GELU feed-forward, both pre-norm; (x, (new keys, new values))."""
 
@@ -48,7 +55,7 @@ class Layer(nn.Module):
   @nn.compact
   def __call__(self, x, cached, bias, cached_bias, angles, train: bool):
     embed_dim = x.shape[-1]
-    dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+    dropout = _dropout(self.dropout_rate, train)
     heads = (self.num_heads, self.head_dim)
 
     def param(name, shape, axes, fan_in_axes):
@@ -116,7 +123,7 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, cache: Cache | None = None, train: bool = False):
-    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x.astype(self.dtype))
+    x = _dropout(self.dropout_rate, train)(x.astype(self.dtype))
     x = constrain(x, "batch", "length", "embed_act")
     bias, cached_bias = self._biases(x.shape[1], cache)
     cached = None if cache is None else (cache.keys, cache.values)

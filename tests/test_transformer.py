@@ -35,7 +35,7 @@ def make(**changes):
   return model, nn.unbox(jax.jit(model.init)(jax.random.key(1), x)), x
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="train")
 def apply(model, variables, x, **options):
   return model.apply(variables, x, **options)
 
@@ -89,6 +89,33 @@ def test_remat_gives_the_same_gradients(remat):
   plain = gradient(variables, model)
   saved = gradient(variables, model.clone(remat=remat))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, saved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unroll", [True, False])
+def test_remat_computes_again_with_and_without_a_loop(unroll):
+  model, variables, x = make(unroll=unroll)
+
+  def products(remat):
+    def loss(variables):
+      return model.clone(remat=remat).apply(variables, x, train=True)[0].sum()
+
+    return jax.jit(jax.grad(loss)).lower(variables).compile().as_text().count(" dot(")
+
+  assert products("none") < products("minimal") < products("full")
+
+
+def test_dropout_drops_a_feature_at_all_positions_of_a_sequence():
+  model, variables, _ = make(dropout_rate=0.5, num_layers=1)
+  ones = jnp.ones((4, LENGTH, 16))
+  # With the layer's own parameters at 0, what comes out is the normed input.
+  still = jax.tree.map(lambda v: v, variables)
+  still["params"]["layers"] = jax.tree.map(jnp.zeros_like, variables["params"]["layers"])
+  out, _ = apply(model, still, ones, train=True, rngs={"dropout": jax.random.key(2)})
+  dropped = np.asarray(out == 0)
+  np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], dropped.shape))
+  assert 0.3 < dropped[:, 0].mean() < 0.7
+  assert len({row.tobytes() for row in dropped[:, 0]}) == 4
 
 
 @pytest.mark.slow
