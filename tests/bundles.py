@@ -79,9 +79,8 @@ def joint():
 def write_part(directory, module, batch, sources=None, parts=None):
   """A part with random weights; its path."""
   directory = str(directory)
-  variables = module.init(
-    {"params": jax.random.key(0), "dropout": jax.random.key(1)}, batch, train=False
-  )
+  rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+  variables = jax.jit(module.init, static_argnames="train")(rngs, batch, train=False)
   variables = jax.tree.map(np.array, dict(nn.unbox(variables)))
   if "codebooks" in variables:
     _randomise(variables["codebooks"])
