@@ -107,6 +107,7 @@ def train(setting: dict) -> dict:
   import jax
 
   from benchmarks import decoder
+  from musiclm_jax.lm.audition import Audition
   from musiclm_jax.partitioning import MeshShape
   from musiclm_jax.training import trainer
   from musiclm_jax.training.checkpoints import Saves
@@ -126,7 +127,7 @@ def train(setting: dict) -> dict:
       steps=trainer.Steps(total=setting["steps"], log=1, evaluate=0),
       saves=Saves(every=setting["every"], newest=2, forever=0, best=""),
       limits=Limits(skipped=10, floors={}),
-      observation=trainer.Observation("", Window(0, 1)),
+      observation=trainer.Observation("", Window(0, 1), Audition(0, "", "", 0.0, 0, ())),
       initial={},
       compile_cache="",
     )

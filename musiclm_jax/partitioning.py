@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen import spmd
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 _AXES = ("slices", "data", "fsdp", "tensor")
 _BATCH = _AXES[:3]
@@ -82,8 +82,10 @@ def make_mesh(shape: MeshShape, devices=None) -> Mesh:
   return Mesh(grid, _AXES, axis_types)
 
 
-def use(mesh: Mesh):
-  """A context in which `constrain` speaks of this mesh."""
+def use(mesh: Mesh | None):
+  """A context in which `constrain` speaks of this mesh; None: of none, whatever stands around."""
+  if mesh is None:
+    return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
   return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax import checkpointing
+from musiclm_jax.lm.audition import Audition
 from musiclm_jax.partitioning import MeshShape
 from musiclm_jax.training import optimizers, progress, trainer
 from musiclm_jax.training.checkpoints import Saves
@@ -99,10 +100,41 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     saves=Saves(every=10, newest=2, forever=0, best=""),
     limits=Limits(skipped=5, floors={}),
     observation=trainer.Observation(
-      options.pop("wandb_project", ""), Window(first=options.pop("profile", 0), count=2)
+      options.pop("wandb_project", ""),
+      Window(first=options.pop("profile", 0), count=2),
+      options.pop("audition", Audition(0, "", "", 0.0, 0, ())),
     ),
     **{"initial": {}, "compile_cache": ""} | options,
   )
+
+
+class Tones:
+  """An audition whose two tones are as loud as the kernel that trains."""
+
+  def __init__(self):
+    self.heard = []
+
+  def check(self, module):
+    assert isinstance(module, Regression)
+
+  def due(self, step):
+    return step % 10 == 0
+
+  def __call__(self, module, variables):
+    self.heard.append(variables)
+    loudness = np.abs(variables["params"]["kernel"]).mean()
+    return loudness * np.sin(np.arange(2 * 800).reshape(2, 800) / 8), 8000
+
+
+def test_music_is_written_while_it_trains(tmp_path):
+  tones = Tones()
+  train(tmp_path, noise=0.0, audition=tones)
+  names = [f"{step:06}_{index:02}.wav" for step in (10, 20, 30) for index in (0, 1)]
+  assert sorted(path.name for path in (tmp_path / "audition").iterdir()) == names
+  assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(tones.heard))
+  allclose(tones.heard[-1], weights(tmp_path), rtol=0)  # which are those after the last step
+  events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+  assert events.count(b"audition/01") == 3
 
 
 METRICS = {"loss": (8.0, 8.0), "chance": (16.0, 8.0), "skipped": (0.0, 1.0)}

@@ -47,13 +47,38 @@ class Composer:
     description = bundles.load_description(bundle)
     self.sample_rate = description["sample_rate"]
     self.parts = {r: frozen.load(str(pathlib.Path(bundle, r))) for r in description["parts"]}
-    self.stages = [self.parts[name] for name in description["stages"]]
+    self._bundle, self._stages = bundle, description["stages"]
     self._samplings = {s.stage: s for s in samplings}
     for stage in self.stages:
       if stage.module.stage.name not in self._samplings:
         raise ValueError(f"stage {stage.module.stage.name} of {bundle} has no sampling settings")
     self._tokenizer = Tokenizer(description["text_model"])
     self._text_length = description["text_length"]
+
+  @property
+  def stages(self) -> list[frozen.Frozen]:
+    """The token models in the order in which they write."""
+    return [self.parts[name] for name in self._stages]
+
+  def role(self, module) -> str:
+    """The one part whose place a module can take: of its class, and for a stage of its tokens.
+
+    Raises ValueError where there is none, or more than one.
+    """
+
+    def work(module):
+      return type(module), *(getattr(module, name, None) for name in ("stage", "vocabulary"))
+
+    found = [role for role, part in self.parts.items() if work(part.module) == work(module)]
+    if len(found) != 1:
+      parts = f"{len(found)} parts: {', '.join(found)}" if found else "no part"
+      kind = type(module).__name__
+      raise ValueError(f"{self._bundle}: this {kind} wants the place of one part, fits {parts}")
+    return found[0]
+
+  def replace(self, module, variables: dict) -> None:
+    """Puts a module with its values in the place of the part whose work it does."""
+    self.parts[self.role(module)] = frozen.Frozen(module, variables)
 
   def text_codes(self, prompts: list[str]) -> np.ndarray:
     """MuLan codes [batch, 1, num_quantizers] of texts. Raises ValueError for an empty one."""
@@ -202,8 +227,11 @@ def _prompts(prompt: str, prompts: str) -> list[str]:
   """The one prompt, or the lines of a file."""
   if bool(prompt.strip()) == bool(prompts):
     raise ValueError("the prompt is empty: give one, or a file of prompts by --prompts FILE")
-  if not prompts:
-    return [prompt]
+  return read_prompts(prompts) if prompts else [prompt]
+
+
+def read_prompts(prompts: str) -> list[str]:
+  """The lines of a file. Raises ValueError where it is missing, or a line is empty."""
   if not pathlib.Path(prompts).is_file():
     raise ValueError(f"{prompts}: no such file")
   lines = [line.strip() for line in pathlib.Path(prompts).read_text().splitlines()]

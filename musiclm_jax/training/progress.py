@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from musiclm_jax import audio
 from musiclm_jax.checkpointing import digest
 
 
@@ -161,6 +162,15 @@ class Progress:
     self._write(step, "eval", values)
     verdict = "" if values["loss"] < 0.99 * values["chance"] else "  NOT LEARNING: at chance"
     self.say(f"{step}/{self._total}  held-out {_loss(values)}{verdict}")
+
+  def music(self, step: int, waveforms: np.ndarray, sample_rate: int) -> None:
+    """Writes waveforms [prompts, samples] as audition/STEP_PROMPT.wav, and for TensorBoard."""
+    for index, waveform in enumerate(waveforms):
+      path = self._dir / "audition" / f"{step:06}_{index:02}.wav"
+      audio.write(str(path), waveform, sample_rate)
+      self._writer.add_audio(f"audition/{index:02}", waveform, step, sample_rate)
+    self._rates.restart()  # which are of steps alone
+    self.say(f"{step}/{self._total}  {len(waveforms)} x music in {path.parent}")
 
   def say(self, text: str, *, keep: bool = True) -> None:
     """A line on stderr; one that is not to be kept is written over on a terminal."""

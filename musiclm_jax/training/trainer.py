@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from musiclm_jax import checkpointing, partitioning
+from musiclm_jax.lm.audition import Audition
 from musiclm_jax.training import flops, hardware, preflight, progress
 from musiclm_jax.training.checkpoints import Checkpoints, Saves
 from musiclm_jax.training.health import Health, Limits
@@ -26,12 +27,13 @@ from musiclm_jax.training.step import Program, Recipe, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-  """What a run shows besides metrics.jsonl and TensorBoard files: a W&B project ("": none), and
-  profiles.
+  """What a run shows besides metrics.jsonl and TensorBoard files: a W&B project ("": none),
+  profiles, and music.
   """
 
   wandb_project: str
   profile: Window
+  audition: Audition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,7 @@ def train(
   """
   if compile_cache:
     jax.config.update("jax_compilation_cache_dir", compile_cache)
+  observation.audition.check(recipe.model)
   program = recipe.program(train_data.shapes)
   initial = {path: directory for path, directory in initial.items() if directory}
   provenance = train_data.provenance | checkpointing.origins(initial)
@@ -100,7 +103,8 @@ def train(
       contextlib.closing(train_data.batches(first - 1, program.own_rows)) as batches,
     ):
       batches = map(program.put, batches)
-      watchers = profiler, health, notice, log
+      listen = functools.partial(_listen, program.model, observation.audition, log)
+      watchers = profiler, health, notice, log, listen
       state = _loop(program, state, batches, steps, held_out, checkpoints, *watchers)
       final = held_out(state.variables)
       log.evaluation(steps.total, final)
@@ -141,7 +145,17 @@ def _rates(program: Program) -> progress.Rates:
   return progress.Rates(flops.model_flops(program), peak)
 
 
-def _loop(program, state, batches, steps, held_out, checkpoints, profiler, health, notice, log):
+def _listen(model, audition: Audition, log: progress.Progress, step: int, variables) -> None:
+  """Writes the music that is due after a step; process 0 makes it, of the values of all."""
+  if audition.due(step):
+    whole = jax.tree.map(_whole, variables)
+    if jax.process_index() == 0:
+      log.music(step, *audition(model, jax.device_get(whole)))
+
+
+def _loop(
+  program, state, batches, steps, held_out, checkpoints, profiler, health, notice, log, listen
+):
   """The steps from the state's own to the last, each on the next of the global batches."""
   first = int(state.step) + 1
   for step in range(first, steps.total + 1):
@@ -161,6 +175,7 @@ def _loop(program, state, batches, steps, held_out, checkpoints, profiler, healt
     if steps.evaluate and step % steps.evaluate == 0 and step < steps.total:
       found = held_out(state.variables)
       log.evaluation(step, found)
+    listen(step, state.variables)
     if notice.came(step):
       checkpoints.save(step, state, found)
       checkpoints.close()
