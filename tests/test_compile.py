@@ -9,12 +9,8 @@ import pytest
 
 from musiclm_jax import main, partitioning
 from musiclm_jax.layers import with_field
-from musiclm_jax.training.compile import (
-  describe,
-  largest_batches,
-  load,
-  topology_devices,
-)
+from musiclm_jax.training import topologies
+from musiclm_jax.training.compile import describe, largest_batches, load
 from tests import trainings
 from tests.programs import program
 
@@ -82,12 +78,35 @@ def test_a_saved_step_is_the_step(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(wanted))
 
 
+def test_gpus_compile_too(capsys):
+  pytest.importorskip("jax_plugins.xla_cuda13")  # of the extra [gpu]
+  words = ("tiny/semantic", "--topology=h200:2x4", "--mesh_fsdp=2")
+  report = compiled(capsys, *words, "--batch_size=16")
+  assert report["devices"] == 8 and report["mesh"] == dict(slices=1, data=4, fsdp=2, tensor=1)
+  assert report["chip"] == "NVIDIA H200" and report["memory"]["activations"] > 0
+  assert sum(each["bytes"] for each in report["collectives"].values()) > 0
+  line = compiled(capsys, *words, f"--batch_size={2**22}")
+  assert "the step does not fit: it wants" in line and "of 141.0G on each device" in line
+  assert "mesh_slices are of TPUs" in compiled(capsys, *words, "--batch_size=16", "--mesh_slices=2")
+
+
+def test_gpus_without_their_compiler_are_one_line(capsys, monkeypatch):
+  from jax.experimental import topologies as compilers
+
+  def none(*args, **options):
+    raise NotImplementedError("topology_name cuda not found")
+
+  monkeypatch.setattr(compilers, "get_topology_desc", none)
+  line = compiled(capsys, "tiny/semantic", "--topology=h200:4x8")
+  assert "no 'h200:4x8' here" in line and "the extra [gpu]" in line and line.count("\n") == 1
+
+
 def test_one_thing_is_asked_for_at_a_time(capsys):
   line = compiled(capsys, "tiny/fine", "--topology=v5e:2x2", "--search=True", "--decode=True")
   assert "wanted one at a time" in line and line.count("\n") == 1
 
 
-@pytest.mark.parametrize("topology", ["v5e:3x5", "v9:2x2", "nonsense"])
+@pytest.mark.parametrize("topology", ["v5e:3x5", "v9:2x2", "nonsense", "h200:8", "h200:0x8"])
 def test_an_unknown_topology_is_one_line(capsys, topology):
   line = compiled(capsys, "tiny/semantic", f"--topology={topology}")
   assert f"topology: no '{topology}' here" in line and line.count("\n") == 1
@@ -118,4 +137,4 @@ def test_the_search_finds_the_largest_batch(monkeypatch):
 def test_remat_is_changed_wherever_it_stands():
   model = with_field(trainings.load("tiny/w2v_bert").model, "remat", "full")
   assert model.contrastive.remat == model.masked.remat == "full"
-  assert len(topology_devices("v5e:2x2")) == 4
+  assert len(topologies.devices("v5e:2x2")) == 4

@@ -57,6 +57,7 @@ LAYERS = (
     "training.profiling",
     "training.progress",
     "training.step",
+    "training.topologies",
   ),
   (
     "training.input_pipeline",

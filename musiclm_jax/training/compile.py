@@ -1,7 +1,7 @@
 """Compiles the step of a training for devices that are not there: does it fit, how fast can it be.
 
-XLA's compiler for TPUs runs on any machine (the package libtpu); what it says of memory and of
-collectives is what a slice would run.
+XLA's compilers for TPUs and GPUs run on any machine (`topologies`); what they say of memory and of
+collectives is what the devices would run.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jax.experimental import serialize_executable
 from musiclm_jax import checkpointing, partitioning
 from musiclm_jax.layers import with_field
 from musiclm_jax.lm.token_lm import TokenLM
-from musiclm_jax.training import flops, hardware
+from musiclm_jax.training import flops, hardware, topologies
 from musiclm_jax.training.collectives import collectives
 from musiclm_jax.training.step import Program, Recipe
 
@@ -39,7 +39,8 @@ def compile(
   save: str,
   json: bool,
 ) -> dict:
-  """What the step of a training takes on `topology`, such as v5e:16x16; printed, and given.
+  """What the step of a training takes on `topology`, such as v5e:16x16 or h200:4x8; printed, and
+  given.
 
   The mesh's `slices` are as many of them. With `search`, for each remat preset, the largest batch
   that fits; with `decode`, of a stage model, the step that samples a token for a batch. The
@@ -50,7 +51,7 @@ def compile(
   if sum((search, decode, bool(save))) > 1:
     raise ValueError("compile: search, decode and save are three things; wanted one at a time")
   shapes = partitioning.batched(examples.shapes, batch_size)
-  program = recipe.program(shapes, topology_devices(topology, recipe.mesh_shape.slices))
+  program = recipe.program(shapes, topologies.devices(topology, recipe.mesh_shape.slices))
   if search:
     report = {"search": largest_batches(program)}
   elif decode:
@@ -59,19 +60,6 @@ def compile(
     report = describe(program, save)
   print(jsons.dumps(report) if json else _text(topology, report))
   return report
-
-
-def topology_devices(topology: str, slices: int = 1) -> list:
-  """The devices of TPU slices. Raises ValueError where libtpu is missing or has no such slice."""
-  from jax.experimental import topologies
-
-  hardware.settle_libtpu()
-  try:
-    several = {"num_slices": slices} if slices > 1 else {}
-    return topologies.get_topology_desc(topology, platform="tpu", **several).devices
-  except (RuntimeError, NotImplementedError) as error:
-    line = str(error).split("\n")[0]
-    raise ValueError(f"topology: no {topology!r} here: {line}; wanted one as v5e:16x16") from None
 
 
 def describe(program: Program, save: str = "") -> dict:
@@ -99,6 +87,11 @@ def describe(program: Program, save: str = "") -> dict:
   memory["activations"] = analysis.peak_memory_in_bytes - resident
   useful, done = flops.model_flops(program), flops.step_flops(program)
   sent = collectives(compiled.as_text())
+  kind = program.mesh.devices.flat[0].device_kind
+  chip = hardware.chip(kind)
+  if chip and sum(memory.values()) > chip.memory:  # which XLA checks for TPUs alone
+    wanted, there = (f"{x / 1e9:.1f}G" for x in (sum(memory.values()), chip.memory))
+    raise _too_large(program, f"wants {wanted} of {there} on each device")
   report = {
     "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
     "devices": program.mesh.size,
@@ -111,8 +104,7 @@ def describe(program: Program, save: str = "") -> dict:
     "collectives": sent,
     "compile_seconds": round(seconds, 1),
   }
-  kind = program.mesh.devices.flat[0].device_kind
-  if chip := hardware.chip(kind):
+  if chip:
     compute = done / program.mesh.size / chip.flops
     network = sum(each["bytes"] for each in sent.values()) / chip.network
     ceiling = useful / program.mesh.size / chip.flops / max(compute, network)
@@ -238,7 +230,12 @@ def _refusal(program: Program, error: str) -> ValueError:
     return ValueError(f"the step does not compile: {error.splitlines()[0]}")
   used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", error)
   used = used or re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", error)
-  wanted = f"wants {used[1]} of {used[2]} on each device" if used else error.splitlines()[0]
+  return _too_large(
+    program, f"wants {used[1]} of {used[2]} on each device" if used else error.splitlines()[0]
+  )
+
+
+def _too_large(program: Program, wanted: str) -> TooLarge:
   more = max(2, 2 * program.num_microbatches)
   return TooLarge(
     f"the step does not fit: it {wanted}; --num_microbatches={more}, a smaller --batch_size,"

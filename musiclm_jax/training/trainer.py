@@ -10,6 +10,8 @@ import functools
 import itertools
 import pathlib
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +45,16 @@ class Steps:
   total: int
   log: int
   evaluate: int
+
+
+class _Watchers(NamedTuple):
+  """What looks at every step; `listen` is called with its number and the variables."""
+
+  profiler: Profiler
+  health: Health
+  notice: Notice
+  log: progress.Progress
+  listen: Callable[[int, dict], None]
 
 
 def evaluate(program: Program, variables, data) -> dict[str, float]:
@@ -104,8 +116,8 @@ def train(
     ):
       batches = map(program.put, batches)
       listen = functools.partial(_listen, program.model, observation.audition, log)
-      watchers = profiler, health, notice, log, listen
-      state = _loop(program, state, batches, steps, held_out, checkpoints, *watchers)
+      watchers = _Watchers(profiler, health, notice, log, listen)
+      state = _loop(program, state, batches, steps, held_out, checkpoints, watchers)
       final = held_out(state.variables)
       log.evaluation(steps.total, final)
     checkpoints.save(steps.total, state, final)
@@ -153,10 +165,9 @@ def _listen(model, audition: Audition, log: progress.Progress, step: int, variab
       log.music(step, *audition(model, jax.device_get(whole)))
 
 
-def _loop(
-  program, state, batches, steps, held_out, checkpoints, profiler, health, notice, log, listen
-):
+def _loop(program, state, batches, steps, held_out, checkpoints, watchers: _Watchers):
   """The steps from the state's own to the last, each on the next of the global batches."""
+  profiler, health, notice, log, listen = watchers
   first = int(state.step) + 1
   for step in range(first, steps.total + 1):
     profiler.before(step)
