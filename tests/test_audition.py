@@ -68,4 +68,6 @@ def test_what_makes_no_music_is_refused_before_the_first_step(made, tmp_path):
     audition(made, prompts=str(tmp_path / "nowhere.txt")).check(module)
   with pytest.raises(ValueError, match="no bundle here"):
     audition(made, bundle=str(tmp_path)).check(module)
+  with pytest.raises(ValueError, match="wants --audition_bundle and --audition_prompts too"):
+    audition(made, bundle="").check(module)
   audition(made, period=0, bundle="", prompts="").check(SoundStream)

@@ -30,9 +30,12 @@ class Audition:
 
   def check(self, module: nn.Module) -> None:
     """Raises ValueError where there will be no music of this module: before the first step."""
-    if self.period:
-      self._composer.role(module)
-      read_prompts(self.prompts)
+    if not self.period:
+      return
+    if not (self.bundle and self.prompts):
+      raise ValueError("--audition_period wants --audition_bundle and --audition_prompts too")
+    self._composer.role(module)
+    read_prompts(self.prompts)
 
   def __call__(self, module: nn.Module, variables: dict) -> tuple[np.ndarray, int]:
     """(waveforms [prompts, samples] float32, Hz) of a module with these values."""
