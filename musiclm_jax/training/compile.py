@@ -158,10 +158,11 @@ def describe_decoding(program: Program) -> dict:
 def _compile(program: Program, step, *args):
   """(the compiled step, seconds). Raises ValueError where it does not fit or does not compile."""
   began = time.perf_counter()
+  platform = program.mesh.devices.flat[0].platform
   with partitioning.use(program.mesh):
     lowered = step.lower(*args)
     try:
-      compiled = lowered.compile()
+      compiled = lowered.compile(compiler_options=topologies.OPTIONS[platform])
     except jax.errors.JaxRuntimeError as error:
       raise _refusal(program, str(error)) from None
   return compiled, time.perf_counter() - began

@@ -52,6 +52,10 @@ _GPUS = {
 }
 
 
+# Of XLA, by platform. For GPUs it finds the tiles of Triton's products by trying them on one.
+OPTIONS = {"tpu": {}, "cpu": {}, "gpu": {"xla_gpu_enable_triton_gemm": False}}
+
+
 def devices(topology: str, slices: int = 1) -> list:
   """The devices of TPU slices, v5e:16x16, or of GPUs by hosts and GPUs a host, h200:4x8.
 
