@@ -19,8 +19,6 @@ import time
 
 import numpy as np
 
-from musiclm_jax.training import hardware
-
 BATCH, LENGTH = 8, 512
 SIZE = dict(
   vocab_size=1024,
@@ -36,7 +34,6 @@ SIZE = dict(
 
 def ours():
   """A function from tokens to the loss of a step of `musiclm train`, on one device."""
-  hardware.keep_memory()
   from benchmarks import decoder
 
   program = decoder.program(

@@ -49,7 +49,6 @@ def run(job):
 def entry() -> None:
   """The console script."""
   sys.excepthook = _crash
-  hardware.keep_memory()
   code = main(sys.argv[1:])
   if code:
     processes.leave(code)

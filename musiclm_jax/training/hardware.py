@@ -3,10 +3,8 @@
 TPUs: cloud.google.com/tpu/docs (system architecture pages); GPUs: NVIDIA's data sheets, dense.
 """
 
-import ctypes
 import dataclasses
 import os
-import platform
 from pathlib import Path
 
 _NO_TPU = {  # what libtpu would ask a metadata server for, or a lock for
@@ -39,9 +37,6 @@ _CHIPS = {  # by what the device's kind begins with; the longest that fits
 }
 
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # of malloc.h
-
-
 def chip(device_kind: str) -> Chip | None:
   """The chip that a JAX device is, None where it is not in the table."""
   known = [name for name in _CHIPS if device_kind.startswith(name)]
@@ -59,18 +54,3 @@ def settle_libtpu() -> None:
   if not has_tpu():
     for name, value in _NO_TPU.items():
       os.environ.setdefault(name, value)
-
-
-def keep_memory() -> None:
-  """Has glibc keep the memory that a step on the CPU frees for the step behind it.
-
-  XLA takes the activations of a step as one block, which would go back to the system after each:
-  the pages of some GB, new in every step, are a tenth of its time. To be called before there are
-  threads. Does nothing with another C library.
-  """
-  if platform.libc_ver()[0] == "glibc":
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, -1)  # never
-    mallopt(_M_ARENA_MAX, 1)  # the others cannot hold a large block
-    mallopt(_M_TOP_PAD, 1 << 30)
