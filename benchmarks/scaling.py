@@ -57,9 +57,9 @@ def speed(setting: dict, steps: int, rounds: int) -> dict[str, float]:
 def memory(setting: dict) -> dict[str, float]:
   """{activations, all: bytes on each device, mfu_ceiling, compile_seconds} of a setting."""
   from benchmarks import decoder
-  from musiclm_jax.training import compile
+  from musiclm_jax.training import compile, topologies
 
-  devices = compile.topology_devices(setting.pop("topology"))
+  devices = topologies.devices(setting.pop("topology"))
   tokens = decoder.plain(setting.pop("length"), _CODES)
   mesh = (1, len(devices), 1, 1)
   report = compile.describe(decoder.program(tokens, mesh=mesh, devices=devices, **setting))

@@ -13,11 +13,12 @@ it that the products of a rival reach.
 import argparse
 import importlib.util
 import json
-import subprocess
 import sys
 import time
 
 import numpy as np
+
+from benchmarks.alone import needed
 
 BATCH, LENGTH = 8, 512
 SIZE = dict(
@@ -109,11 +110,15 @@ def flops_per_token() -> float:
   return 3 * 2 * (SIZE["num_layers"] * layer + embed * SIZE["vocab_size"])
 
 
-def alone(*arguments: str) -> dict:
-  """What `python -m benchmarks.train_step *arguments` prints, in a process of its own."""
-  command = [sys.executable, "-m", "benchmarks.train_step", *arguments]
-  output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-  return json.loads(output.splitlines()[-1])
+def one(setting: dict) -> dict[str, float]:
+  """What a process that `main` starts measures: a rival, or this machine."""
+  if "rival" in setting:
+    return measure(setting["rival"], setting["steps"])
+  return {"gflops": matrix_product()}
+
+
+def _do(setting: dict) -> dict:
+  return needed("benchmarks.train_step", setting, {"JAX_PLATFORMS": "cpu"})
 
 
 def main() -> None:
@@ -126,9 +131,7 @@ def main() -> None:
   parser.add_argument("--one", help="for the processes that this one starts")
   options = parser.parse_args()
   if options.one:
-    one = options.one
-    result = {"gflops": matrix_product()} if one == "matrix" else measure(one, options.steps)
-    print(json.dumps(result))
+    print(json.dumps(one(json.loads(options.one))))
     return
   names = options.only.split(",")
   if importlib.util.find_spec("torch") is None:
@@ -137,9 +140,9 @@ def main() -> None:
   results: dict[str, list[dict]] = {name: [] for name in names}
   for _ in range(options.rounds):
     for name in names:
-      results[name].append(alone(f"--one={name}", f"--steps={options.steps}"))
+      results[name].append(_do({"rival": name, "steps": options.steps}))
       print(name, results[name][-1], file=sys.stderr)
-  print(_report(results, alone("--one=matrix")["gflops"], options.json))
+  print(_report(results, _do({})["gflops"], options.json))
 
 
 def _report(results: dict[str, list[dict]], peak: float, as_json: bool) -> str:
