@@ -117,16 +117,14 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 def frame(waveform: jnp.ndarray, window: int, hop: int) -> jnp.ndarray:
   """[..., samples] to [..., frames, window], frames = 1 + (samples - window) // hop, no padding."""
   frames = 1 + (waveform.shape[-1] - window) // hop
-  if (
-    window % hop == 0
-  ):  # strided views as reshapes: no gather, so forward and backward stay fast on every backend
-    parts = window // hop
-    blocks = waveform[..., : (frames + parts - 1) * hop].reshape(
-      *waveform.shape[:-1], frames + parts - 1, hop
-    )
-    return jnp.concatenate([blocks[..., i : i + frames, :] for i in range(parts)], axis=-1)
-  index = np.arange(frames)[:, None] * hop + np.arange(window)
-  return waveform[..., index]
+  parts = -(-window // hop)
+  whole = (frames + parts - 1) * hop
+  # Views of blocks of a hop and no gather, so that forward and backward are fast on every backend.
+  fitted = waveform[..., :whole]
+  fill = [(0, 0)] * (fitted.ndim - 1) + [(0, whole - fitted.shape[-1])]
+  blocks = jnp.pad(fitted, fill).reshape(*fitted.shape[:-1], frames + parts - 1, hop)
+  joined = jnp.concatenate([blocks[..., i : i + frames, :] for i in range(parts)], axis=-1)
+  return joined[..., :window]
 
 
 def stft(waveform: jnp.ndarray, *, window: int, hop: int) -> jnp.ndarray:

@@ -89,10 +89,12 @@ def test_stft_and_log_mel_match_librosa(window, hop):
   np.testing.assert_allclose(found, np.log(np.maximum(wanted.T, 1e-5)), atol=1e-3)
 
 
-def test_frames_are_strided_views():
-  x = np.arange(20.0)
-  found = audio.frame(jnp.array(x), 8, 4)
-  np.testing.assert_array_equal(found, np.stack([x[i : i + 8] for i in range(0, 13, 4)]))
+@pytest.mark.parametrize("window, hop", [(8, 4), (7, 3), (20, 6), (5, 5), (3, 9), (4, 1)])
+def test_frames_are_strided_views(window, hop):
+  x = np.arange(40.0).reshape(2, 20)
+  found = audio.frame(jnp.array(x), window, hop)
+  starts = range(0, 20 - window + 1, hop)
+  np.testing.assert_array_equal(found, np.stack([x[:, i : i + window] for i in starts], axis=1))
 
 
 def test_resampling_keeps_pitch_and_length():
