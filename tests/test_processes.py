@@ -58,7 +58,8 @@ MESH = ("--mesh_data=1", "--mesh_fsdp=2", "--mesh_tensor=2")
 
 
 def start(count, devices, *command):
-  options = [f"--processes={count}", f"--devices_per_process={devices}"]
+  # Three kills can all come in the first save: no failure then leaves a new checkpoint.
+  options = [f"--processes={count}", f"--devices_per_process={devices}", "--failures=4"]
   return subprocess.Popen(
     [sys.executable, "-m", "musiclm_jax.supervisor", *options, "--", *command],
     env={**os.environ, "JAX_PLATFORMS": "cpu"},
