@@ -149,15 +149,19 @@ def test_another_number_of_processes_goes_on_likewise(
 def test_killed_while_it_saves_it_goes_on_by_itself(tokens, tmp_path):
   run(1, 1, *words(tokens, tmp_path / "whole"))
   job = start(1, 1, *words(tokens, tmp_path / "killed", saves=1))
-  interrupted = set()  # folders of checkpoints that were being written
-  while len(interrupted) < 3:
+  killed, seen = set(), set()  # processes, and folders of checkpoints that were being written
+  while len(killed) < 3:
     assert job.poll() is None, job.stderr.read()[-3000:]
+    folders = set()
     for path in (tmp_path / "killed").glob("checkpoints/*tmp*"):
       with contextlib.suppress(FileNotFoundError):  # it was just finished
-        folder = path.stat().st_ino
-        if folder not in interrupted:
-          os.kill(child(job, "train"), signal.SIGKILL)
-          interrupted.add(folder)
+        folders.add(path.stat().st_ino)
+    if folders - seen:
+      seen |= folders
+      process = child(job, "train")
+      if process not in killed:  # else it is about to be gone
+        os.kill(process, signal.SIGKILL)
+        killed.add(process)
   _, text = job.communicate(timeout=300)
   assert job.returncode == 0, text[-3000:]
   assert text.count("was killed by SIGKILL") == 3
