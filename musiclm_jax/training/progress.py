@@ -169,7 +169,6 @@ class Progress:
       path = self._dir / "audition" / f"{step:06}_{index:02}.wav"
       audio.write(str(path), waveform, sample_rate)
       self._writer.add_audio(f"audition/{index:02}", waveform, step, sample_rate)
-    self._rates.restart()  # which are of steps alone
     self.say(f"{step}/{self._total}  {len(waveforms)} x music in {path.parent}")
 
   def say(self, text: str, *, keep: bool = True) -> None:

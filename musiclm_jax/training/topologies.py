@@ -27,7 +27,6 @@ class _Gpu:
   lanes: int  # float32 units of a core
   shared_memory: int  # of a core; a block may have 1 KiB less
   l2_cache: int
-  memory: int
   bandwidth: int  # of the memory, a second
   clock: float
 
@@ -39,16 +38,16 @@ class _Gpu:
       shared_memory_per_core: {self.shared_memory}
       shared_memory_per_block_optin: {self.shared_memory - 1024}
       l2_cache_size: {self.l2_cache}
-      device_memory_size: {self.memory} memory_bandwidth: {self.bandwidth}
+      device_memory_size: {int(hardware.chip(self.name).memory)} memory_bandwidth: {self.bandwidth}
     }}
     platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }}
     device_description_str: "{self.name}" """
 
 
 _GPUS = {
-  "a100": _Gpu("NVIDIA A100", 8, 108, 64, 164 << 10, 40 << 20, 80 * 10**9, 2_039 * 10**9, 1.41),
-  "h100": _Gpu("NVIDIA H100", 9, 132, 128, 228 << 10, 50 << 20, 80 * 10**9, 3_350 * 10**9, 1.98),
-  "h200": _Gpu("NVIDIA H200", 9, 132, 128, 228 << 10, 50 << 20, 141 * 10**9, 4_800 * 10**9, 1.98),
+  "a100": _Gpu("NVIDIA A100", 8, 108, 64, 164 << 10, 40 << 20, 2_039 * 10**9, 1.41),
+  "h100": _Gpu("NVIDIA H100", 9, 132, 128, 228 << 10, 50 << 20, 3_350 * 10**9, 1.98),
+  "h200": _Gpu("NVIDIA H200", 9, 132, 128, 228 << 10, 50 << 20, 4_800 * 10**9, 1.98),
 }
 
 
