@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax.layers import MASKED, add_bias, normal, stack
+from musiclm_jax.layers import MASKED, Dropout, add_bias, normal, stack
 from musiclm_jax.partitioning import constrain
 
 
@@ -67,7 +67,7 @@ class SelfAttention(nn.Module):
     if bias is not None:
       scores = add_bias(scores, bias)
     weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-    weights = nn.Dropout(self.dropout_rate, deterministic=not train)(weights)
+    weights = Dropout(self.dropout_rate, deterministic=not train)(weights)
     y = jnp.einsum("bnts,bsnh->btnh", weights, value)
     return Affine((x.shape[-1],), (*axes, "embed"), self.dtype, name="out")(y)
 
@@ -87,7 +87,7 @@ class EncoderLayer(nn.Module):
 
   @nn.compact
   def __call__(self, x, bias, train: bool):
-    dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+    dropout = Dropout(self.dropout_rate, deterministic=not train)
     attention = SelfAttention(
       self.num_heads, self.head_dim, self.dropout_rate, self.dtype, name="attention"
     )
@@ -132,7 +132,7 @@ class Encoder(nn.Module):
       bias = jnp.where(mask, 0.0, MASKED)[:, None, None, :]
     norm = layer_norm("norm", self.dtype)
     x = x if self.norm_first else norm(x)
-    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+    x = Dropout(self.dropout_rate, deterministic=not train)(x)
     x = constrain(x, "batch", "length", "embed_act")
     in_axes = (nn.broadcast, nn.broadcast)
     layers = stack(

@@ -1,4 +1,4 @@
-"""What the models are built of: how parameters start, the norm, and layers as one stack."""
+"""What the models are built of: first values, the norm, dropout, and layers as one stack."""
 
 import dataclasses
 import math
@@ -34,6 +34,27 @@ def unit(x: jax.Array) -> jax.Array:
   """x [..., dim] at length 1, float32."""
   x = x.astype(jnp.float32)
   return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
+
+
+class Dropout(nn.Module):
+  """x / (1 - rate) with values set to 0 at `rate`; along `broadcast_dims` all or none of them.
+
+  The mask is computed once. XLA would make its random bits again within everything that reads
+  them, of which a TPU's compiler makes a single Conformer layer in 258 s and not 58.
+  """
+
+  rate: float
+  deterministic: bool
+  broadcast_dims: tuple[int, ...] = ()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    if self.deterministic or self.rate == 0:
+      return x
+    along = {dim % x.ndim for dim in self.broadcast_dims}
+    shape = [1 if dim in along else size for dim, size in enumerate(x.shape)]
+    kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+    return jnp.where(jax.lax.optimization_barrier(kept), x / (1 - self.rate), 0)
 
 
 def add_bias(scores: jax.Array, bias: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.attention import attend, causal_attention, turn
-from musiclm_jax.layers import MASKED, norm, normal, stack
+from musiclm_jax.layers import MASKED, Dropout, norm, normal, stack
 from musiclm_jax.partitioning import constrain
 
 
@@ -34,11 +34,11 @@ class Cache:
     )
 
 
-def _dropout(rate: float, train: bool) -> nn.Dropout:
+def _dropout(rate: float, train: bool) -> Dropout:
   """Drops a feature of a sequence at all its positions, as T5 and T5X do: a mask of one position
   takes a length's share of the random bits, which are slow to make on every backend.
   """
-  return nn.Dropout(rate, broadcast_dims=(-2,), deterministic=not train)
+  return Dropout(rate, broadcast_dims=(-2,), deterministic=not train)
 
 
 class Layer(nn.Module):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from musiclm_jax.attention import RelativeBias
 from musiclm_jax.encoder import Affine, SelfAttention, layer_norm
-from musiclm_jax.layers import normal, stack
+from musiclm_jax.layers import Dropout, normal, stack
 from musiclm_jax.partitioning import constrain
 
 
@@ -66,7 +66,7 @@ class ConformerLayer(nn.Module):
 
   @nn.compact
   def __call__(self, x, bias, train: bool):
-    dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+    dropout = Dropout(self.dropout_rate, deterministic=not train)
     attention = SelfAttention(
       self.num_heads, self.head_dim, self.dropout_rate, self.dtype, name="attention"
     )
