@@ -64,3 +64,20 @@ def test_a_program_of_xla(steps):
 
   found = collectives(step.lower(jnp.zeros(64)).compile().as_text())
   assert found == {"all-reduce": {"count": steps, "bytes": steps * 2 * 4 * 3 // 4}}
+
+
+def test_what_one_branch_sends_does_not_count_where_another_does_not():
+  mesh = make_mesh(MeshShape(1, 2, 1, 4))
+  rows = NamedSharding(mesh, PartitionSpec("tensor"))
+  once = NamedSharding(mesh, PartitionSpec())
+
+  @functools.partial(jax.jit, in_shardings=(once, rows), out_shardings=rows)
+  def step(first, x):
+    x = x - x.sum()
+    return jax.lax.cond(
+      first, lambda x: jax.lax.fori_loop(0, 9, lambda _, x: x - x.sum(), x), jnp.sin, x
+    )
+
+  hlo = step.lower(True, jnp.zeros(64)).compile().as_text()
+  assert hlo.count("all-reduce(") == 2
+  assert collectives(hlo) == {"all-reduce": {"count": 1, "bytes": 2 * 4 * 3 // 4}}

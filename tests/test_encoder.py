@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax.encoder import Encoder
+from musiclm_jax.layers import Dropout
 
 SIZES = {
   "num_layers": 2,
@@ -88,3 +89,14 @@ def test_dropout_is_for_training_alone(x):
   rngs = {"dropout": jax.random.key(0)}
   np.testing.assert_array_equal(model.apply(v, x), model.apply(v, x, rngs=rngs))
   assert np.abs(model.apply(v, x, train=True, rngs=rngs) - model.apply(v, x)).max() > 0.1
+
+
+@pytest.mark.parametrize("along", [(), (1,), (-2, 0)])
+def test_dropout_drops_as_flax_does(x, along):
+  def dropped(module):
+    layer = module(0.3, deterministic=False, broadcast_dims=along)
+    return jax.jit(lambda x, key: layer.apply({}, x, rngs={"dropout": key}))(x, jax.random.key(0))
+
+  ours = dropped(Dropout)
+  np.testing.assert_array_equal(ours, dropped(nn.Dropout))
+  assert 0 < (ours == 0).mean() < 1

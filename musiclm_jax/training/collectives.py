@@ -1,15 +1,18 @@
 """What devices send to each other in a compiled program, read from the text of its HLO."""
 
 import collections
+import dataclasses
+import functools
 import math
 import re
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_FIELDS = ("count", "bytes")
 _BITS = {"pred": 8, "f8e4m3fn": 8, "f8e5m2": 8, "bf16": 16}
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 _CALLS = re.compile(r"(?:calls|to_apply|body)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"(?:branch|called)_computations=\{([^}]*)\}")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%?[\w.\-]+)")
 _ARRAY = re.compile(r"\b([a-z]+\d[a-z0-9]*|pred)\[([\d,]*)\]")
 
 
@@ -17,24 +20,40 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
   """{kind: {"count", "bytes"}} of one run of the program: bytes that each device sends.
 
   A ring of n devices sends (n - 1) / n of the whole array to gather or scatter it and twice as much
-  to reduce it everywhere. What stands in the body of a loop counts as often as the loop runs.
+  to reduce it everywhere. What stands in the body of a loop counts as often as the loop runs; of
+  the branches of a condition, the one that sends least: only the first step makes codebooks.
   """
-  own, calls, entry = _parse(hlo)
-  times = collections.Counter({entry: 1})
-  for name in _in_calling_order(entry, calls):
-    for callee, trips in calls[name]:
-      times[callee] += times[name] * trips
-  found = {kind: {"count": 0, "bytes": 0} for kind in _KINDS}
-  for name, each in own.items():
-    for kind, size in each:
-      found[kind]["count"] += times[name]
-      found[kind]["bytes"] += round(times[name] * size)
-  return {kind: sums for kind, sums in found.items() if sums["count"]}
+  computations, entry = _parse(hlo)
+
+  @functools.cache
+  def sums(name: str) -> collections.Counter:
+    """{(kind, "count" or "bytes"): sum}."""
+    computation, total = computations[name], collections.Counter()
+    for kind, size in computation.sent:
+      total.update({(kind, "count"): 1, (kind, "bytes"): size})
+    for callee, times in computation.calls:
+      total.update({key: value * times for key, value in sums(callee).items()})
+    for branches in computation.conditions:
+      total.update(min(map(sums, branches), key=lambda each: sum(each[k, "bytes"] for k in _KINDS)))
+    return total
+
+  all_sums = sums(entry)
+  found = {kind: {field: round(all_sums[kind, field]) for field in _FIELDS} for kind in _KINDS}
+  return {kind: each for kind, each in found.items() if each["count"]}
 
 
-def _parse(hlo: str):
-  """({computation: [(kind, bytes)]}, {computation: [(callee, times)]}, entry's name)."""
-  own, calls = collections.defaultdict(list), collections.defaultdict(list)
+@dataclasses.dataclass
+class _Computation:
+  """What a computation sends [(kind, bytes)], calls [(name, times)] and chooses among [names]."""
+
+  sent: list = dataclasses.field(default_factory=list)
+  calls: list = dataclasses.field(default_factory=list)
+  conditions: list = dataclasses.field(default_factory=list)
+
+
+def _parse(hlo: str) -> tuple[dict[str, _Computation], str]:
+  """({name: computation}, the entry's name)."""
+  computations = collections.defaultdict(_Computation)
   bounds: dict[str, int] = {}  # the largest number in a computation: a loop's condition has its end
   loops, name, entry = [], "", ""
   for line in hlo.splitlines():
@@ -47,35 +66,21 @@ def _parse(hlo: str):
     shape, operation, rest = instruction.groups()
     kind = operation.removesuffix("-start")
     if kind in _KINDS:
-      own[name].append((kind, _sent(kind, shape, operation != kind, rest)))
+      computations[name].sent.append((kind, _sent(kind, shape, operation != kind, rest)))
     if operation == "constant" and shape.startswith("s32[]") and rest.split(")")[0].isdigit():
       bounds[name] = max(bounds.get(name, 0), int(rest.split(")")[0]))
     if operation == "while":
       condition = re.search(r"condition=%?([\w.\-]+)", rest)[1]
       known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', rest)
       loops.append((name, _CALLS.search(rest)[1], condition, known and int(known[1])))
+    elif operation == "conditional":
+      names = ",".join(many or one for many, one in _BRANCHES.findall(rest)).split(",")
+      computations[name].conditions.append([each.strip().lstrip("%") for each in names])
     else:
-      calls[name] += [(callee, 1) for callee in _CALLS.findall(rest)]
-      for branches in _BRANCHES.findall(rest):
-        calls[name] += [(each.strip().lstrip("%"), 1) for each in branches.split(",")]
+      computations[name].calls += [(callee, 1) for callee in _CALLS.findall(rest)]
   for name, body, condition, known in loops:
-    calls[name].append((body, known or bounds.get(condition, 1)))
-  return own, calls, entry
-
-
-def _in_calling_order(entry: str, calls) -> list[str]:
-  """All computations that `entry` leads to, each before those that it calls."""
-  order, seen = [], set()
-
-  def visit(name):
-    if name not in seen:
-      seen.add(name)
-      for callee, _ in calls[name]:
-        visit(callee)
-      order.append(name)
-
-  visit(entry)
-  return order[::-1]
+    computations[name].calls.append((body, known or bounds.get(condition, 1)))
+  return computations, entry
 
 
 def _sent(kind: str, shape: str, starts: bool, rest: str) -> float:
