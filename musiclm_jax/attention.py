@@ -37,8 +37,30 @@ def relative_buckets(distance: jax.Array, *, num_buckets: int, max_distance: int
   return ahead + jnp.where(back < exact, back, jnp.minimum(far, num_buckets - 1))
 
 
+def diagonals(values: jax.Array, queries: int) -> jax.Array:
+  """[..., queries, keys] of values [..., queries + keys - 1] from the lower left corner's diagonal
+  to the upper right one's.
+
+  >>> diagonals(jnp.arange(4), 2)
+  [[1, 2, 3], [0, 1, 2]]
+  """
+  keys = values.shape[-1] - queries + 1
+  period = queries + keys
+  # Rows of one less than the period, so that each starts one value earlier than that above it; no
+  # gather, so that the gradient is a sum over the rows.
+  turned = jnp.concatenate(
+    [values[..., queries - 1 :], values[..., :1], values[..., : queries - 1]], axis=-1
+  )
+  rows = jnp.broadcast_to(turned[..., None, :], (*turned.shape[:-1], queries, period))
+  flat = rows.reshape(*turned.shape[:-1], queries * period)[..., : queries * (period - 1)]
+  return flat.reshape(*turned.shape[:-1], queries, period - 1)[..., :keys]
+
+
 class RelativeBias(nn.Module):
-  """T5 relative position bias [x, heads, queries, keys], one table for all layers; equal in x."""
+  """T5 relative position bias [x, heads, queries, keys], one table for all layers; equal in x.
+
+  Positions are consecutive ones, so that a bias is the same along a diagonal.
+  """
 
   num_buckets: int
   max_distance: int
@@ -48,14 +70,15 @@ class RelativeBias(nn.Module):
   def __call__(self, query_positions: jax.Array, key_positions: jax.Array, num_heads: int):
     init = nn.with_logical_partitioning(normal(fan_in_axes=1), (None, "heads"))
     table = self.param("table", init, (self.num_buckets, num_heads))
-    distance = key_positions[None, :] - query_positions[:, None]
+    queries, keys = len(query_positions), len(key_positions)
+    distance = jnp.arange(1 - queries, keys) + key_positions[0] - query_positions[0]
     buckets = relative_buckets(
       distance, num_buckets=self.num_buckets, max_distance=self.max_distance, causal=self.causal
     )
     # A matrix product and not a gather: its gradient is then no scatter.
     one_hot = jax.nn.one_hot(buckets, self.num_buckets, dtype=table.dtype)
     tables = for_each_shard(table, None, "heads")
-    return jnp.einsum("tsk,xkn->xnts", one_hot, tables)
+    return diagonals(jnp.einsum("dk,xkn->xnd", one_hot, tables), queries)
 
   def angles(self, positions: jax.Array, head_dim: int) -> None:
     """None: queries and keys stay as they are."""

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,26 @@ import pytest
 from musiclm_jax import attention, partitioning
 from musiclm_jax.attention import RelativeBias, Rotary, causal_attention, relative_buckets, turn
 from musiclm_jax.layers import MASKED
+
+
+@pytest.mark.parametrize("queries, keys, start", [(1, 1, 0), (7, 7, 0), (3, 50, 30), (5, 3, 9)])
+def test_relative_bias_is_the_tables_entry_of_each_distance(queries, keys, start):
+  bias = RelativeBias(num_buckets=8, max_distance=16, causal=False)
+  ahead = np.arange(keys)[None, :] - np.arange(start, start + queries)[:, None]
+  positions = jnp.arange(start, start + queries), jnp.arange(keys)
+  v = nn.unbox(bias.init(jax.random.key(0), *positions, 2))
+  buckets = relative_buckets(jnp.asarray(ahead), num_buckets=8, max_distance=16, causal=False)
+
+  def ours(v):
+    return bias.apply(v, *positions, 2)[0]
+
+  def entries(v):
+    return jnp.moveaxis(v["params"]["table"][buckets], -1, 0)
+
+  np.testing.assert_array_equal(ours(v), entries(v))
+  weights = np.random.default_rng(0).standard_normal((2, queries, keys)).astype(np.float32)
+  gradients = [jax.grad(lambda v, f=f: (f(v) * weights).sum())(v) for f in (ours, entries)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
 def test_relative_buckets_match_the_t5_table():
