@@ -53,7 +53,7 @@ def test_a_stage_is_its_formula():
   blocks = range(0, length, decoder.query_block)
   ends = [min(start + decoder.query_block, length) for start in blocks]
   layer += sum(2 * inner * (end - start) * end for start, end in zip(blocks, ends))
-  bias = length * length * decoder.positions.num_buckets * decoder.num_heads
+  bias = (2 * length - 1) * decoder.positions.num_buckets * decoder.num_heads
   head = rows * target * embed * stage.target.codebook_size
   wanted = 3 * 2 * (rows * decoder.num_layers * layer + head + bias)
   assert flops.model_flops(program("tiny/semantic", rows)) == wanted
