@@ -51,9 +51,8 @@ def diagonals(values: jax.Array, queries: int) -> jax.Array:
   turned = jnp.concatenate(
     [values[..., queries - 1 :], values[..., :1], values[..., : queries - 1]], axis=-1
   )
-  rows = jnp.broadcast_to(turned[..., None, :], (*turned.shape[:-1], queries, period))
-  flat = rows.reshape(*turned.shape[:-1], queries * period)[..., : queries * (period - 1)]
-  return flat.reshape(*turned.shape[:-1], queries, period - 1)[..., :keys]
+  flat = jnp.tile(turned, queries)[..., : queries * (period - 1)]
+  return flat.reshape(*values.shape[:-1], queries, period - 1)[..., :keys]
 
 
 class RelativeBias(nn.Module):

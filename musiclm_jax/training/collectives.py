@@ -7,7 +7,6 @@ import math
 import re
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_FIELDS = ("count", "bytes")
 _BITS = {"pred": 8, "f8e4m3fn": 8, "f8e5m2": 8, "bf16": 16}
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
@@ -38,7 +37,8 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
     return total
 
   all_sums = sums(entry)
-  found = {kind: {field: round(all_sums[kind, field]) for field in _FIELDS} for kind in _KINDS}
+  fields = ("count", "bytes")
+  found = {kind: {field: round(all_sums[kind, field]) for field in fields} for kind in _KINDS}
   return {kind: each for kind, each in found.items() if each["count"]}
 
 
