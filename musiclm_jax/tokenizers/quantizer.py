@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def quantize(x, codebooks):
+def quantize(x, codebooks, squares=None):
   """Codes of the nearest vectors, level by level on what is left (SoundStream, III-C).
 
   x [..., dim] float32 and codebooks [num_quantizers, codebook_size, dim] to codes
   [..., num_quantizers] int32 and the sum of their vectors [..., dim]. NumPy arrays stay NumPy: a
-  data pipeline never starts JAX. Raises ValueError where the dims differ.
+  data pipeline never starts JAX. Who calls it often keeps `squares`, the `squared_lengths` of the
+  codebooks. Raises ValueError where the dims differ.
   """
   xp = x.__array_namespace__()
   if x.shape[-1] != codebooks.shape[-1]:
@@ -24,14 +25,20 @@ def quantize(x, codebooks):
       f"quantize wants vectors of {codebooks.shape[-1]} dimensions, found {x.shape[-1]}"
     )
   codebooks = xp.asarray(codebooks)
+  squares = squared_lengths(codebooks) if squares is None else squares
   flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
   residual, codes = flat, []
   for level in range(codebooks.shape[0]):
-    nearest = _nearest(residual, codebooks[level])
+    nearest = _nearest(residual, codebooks[level], squares[level])
     residual = residual - codebooks[level][nearest]
     codes.append(nearest)
   codes = xp.stack(codes, axis=-1).astype(xp.int32)
   return codes.reshape(*x.shape[:-1], -1), (flat - residual).reshape(x.shape)
+
+
+def squared_lengths(vectors):
+  """The squared lengths [...] of vectors [..., dim]."""
+  return (vectors**2).sum(axis=-1)
 
 
 def dequantize(codes, codebooks):
@@ -55,10 +62,10 @@ def perplexity(counts):
   return xp.exp(-(p * xp.log(xp.maximum(p, 1e-20))).sum(axis=-1))
 
 
-def _nearest(x, codebook):
-  """Index [n] of the vector of codebook [k, d] nearest to each of x [n, d]."""
+def _nearest(x, codebook, squares):
+  """Index [n] of the vector of codebook [k, d], of squared lengths [k], nearest to x [n, d]."""
   # |x|² is the same for all vectors and left out
-  return ((codebook**2).sum(axis=-1)[None, :] - 2 * (x @ codebook.T)).argmin(axis=-1)
+  return (squares[None, :] - 2 * (x @ codebook.T)).argmin(axis=-1)
 
 
 def _draw(rng, weights, count: int):
@@ -74,7 +81,7 @@ def _assign(x, weights, codebook):
 
   A product with the one-hot codes rather than a scatter: it stays one collective when x is sharded.
   """
-  codes = _nearest(x, codebook)
+  codes = _nearest(x, codebook, squared_lengths(codebook))
   onehot = jax.nn.one_hot(codes, codebook.shape[0], dtype=x.dtype) * weights[:, None]
   return codes, onehot.sum(axis=0), onehot.T @ x
 
@@ -203,7 +210,8 @@ class ResidualQuantizer(nn.Module):
       vectors, counts = kmeans(
         rng, residual, weights, codebook_size=self.codebook_size, iterations=self.iterations
       )
-      return residual - vectors[_nearest(residual, vectors)], (vectors, counts)
+      nearest = _nearest(residual, vectors, squared_lengths(vectors))
+      return residual - vectors[nearest], (vectors, counts)
 
     def first():
       vectors, counts = lax.scan(level, x, jax.random.split(rng, self.num_quantizers))[1]

@@ -12,7 +12,7 @@ import tensorflow as tf
 from jax import ShapeDtypeStruct as Shape
 
 from musiclm_jax import checkpointing
-from musiclm_jax.tokenizers.quantizer import quantize
+from musiclm_jax.tokenizers.quantizer import quantize, squared_lengths
 from musiclm_jax.tokens import PAD, Stage, Stream, Vocabulary
 from musiclm_jax.training.tasks import Shapes, features_of, make_task, uniform
 
@@ -135,13 +135,18 @@ class MulanCodes:
         f" of {stream.codebook_size}"
       )
 
+    squares = squared_lengths(codebooks)
+
+    def nearest(x):
+      return quantize(x, codebooks, squares)[0]
+
     def codes(embeddings, start, crop_seconds: float):
       last = tf.shape(embeddings, tf.int64)[0] - 1
       first = tf.minimum(tf.cast(start, tf.int64), last)
       spare = int(max(crop_seconds - self.window_seconds, 0))
       mean = tf.reduce_mean(embeddings[first : tf.minimum(first + spare, last) + 1], axis=0)
       mean = tf.math.l2_normalize(mean)[None]
-      found = tf.numpy_function(lambda x: quantize(x, codebooks)[0], [mean], tf.int32)
+      found = tf.numpy_function(nearest, [mean], tf.int32)
       return tf.ensure_shape(found, [1, levels])
 
     return codes
