@@ -10,7 +10,7 @@ import pytest
 from musiclm_jax import main, partitioning
 from musiclm_jax.layers import with_field
 from musiclm_jax.training import topologies
-from musiclm_jax.training.compile import describe, largest_batches, load
+from musiclm_jax.training.compile import TooLarge, describe, largest_batches, load
 from tests import trainings
 from tests.programs import program
 
@@ -119,8 +119,6 @@ def test_the_search_finds_the_largest_batch(monkeypatch):
     rows, remat = candidate.shapes["decoder_input_tokens"].shape[0], candidate.model.decoder.remat
     asked.append((remat, rows))
     if rows > {"none": 2, "minimal": 16, "full": 1}[remat]:
-      from musiclm_jax.training.compile import TooLarge
-
       raise TooLarge
     return {"global_batch": rows}
 
@@ -132,6 +130,29 @@ def test_the_search_finds_the_largest_batch(monkeypatch):
     ("full", 1),
   ]
   assert asked[:3] == [("none", 8), ("none", 4), ("none", 2)]
+
+
+def test_a_search_that_finds_nothing_is_an_error(monkeypatch):
+  def describe(candidate):
+    raise TooLarge
+
+  monkeypatch.setattr("musiclm_jax.training.compile.describe", describe)
+  with pytest.raises(ValueError, match="does not fit: .* with any batch"):
+    largest_batches(program("tiny/semantic", 8))
+
+
+def test_a_model_without_remat_is_searched_once(monkeypatch):
+  asked = []
+
+  def describe(candidate):
+    asked.append(candidate.rows)
+    if candidate.rows > 4:
+      raise TooLarge
+    return {"global_batch": candidate.rows}
+
+  monkeypatch.setattr("musiclm_jax.training.compile.describe", describe)
+  found = largest_batches(program("tiny/soundstream", 8))
+  assert [each["remat"] for each in found] == ["none"] and asked == [8, 4]
 
 
 def test_remat_is_changed_wherever_it_stands():

@@ -188,15 +188,21 @@ def _bytes(tree) -> int:
 
 def largest_batches(program: Program) -> list[dict]:
   """For each remat preset the `describe` of the largest batch that fits, from none to all computed
-  again; batches are the program's own times or divided by a power of two.
+  again; batches are the program's own times or divided by a power of two. Raises ValueError where
+  none fits.
   """
-  found = []
+  found, tried = [], []
   for remat in ("none", "minimal", "full"):
     model = with_field(program.model, "remat", remat)
+    if model in tried:  # it has no such field
+      break
+    tried.append(model)
     fits = _largest(dataclasses.replace(program, model=model))
     if fits:
       found.append({"remat": remat, **fits})
       print(f"remat {remat}: batch {fits['global_batch']} fits", file=sys.stderr)
+  if not found:
+    raise _too_large(program, "wants more than each device has with any batch")
   return found
 
 
