@@ -21,17 +21,15 @@ def quantize(x, codebooks, squares=None):
   """
   xp = x.__array_namespace__()
   if x.shape[-1] != codebooks.shape[-1]:
-    raise ValueError(
-      f"quantize wants vectors of {codebooks.shape[-1]} dimensions, found {x.shape[-1]}"
-    )
+    wanted = codebooks.shape[-1]
+    raise ValueError(f"quantize wants vectors of {wanted} dimensions, found {x.shape[-1]}")
   codebooks = xp.asarray(codebooks)
   squares = squared_lengths(codebooks) if squares is None else squares
   flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
   residual, codes = flat, []
   for level in range(codebooks.shape[0]):
-    nearest = _nearest(residual, codebooks[level], squares[level])
-    residual = residual - codebooks[level][nearest]
-    codes.append(nearest)
+    codes.append(_nearest(residual, codebooks[level], squares[level]))
+    residual = residual - codebooks[level][codes[-1]]
   codes = xp.stack(codes, axis=-1).astype(xp.int32)
   return codes.reshape(*x.shape[:-1], -1), (flat - residual).reshape(x.shape)
 
@@ -48,9 +46,8 @@ def dequantize(codes, codebooks):
   first ones count. Raises ValueError where there are more levels than codebooks.
   """
   if codes.shape[-1] > codebooks.shape[0]:
-    raise ValueError(
-      f"dequantize wants at most {codebooks.shape[0]} levels of codes, found {codes.shape[-1]}"
-    )
+    wanted = codebooks.shape[0]
+    raise ValueError(f"dequantize wants at most {wanted} levels of codes, found {codes.shape[-1]}")
   codebooks = codes.__array_namespace__().asarray(codebooks)
   return sum(codebooks[level][codes[..., level]] for level in range(codes.shape[-1]))
 
