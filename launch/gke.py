@@ -1,7 +1,7 @@
 """Starts a job on GKE as one JobSet (as JSON, which kubectl reads): TPU slices, or nodes with GPUs.
 
     python -m launch.gke tpu --name=coarse --image=IMAGE --volume=CLAIM:/music
-      --accelerator=tpu-v5-lite-podslice --topology=16x16 --slices=2 -- train paper/coarse ...
+      --accelerator=tpu-v5-lite-podslice --topology=16x16 --slices=2 -- train ...
     python -m launch.gke gpu --name=coarse --image=IMAGE --volume=CLAIM:/music
       --accelerator=nvidia-h100-80gb --nodes=4 --gpus_per_node=8 -- train paper/coarse ...
 
@@ -15,6 +15,7 @@ import re
 import sys
 
 from launch import command
+from musiclm_jax.supervisor import MISTAKES
 
 _HOSTS = "host"  # the JobSet's one group of Jobs
 _PORT = 8476  # of the coordinator
@@ -159,6 +160,9 @@ def _jobset(
     "parallelism": pods,
     "completions": pods,
     "backoffLimit": 0,  # one pod that is lost ends the Job: none of the others can go on
+    "podFailurePolicy": {
+      "rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": list(MISTAKES)}}]
+    },
     "template": {"spec": pod},
   }
   return {
@@ -169,6 +173,7 @@ def _jobset(
       "network": {"enableDNSHostnames": True},
       # New pods must not meet those of the last start: those would join them.
       "failurePolicy": {
+        "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
         "maxRestarts": options.max_restarts,
         "restartStrategy": "BlockingRecreate",
       },

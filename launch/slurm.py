@@ -11,6 +11,7 @@ import shlex
 import sys
 
 from launch import command
+from musiclm_jax.supervisor import MISTAKES
 
 _SAVING_SECONDS = 120  # between SIGTERM and the time limit
 _EARLY_SECONDS = 60  # by which Slurm may send a signal too early
@@ -38,8 +39,9 @@ srun --kill-on-bad-exit=1 --label --cpus-per-task={cpus} --gpu-bind=none \
 code=$?
 
 # Shortly before the time limit Slurm has told the tasks, not this script, to save and to end. The
-# same job then goes back to the queue, and goes on from that checkpoint.
-if ((SLURM_JOB_END_TIME - $(date +%s) < {margin})); then
+# same job then goes back to the queue, and goes on from that checkpoint; not where it has come to
+# its end, or another start would end alike.
+if (({again} && SLURM_JOB_END_TIME - $(date +%s) < {margin})); then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
@@ -101,6 +103,7 @@ def _script(options: argparse.Namespace, words: list[str]) -> str:
     options=options,
     cpus=options.cpus_per_gpu * gpus // processes,
     saving=_SAVING_SECONDS,
+    again=" && ".join(f"code != {code}" for code in (0, *MISTAKES)),
     margin=_SAVING_SECONDS + _EARLY_SECONDS,
     task=shlex.join(["env", *environment, *run]),
   )

@@ -66,12 +66,14 @@ def _initialize(seconds: dict[str, int], **which) -> None:
   start, of = seconds["START_SECONDS"], f"of {which['num_processes']} " if which else ""
   late = threading.Timer(start, _give_up, [f"not all processes {of}have come within {start} s"])
   late.start()
-  jax.distributed.initialize(
-    **which,
-    initialization_timeout=2 * start,  # with which JAX would end this process in its own words
-    heartbeat_timeout_seconds=seconds["HEARTBEAT_SECONDS"],
-  )
-  late.cancel()
+  try:
+    jax.distributed.initialize(
+      **which,
+      initialization_timeout=2 * start,  # with which JAX would end this process in its own words
+      heartbeat_timeout_seconds=seconds["HEARTBEAT_SECONDS"],
+    )
+  finally:
+    late.cancel()
   preflight.introduce(start)
 
 

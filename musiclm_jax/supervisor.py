@@ -17,9 +17,10 @@ import subprocess
 import sys
 import time
 
-_MISTAKES = (1, 2, 130)  # exit codes of musiclm that another start would give again
+MISTAKES = (1, 2, 130)  # exit codes of musiclm that another start would give again
 _GRACE_SECONDS = 5  # in which the others may say what they know, when one has died
 _PDEATHSIG = 1  # of Linux's prctl
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR1)  # save and end; profile
 
 
 def main(argv: list[str]) -> int:
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     code, death = job.run()
     if job.told_to_end:
       return 128 + signal.SIGTERM  # the run has saved, but not ended: schedulers must know
-    if not death or code in _MISTAKES:
+    if not death or code in MISTAKES:
       return code
     failures = 1 if _newest(model_dir) > before else failures + 1
     if failures >= options.failures:
@@ -112,22 +113,23 @@ class _Job:
 
   def run(self) -> tuple[int, str]:
     """(exit code, which process died of what): (0, "") where all have ended well."""
-    previous = signal.signal(signal.SIGTERM, self._forward)
+    previous = {number: signal.signal(number, self._forward) for number in _FORWARDED}
     try:
       for command in self._commands:
-        process = subprocess.Popen(command, env=self._environment, preexec_fn=_die_with_parent)
+        process = subprocess.Popen(command, env=self._environment, preexec_fn=_begin)
         self._processes.append(process)
       return self._wait()
     finally:
       for process in self._processes:
         process.kill()
         process.wait()
-      signal.signal(signal.SIGTERM, previous)
+      for number, handler in previous.items():
+        signal.signal(number, handler)
 
   def _forward(self, number, frame) -> None:
-    self.told_to_end = True
+    self.told_to_end |= number == signal.SIGTERM
     for process in self._processes:
-      process.send_signal(signal.SIGTERM)
+      process.send_signal(number)
 
   def _wait(self) -> tuple[int, str]:
     died, running = [], list(enumerate(self._processes))
@@ -139,8 +141,10 @@ class _Job:
       died += [(index, process.returncode) for index, process in ended if process.returncode]
       if died and deadline == float("inf"):
         deadline = time.monotonic() + _GRACE_SECONDS
-    # Who lost a peer ends with some error too: what killed the peer says more.
-    index, code = min(died, key=lambda each: each[1], default=(0, 0))
+    # Who lost a peer ends with some error too, and who lost the coordinator is aborted: what killed
+    # the peer says more.
+    died.sort(key=lambda each: (each[1] == -signal.SIGABRT, each[1]))
+    index, code = died[0] if died else (0, 0)
     return (code if code >= 0 else 128 - code), _death(index, code)
 
 
@@ -150,8 +154,10 @@ def _death(index: int, code: int) -> str:
   return f"process {index} ended with exit code {code}" if code else ""
 
 
-def _die_with_parent() -> None:
-  """A process whose supervisor is killed must not go on beside the one of the next supervisor."""
+def _begin() -> None:
+  """What a process does before it becomes its command."""
+  signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would kill one that does not listen yet
+  # One whose supervisor is killed must not go on beside that of the next supervisor.
   if sys.platform == "linux":
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 

@@ -14,6 +14,7 @@ import pytest
 
 from launch import gke, slurm, tpu_vm
 from musiclm_jax import main, processes, supervisor
+from musiclm_jax.configuration import Configuration, find
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _WORDS = [
@@ -214,12 +215,13 @@ def test_slurm_runs_the_words_on_every_task(options, devices, tasks, cpus, tools
 
 
 @pytest.mark.parametrize(("seconds_left", "requeued"), [(150, True), (-5, True), (400, False)])
-@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("code", [0, 1, 2, 70, 130, 143])
 def test_slurm_queues_the_job_again_near_its_limit(seconds_left, requeued, code, tools, capsys):
   _, script = _submitted(_dry_run("slurm", capsys, [f"--python={tools}/two words/python"]))
   ended, _, _, calls = _run_batch(script, tools, seconds_left=seconds_left, code=code)
   assert ended == code
-  assert [call["argv"] for call in calls] == [["requeue", "7"]] * requeued
+  again = requeued and code in (70, 143)  # what has ended well or by a mistake has no use for it
+  assert [call["argv"] for call in calls] == [["requeue", "7"]] * again
 
 
 def test_slurm_wants_the_end_of_the_job_before_it_starts_anything(tools, capsys):
@@ -278,12 +280,15 @@ def _jobset(launch: str, capsys, options=()) -> tuple[dict, dict, dict, dict]:
   jobset = json.loads(text)
   assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
   assert jobset["spec"]["failurePolicy"] == {
+    "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
     "maxRestarts": 10,
     "restartStrategy": "BlockingRecreate",
   }
   [jobs] = jobset["spec"]["replicatedJobs"]
   job = jobs["template"]["spec"]
   assert job["completionMode"] == "Indexed" and job["backoffLimit"] == 0
+  [rule] = job["podFailurePolicy"]["rules"]
+  assert rule == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1, 2, 130]}}
   assert job["parallelism"] == job["completions"]
   pod = job["template"]["spec"]
   assert (pod["restartPolicy"], pod["terminationGracePeriodSeconds"]) == ("Never", 120)
@@ -383,7 +388,11 @@ def test_the_recipes_of_the_docs_run(line, tools, capsys):
   at = argv.index("--")
   argv = [*argv[:at], "--dry_run", *argv[at:]]
   assert modules.get(module, supervisor).main(argv) == 0
-  assert "train" in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  devices = int(re.search(r"--devices=(\d+)", printed)[1])
+  batch = re.search(r"--batch_size=(\d+)", printed)
+  batch = batch or [0, Configuration([find("paper/coarse")]).macro("BATCH_SIZE").value]
+  assert "train" in printed and int(batch[1]) % devices == 0
 
 
 def _dockerfile() -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -307,6 +308,21 @@ def test_flags_tell_of_the_others(joined):
   assert call == dict(
     coordinator_address="host:1", num_processes=2, process_id=1, heartbeat_timeout_seconds=7
   )
+
+
+def test_a_start_that_fails_waits_for_nothing(joined, monkeypatch):
+  def initialize(**words):
+    raise ValueError("coordinator_address should be defined.")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  before = threading.active_count()
+  with pytest.raises(ValueError, match="should be defined"):
+    processes.join(flags(coordinator="host:1", num_processes="2", process_id="1"), detect=False)
+  for _ in range(100):  # until the timer's thread has seen that it is cancelled
+    if threading.active_count() <= before:
+      return
+    time.sleep(0.05)
+  pytest.fail("the timer still runs")
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,20 @@ import pytest
 
 from musiclm_jax import supervisor
 
-# Makes the checkpoints that its words name, one each time it is started, and then dies of what they
-# say: a signal or an exit code; or waits, as one whose peer is lost.
+# Makes the checkpoints that its words name, one each time it is started. When all processes have
+# come so far, dies of what they say, a signal or an exit code, or waits, as one whose peer is lost.
 _PROGRAM = """
 import os, pathlib, sys, time
-folder = pathlib.Path(sys.argv[1], "checkpoints")
-starts = pathlib.Path(sys.argv[1], "starts")
-count = len(starts.read_text().split()) if starts.exists() else 0
-with starts.open("a") as file:
-  file.write("x ")
-checkpoint, end = sys.argv[2 + count].split(":")
+model_dir, index, processes = pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:4])
+starts = [model_dir / f"starts_{other}" for other in range(processes)]
+count = starts[index].stat().st_size
+checkpoint, end = sys.argv[4 + count].split(":")
 if checkpoint:
-  (folder / checkpoint).mkdir(parents=True)
+  (model_dir / "checkpoints" / checkpoint).mkdir(parents=True)
+with starts[index].open("a") as file:
+  file.write("x")
+while any(other.stat().st_size <= count for other in starts):
+  time.sleep(0.01)
 if end == "wait":
   time.sleep(60)
 if end.startswith("-"):
@@ -32,24 +34,23 @@ sys.exit(int(end))
 
 @pytest.fixture
 def supervise(tmp_path, monkeypatch):
-  """Runs programs that end as told, each in a folder of its own; (exit code, starts of each)."""
-  monkeypatch.setattr(supervisor, "_GRACE_SECONDS", 0.2)
+  """Runs programs that end as told, and gives (exit code, how often they were started)."""
 
-  def run(*programs, options=()):
+  def run(*programs, grace_seconds=30):
     def commands(words, count, port):
-      # The first works in the model directory, whose checkpoints the supervisor looks at.
-      folders = [tmp_path, *(tmp_path / str(index) for index in range(1, count))]
-      for folder in folders:
-        folder.mkdir(exist_ok=True)
       return [
-        [sys.executable, "-c", _PROGRAM, str(folder), *ends]
-        for folder, ends in zip(folders, programs)
+        [sys.executable, "-c", _PROGRAM, str(tmp_path), str(index), str(count), *ends]
+        for index, ends in enumerate(programs)
       ]
 
+    for index in range(len(programs)):
+      (tmp_path / f"starts_{index}").touch()
     monkeypatch.setattr(supervisor, "_commands", commands)
-    words = [f"--processes={len(programs)}", *options, "--", "train", f"--model_dir={tmp_path}"]
-    code = supervisor.main(words)
-    return code, len((tmp_path / "starts").read_text().split())
+    monkeypatch.setattr(supervisor, "_GRACE_SECONDS", grace_seconds)
+    code = supervisor.main(
+      [f"--processes={len(programs)}", "--", "train", f"--model_dir={tmp_path}"]
+    )
+    return code, (tmp_path / "starts_0").stat().st_size
 
   return run
 
@@ -59,7 +60,7 @@ def test_what_ends_well_is_not_started_again(supervise):
 
 
 def test_a_killed_process_is_started_again_and_so_are_the_others(supervise, capfd):
-  assert supervise(["2:wait", "4:0"], [":-9", ":0"]) == (0, 2)
+  assert supervise(["2:wait", "4:0"], [":-9", ":0"], grace_seconds=0.2) == (0, 2)
   assert capfd.readouterr().err == (
     "supervisor: process 1 was killed by SIGKILL; starting again from step 2 (failure 1 of 3)\n"
   )
@@ -91,11 +92,16 @@ def test_a_mistake_beside_a_killed_process_is_its_consequence(supervise):
   assert supervise([":1", ":0"], [":-9", ":0"]) == (0, 2)
 
 
-def test_sigterm_reaches_the_processes_and_ends_it():
+def test_a_mistake_of_the_coordinator_is_not_made_again(supervise):
+  assert supervise([":1"], [":-6"]) == (1, 1)  # whose end aborts the others
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
+def test_signals_reach_the_processes_and_sigterm_ends_it(number, code):
   wait = (
-    "import os, signal, sys, time; signal.signal(15, lambda *a: sys.exit(0)); os.write(1, b'1')"
+    f"import os, signal, sys; signal.signal({int(number)}, lambda *a: sys.exit(0))"
+    "; os.write(1, b'1'); signal.pause()"
   )
-  wait += "; time.sleep(60)"
   program = (
     "import sys; from musiclm_jax import supervisor\n"
     f"supervisor._commands = lambda *a: [[sys.executable, '-c', {wait!r}]] * 2\n"
@@ -103,8 +109,8 @@ def test_sigterm_reaches_the_processes_and_ends_it():
   )
   process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
   assert process.stdout.read(2) == b"11"
-  process.send_signal(signal.SIGTERM)
-  assert process.wait(timeout=20) == 143
+  process.send_signal(number)
+  assert process.wait(timeout=20) == code
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
