@@ -44,6 +44,23 @@ def test_slices_are_the_outermost_axis(hosts):
     make_mesh(MeshShape(4, 1, 2, 1), devices)
 
 
+@pytest.mark.parametrize("shape, axis", [((-1, 2, 1), 1), ((1, -1, 1), 2), ((1, 2, -1), 2)])
+def test_without_an_axis_of_their_own_slices_are_the_outermost_that_can_be(shape, axis):
+  devices = [Device(i, i // 4, i // 4) for i in reversed(range(8))]
+  grid = np.moveaxis(make_mesh(MeshShape(1, *shape), devices).devices, axis, 0)
+  halves = [{d.slice_index for d in half.flat} for half in np.split(grid, 2)]
+  assert halves == [{0}, {1}]
+  with pytest.raises(ValueError, match="wants axes that the 3 slices of the devices divide"):
+    make_mesh(MeshShape(1, 2, 2, 2), [Device(i, i % 3, i % 3) for i in range(8)])
+
+
+def test_slices_may_take_several_axes():
+  devices = [Device(i, i // 2, i // 2) for i in range(8)]
+  mesh = make_mesh(MeshShape(1, 2, 2, 2), devices)
+  pairs = mesh.devices.reshape(4, 2)  # tensor stays inside
+  assert [{d.slice_index for d in pair} for pair in pairs] == [{0}, {1}, {2}, {3}]
+
+
 def test_hosts_without_slices_are_the_outermost_axis():
   devices = [Device(i, i % 4, 0) for i in range(8)]
   mesh = make_mesh(MeshShape(4, 1, 2, 1), devices)
