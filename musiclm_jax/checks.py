@@ -15,6 +15,7 @@ from musiclm_jax.configuration import (
 )
 
 _SHIPPED = "gin/"  # how places in the gin folder begin
+_FOLDERS = ("_DIR", "BUNDLE", "OUT")  # how macros that name files end
 _KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 _KINDS |= {"None": (type(None),), "tuple": (tuple, list), "list": (tuple, list), "dict": (dict,)}
 
@@ -23,7 +24,8 @@ def check(configuration: Configuration) -> None:
   """Raises ConfigurationError for the first mistake in the whole of files and flags.
 
   In this order: flags, macros and scopes without effect, a run without a job, macros without a
-  value, parameters left required or without any value, values that are not of the annotated type.
+  value, addresses where a folder is wanted, parameters left required or without any value, values
+  that are not of the annotated type.
   """
   targets, macros, scopes = configuration.reached()
   _check_effect(configuration, targets, macros)
@@ -74,12 +76,18 @@ def _check_scopes(configuration: Configuration, scopes: set[str]) -> None:
 
 
 def _check_values(configuration: Configuration, macros: dict[str, Binding]) -> None:
-  """All macros that the run leads to have values, else one error that lists the flags."""
+  """All macros that the run leads to have values, else one error that lists the flags; those of
+  folders no addresses, of which Path("gs://bucket") would make a local folder.
+  """
   bound = {name: configuration.macro(name) for name in macros}
   missing = [name for name, binding in bound.items() if not binding or binding.value == REQUIRED]
   if missing:
     flags = (f"--gin.{name}=..." if "/" in name else f"--{name}=..." for name in sorted(missing))
     raise ConfigurationError(macros[missing[0]].place, f"needs {' '.join(flags)}")
+  for name, binding in bound.items():
+    if name.endswith(_FOLDERS) and re.match(r"\w+://", str(binding.value)):
+      wanted = f"wants a path of the file system, mounted where it is far; got {binding.value!r}"
+      raise ConfigurationError(binding.place, wanted)
 
 
 def _check_calls(binding: Binding, last) -> None:

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import difflib
+import errno
 import importlib
 import inspect
 import io
@@ -27,6 +28,8 @@ from musiclm_jax.configuration import Configuration, ConfigurationError
 from musiclm_jax.signatures import nearest
 from musiclm_jax.training import hardware
 
+# The operating system's errors that another start would meet again; others are the machine's.
+_MISTAKES = (errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 _SWITCHES = ("--json", "--debug", "--help", "-h")
 
 
@@ -76,7 +79,13 @@ def main(argv: list[str]) -> int:
     sys.stdout.flush()
     print(f"musiclm: {_line(error)}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
     codes = {ConfigurationError: 2, KeyboardInterrupt: 130}
-    return codes.get(type(error), 1)
+    return codes.get(type(error), 70 if _is_fault(error) else 1)
+
+
+def _is_fault(error: BaseException) -> bool:
+  """Whether the machine has failed, by the message: gin's exceptions have lost the number."""
+  number = re.match(r"\[Errno (\d+)\]", str(error))
+  return number is not None and int(number[1]) not in _MISTAKES
 
 
 def _line(error: BaseException) -> str:

@@ -116,6 +116,8 @@ def crash(kind: str):
     raise ValueError("two\\n  lines")
   if kind == "file":
     open("/nowhere/at/all.wav")
+  if kind == "disk":
+    raise OSError(28, "No space left on device", "runs/fine")
   if kind == "interrupt":
     raise KeyboardInterrupt
   return None + kind

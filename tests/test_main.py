@@ -54,6 +54,11 @@ MISTAKES = [
   (["train"], "gin/run/train.gin:11: needs --MODEL=... --MODEL_DIR=...", ""),
   (["train", "model/small"], "gin/run/train.gin:13: needs --MODEL_DIR=... --WIDTH=...", ""),
   (["speak"], "gin/run/speak.gin:13: needs --PROMPT=...", ""),
+  (
+    ["train", "model/small", "--width=1", "--model_dir=gs://a/b"],
+    "--model_dir: wants a path",
+    "gs",
+  ),
   ([*SPEAK, "--process_id=0"], "--process_id: needs", "--coordinator=... --num_processes=..."),
 ]
 
@@ -149,6 +154,7 @@ def test_values_that_only_show_when_called(studio, tmp_path, capsys):
   [
     ("nested", 1, "two lines"),
     ("file", 1, "'/nowhere/at/all.wav': No such file or directory"),
+    ("disk", 70, "'runs/fine': No space left on device"),
     ("interrupt", 130, "interrupted"),
   ],
 )
