@@ -20,6 +20,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+# Fields of modules that change no result but by rounding.
+_HOW = ("attention", "query_block", "remat")
 _PACKAGE = __name__.split(".")[0]
 
 
@@ -67,21 +69,50 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 
 def describe_run(model_dir: str, module: nn.Module, provenance: dict) -> None:
-  """Writes model.json; if there is one already, it must be the same.
+  """Writes model.json; one that is there stays, and must be the same but for how it is computed.
 
   `provenance` says where the training data came from (fingerprints of tokenizers). Raises
   ValueError with the differing lines where the directory belongs to another configuration.
   """
   text = json.dumps({"module": describe(module), "provenance": provenance}, indent=1) + "\n"
   path = pathlib.Path(model_dir, "model.json")
-  if path.exists() and path.read_text() != text:
+  if not path.exists():
+    write_text(path, text)
+  elif _what(_description(path)) != _what(json.loads(text)):
     lines = difflib.unified_diff(path.read_text().split("\n"), text.split("\n"), n=0, lineterm="")
     changed = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
     raise ValueError(
       f"{path}: another configuration was trained here; choose another MODEL_DIR. "
       f"Differences (- there, + now): {'; '.join(' '.join(c.split()) for c in changed[:8])}"
     )
-  write_text(path, text)
+
+
+def copy_description(directory: str, out: str) -> None:
+  """Gives the directory `out` the model.json of another.
+
+  Raises ValueError where there is none, or `out` has that of another model.
+  """
+  source, target = (pathlib.Path(path, "model.json") for path in (directory, out))
+  if not source.is_file():
+    raise ValueError(f"{directory}: model.json is missing; no model was trained here")
+  if target.exists() and target.read_text() != source.read_text():
+    raise ValueError(f"{out}: another model is here; choose another directory")
+  write_text(target, source.read_text())
+
+
+def _description(path: pathlib.Path):
+  """A model.json. Raises ValueError where it is none."""
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path}: not a model description ({error})") from None
+
+
+def _what(description):
+  """A description without what says how a module computes."""
+  if isinstance(description, dict):
+    return {name: _what(value) for name, value in description.items() if name not in _HOW}
+  return [_what(each) for each in description] if isinstance(description, list) else description
 
 
 def difference(wanted: dict, found: dict, wanted_by: str, found_in: str) -> str:
@@ -140,10 +171,10 @@ def read_part(directory: str) -> tuple[nn.Module, dict, dict]:
   ):
     if not pathlib.Path(directory, name).is_file():
       raise ValueError(f"{directory}: {name} is missing; {reason}")
+  description = _description(pathlib.Path(directory, "model.json"))
   try:
-    description = json.loads(pathlib.Path(directory, "model.json").read_text())
     module = build(description["module"])
-  except (json.JSONDecodeError, KeyError, TypeError) as error:
+  except (KeyError, TypeError) as error:
     raise ValueError(f"{directory}/model.json: not a model description ({error})") from None
   return module, read_weights(directory), description["provenance"]
 

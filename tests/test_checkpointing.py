@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from musiclm_jax import checkpointing
+from musiclm_jax.layers import with_field
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer, ResidualQuantizer
 from musiclm_jax.tokens import Stage, Stream
+from tests import trainings
 
 QUANTIZER = EmbeddingQuantizer(ResidualQuantizer(2, 4, 3, 0.9, 1.0, 5, False), standardise=False)
 
@@ -71,6 +73,16 @@ def test_a_broken_part_is_refused_by_name(tmp_path, harm, message):
   with pytest.raises(ValueError, match=message) as caught:
     checkpointing.read_part(str(tmp_path))
   assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_how_a_module_computes_may_change(tmp_path):
+  model = trainings.load("tiny/fine").model
+  checkpointing.describe_run(str(tmp_path), model, {})
+  for name, value in (("remat", "full"), ("attention", "cudnn")):
+    checkpointing.describe_run(str(tmp_path), with_field(model, name, value), {})
+  assert not (tmp_path / "model.json").read_text().count("cudnn")  # a part stays what it was
+  with pytest.raises(ValueError, match='another configuration.*"dtype": "bfloat16"'):
+    checkpointing.describe_run(str(tmp_path), with_field(model, "dtype", "bfloat16"), {})
 
 
 def test_a_directory_of_another_configuration_is_refused_with_the_difference(tmp_path):

@@ -82,7 +82,7 @@ def not_finite(folder):
   [
     ("verify", broken, "checkpoints/1: not whole"),
     ("verify", not_finite, "checkpoints/2: not whole: a is not finite"),
-    ("list", lambda folder: None, "wanted ls or verify, found 'list'"),
+    ("list", lambda folder: None, "wanted ls, verify or part, found 'list'"),
     ("ls", lambda folder: (folder / "checkpoints").rename(folder / "other"), "no checkpoints here"),
   ],
 )

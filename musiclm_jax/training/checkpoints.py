@@ -14,7 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from musiclm_jax.checkpointing import difference
+from musiclm_jax import checkpointing
+from musiclm_jax.training.step import TrainState
 
 # Orbax writes metrics only where something ranks by them.
 _WRITE_METRICS = operator.itemgetter("loss")
@@ -87,9 +88,8 @@ class Checkpoints:
     saved = _shapes(self._manager.item_metadata(step).tree)
     wanted = _shapes(abstract_state)
     if saved != wanted:
-      raise ValueError(
-        f"{self._manager.directory}/{step}: {difference(wanted, saved, 'this run', 'checkpoint')}"
-      )
+      difference = checkpointing.difference(wanted, saved, "this run", "checkpoint")
+      raise ValueError(f"{self._manager.directory}/{step}: {difference}")
     state = self._manager.restore(step, args=ocp.args.StandardRestore(_placed(abstract_state)))
     # What has no sharding of its own stays uncommitted, as a state that was just made.
     return jax.tree.map(
@@ -104,15 +104,18 @@ class Checkpoints:
     self._manager.close()
 
 
-def inspect(*, action: str, directory: str, json: bool) -> list[dict]:
-  """The checkpoints of a model directory, printed and given: `action` "ls", or "verify", which also
-  reads every array and fails where one cannot be read or is not finite.
+def inspect(*, action: str, directory: str, step: int, out: str, json: bool) -> list[dict]:
+  """The checkpoints of a model directory, printed and given: `action` "ls"; "verify", which also
+  reads every array and fails where one cannot be read or is not finite; or "part", which makes that
+  of `step` (0: the newest) a part in the directory `out`, as the end of the training would.
 
   Needs nothing of the machine that wrote them. Raises ValueError for another action, where there is
   no checkpoint, and where one does not hold what it should.
   """
-  if action not in ("ls", "verify"):
-    raise ValueError(f"checkpoint: wanted ls or verify, found {action!r}")
+  if action not in ("ls", "verify", "part"):
+    raise ValueError(f"checkpoint: wanted ls, verify or part, found {action!r}")
+  if (action == "part") != bool(out):
+    raise ValueError(f"checkpoint {action}: --out=DIR is wanted by part, and by part alone")
   folder = pathlib.Path(directory, "checkpoints")
   if not folder.is_dir():
     raise ValueError(f"{directory}: no checkpoints here (it has no such folder)")
@@ -120,21 +123,33 @@ def inspect(*, action: str, directory: str, json: bool) -> list[dict]:
   handler = ocp.StandardCheckpointHandler()
   rows = []
   with ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handler) as manager:
-    for step in sorted(manager.all_steps()):
+    for each in _chosen(manager, action, step):
       try:
-        rows.append(_describe(manager, step))
-        if action == "verify":
-          _read(manager, step)
+        rows.append(_describe(manager, each))
+        state = _read(manager, each) if action != "ls" else None
       except (ValueError, OSError, KeyError) as error:
         line = str(error).splitlines()[0]
-        raise ValueError(f"{folder}/{step}: not whole: {line}") from None
+        raise ValueError(f"{folder}/{each}: not whole: {line}") from None
+      if action == "part":
+        checkpointing.copy_description(directory, out)
+        checkpointing.write_weights(out, TrainState(**state).variables)
       if not json:
-        print(_row(rows[-1], verified=action == "verify"))
+        print(_row(rows[-1], verified=action != "ls"))
   if not rows:
     raise ValueError(f"{folder}: no whole checkpoint")
   if json:
     print(jsons.dumps(rows))
   return rows
+
+
+def _chosen(manager, action: str, step: int) -> list[int]:
+  """The steps of all checkpoints, or of the one that becomes a part."""
+  steps = sorted(manager.all_steps())
+  if action != "part" or not steps:
+    return steps
+  if step and step not in steps:
+    raise ValueError(f"{manager.directory}: no checkpoint of step {step}; there are {steps}")
+  return [step or steps[-1]]
 
 
 def _describe(manager, step: int) -> dict:
@@ -158,14 +173,15 @@ def _row(row: dict, verified: bool) -> str:
   return f"{row['step']:>9}  {row['saved']}  {size}  {about}"
 
 
-def _read(manager, step: int) -> None:
-  """Reads every array of a checkpoint. Raises ValueError where one is not finite."""
+def _read(manager, step: int) -> dict:
+  """Every array of a checkpoint. Raises ValueError where one is not finite."""
   tree = manager.item_metadata(step).tree
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
   state = manager.restore(step, args=ocp.args.StandardRestore(_placed(abstract)))
   for path, value in jax.tree_util.tree_leaves_with_path(state):
     if jnp.issubdtype(value.dtype, jnp.floating) and not bool(jnp.isfinite(value).all()):
       raise ValueError(f"{_name(path)} is not finite")
+  return state
 
 
 def _placed(abstract):
