@@ -221,10 +221,11 @@ def test_the_average_follows_the_parameters():
   optimizer = optimizers.averaged(optimizer=optax.sgd(1.0), decay=0.75)
   params, state = PARAMS, optimizer.init(PARAMS)
   wanted = PARAMS
-  for _ in range(3):
+  for step in range(40):
     changes, state = optimizer.update(gradients(), state, params)
     params = optax.apply_updates(params, changes)
-    wanted = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, wanted, params)
+    decay = min(0.75, (1 + step) / (10 + step))
+    wanted = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, wanted, params)
   allclose(optax.tree.get(state, "parameter_average"), wanted, rtol=1e-6)
   plain = optax.sgd(1.0)
   assert optimizers.averaged(optimizer=plain, decay=0.0) is plain

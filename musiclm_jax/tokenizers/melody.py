@@ -106,6 +106,8 @@ class MelodyEncoder(nn.Module):
   up to `max_shift` bins.
   """
 
+  rows_together = 2
+
   log_pitch: LogPitch
   tower: SpectrogramTransformer
   embed_dim: int

@@ -169,17 +169,20 @@ def none() -> optax.GradientTransformation:
 
 
 class AverageState(NamedTuple):
-  """The state of the optimizer inside, and the average."""
+  """The state of the optimizer inside, the average and how many steps are in it."""
 
   inner: optax.OptState
+  steps: jax.Array
   parameter_average: optax.Params
 
 
 def averaged(*, optimizer: optax.GradientTransformation, decay: float):
   """`optimizer`, which also keeps the exponential moving average of the parameters, float32.
 
-  Of each average the share 1 - `decay` is new; 0 keeps none and gives the optimizer itself. Raises
-  ValueError for a decay that is not in [0, 1).
+  Of each average the share 1 - `decay` is new, at first more, so that the random start is soon
+  forgotten: step t decays by (1 + t) / (10 + t) if that is less, as TensorFlow's
+  ExponentialMovingAverage does. A `decay` of 0 keeps none and gives the optimizer itself. Raises
+  ValueError for one that is not in [0, 1).
   """
   if not 0 <= decay < 1:
     raise ValueError(f"EMA_DECAY: wanted 0 or more and less than 1, found {decay}")
@@ -187,12 +190,14 @@ def averaged(*, optimizer: optax.GradientTransformation, decay: float):
     return optimizer
 
   def init(params):
-    return AverageState(optimizer.init(params), jax.tree.map(jnp.copy, params))
+    average = jax.tree.map(jnp.copy, params)
+    return AverageState(optimizer.init(params), jnp.zeros((), jnp.int32), average)
 
   def update(updates, state, params):
     updates, inner = optimizer.update(updates, state.inner, params)
     moved = optax.apply_updates(params, updates)
-    average = optax.incremental_update(moved, state.parameter_average, 1 - decay)
-    return updates, AverageState(inner, average)
+    new = jnp.maximum(1 - decay, 9 / (10 + state.steps))
+    average = optax.incremental_update(moved, state.parameter_average, new)
+    return updates, AverageState(inner, state.steps + 1, average)
 
   return optax.GradientTransformation(init, update)

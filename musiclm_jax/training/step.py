@@ -86,9 +86,10 @@ def loss_and_updates(model, params, collections, batch, rng):
 def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainState, batch):
   """(next state, metrics): one update from `batch`, in `num_microbatches` parts one by one.
 
-  Parts are weighted by the weight of their loss, so that for a model without other state the
-  update is that of the whole batch. Where the loss or the gradient is not finite the step changes
-  nothing but its number, and the metrics have no weight but "skipped".
+  Parts are weighted by the weight of their loss, so that for a model without other state, whose
+  rows are learnt from one by one, the update is that of the whole batch. Where the loss or the
+  gradient is not finite the step changes nothing but its number, and the metrics have no weight but
+  "skipped".
   """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
   grad = jax.value_and_grad(functools.partial(loss_and_updates, model), has_aux=True)
@@ -106,11 +107,9 @@ def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainS
   if num_microbatches == 1:  # even a loop of one turn keeps XLA's fast convolutions away on the CPU
     (collections, grads, weight), metrics = part(carry, (0, batch))
   else:
-    # rows i, i + n, i + 2n, ... form a part, so that each part spreads over all devices
-    parts = jax.tree.map(
-      lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch
-    )
-    carry, metrics = jax.lax.scan(part, carry, (jnp.arange(num_microbatches), parts))
+    parts = functools.partial(microbatches, num_microbatches, rows_together(model))
+    inputs = jnp.arange(num_microbatches), jax.tree.map(parts, batch)
+    carry, metrics = jax.lax.scan(part, carry, inputs)
     collections, grads, weight = carry
     metrics = jax.tree.map(lambda x: x.sum(0), metrics)
   grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), grads)
@@ -128,6 +127,20 @@ def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainS
   metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0), metrics)
   metrics["skipped"] = (1 - finite.astype(jnp.float32), jnp.float32(1))
   return following, metrics
+
+
+def rows_together(model: nn.Module) -> int:
+  """How many neighbouring rows of a batch a model compares: its own `rows_together`, or 1."""
+  return getattr(model, "rows_together", 1)
+
+
+def microbatches(number: int, together: int, x: jax.Array) -> jax.Array:
+  """x [rows, ...] as [number, rows / number, ...], with rows that belong together in one part.
+
+  Each part has rows from all over the batch, so that it spreads over all devices.
+  """
+  groups = x.reshape(-1, number, together, *x.shape[1:])
+  return groups.swapaxes(0, 1).reshape(number, -1, *x.shape[1:])
 
 
 def _rate_name(path) -> str:
@@ -152,13 +165,20 @@ class Program:
 
   def __post_init__(self):
     rows = self.rows
-    parts = self.num_microbatches * partitioning.num_batch_shards(self.mesh)
-    if rows % parts:
-      devices = partitioning.num_batch_shards(self.mesh)
+    if rows % self.multiple:
+      devices, parts = partitioning.num_batch_shards(self.mesh), self.num_microbatches
+      together = self.multiple // (devices * parts)
+      by = f", each a multiple of {together}," if together > 1 else ""
       raise ValueError(
-        f"batch_size: {rows} rows do not divide into {self.num_microbatches} microbatches on"
-        f" {devices} devices of slices, data and fsdp"
+        f"batch_size: {rows} rows do not divide into {parts} microbatches{by} on {devices} devices"
+        " of slices, data and fsdp"
       )
+
+  @property
+  def multiple(self) -> int:
+    """What the rows of a global batch are a multiple of."""
+    together = rows_together(self.model) if self.num_microbatches > 1 else 1
+    return self.num_microbatches * partitioning.num_batch_shards(self.mesh) * together
 
   @property
   def rows(self) -> int:
