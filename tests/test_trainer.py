@@ -1,6 +1,7 @@
 """The trainer's contracts on a toy model: resuming, microbatches, meshes, learning, refusals."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -13,14 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musiclm_jax import checkpointing
+from musiclm_jax import checkpointing, main
 from musiclm_jax.lm.audition import Audition
 from musiclm_jax.partitioning import MeshShape
 from musiclm_jax.training import optimizers, progress, trainer
 from musiclm_jax.training.checkpoints import Saves
 from musiclm_jax.training.health import Health, Limits
 from musiclm_jax.training.profiling import Window
-from musiclm_jax.training.step import Recipe, init_state, state_shardings
+from musiclm_jax.training.step import Recipe, init_state, microbatches, state_shardings
+from tests.programs import program
 
 
 class Regression(nn.Module):
@@ -200,6 +202,21 @@ def test_microbatches_equal_one_batch(tmp_path):
   allclose(weights(tmp_path / "one"), weights(tmp_path / "four"), rtol=1e-4, atol=1e-5)
 
 
+def test_rows_that_belong_together_are_in_one_microbatch():
+  rows = jnp.arange(12)
+  assert microbatches(3, 1, rows).tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+  assert microbatches(3, 2, rows).tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+  made = program("tiny/melody", 8)
+  with pytest.raises(ValueError, match="into 4 microbatches, each a multiple of 2, on 2 devices"):
+    dataclasses.replace(program("tiny/melody", 8, mesh=(2, 1, 1)), num_microbatches=4)
+  rng = np.random.default_rng(0)
+  waveform = rng.uniform(-0.5, 0.5, made.shapes["waveform"].shape).astype(np.float32)
+  batch = {"waveform": waveform, "melody": np.repeat(np.arange(4, dtype=np.int32), 2)}
+  made = dataclasses.replace(made, num_microbatches=2)
+  _, metrics = made.step(made.init(), batch)
+  assert float(metrics["loss"][1]) == 8  # every row has met its partner
+
+
 @pytest.mark.slow
 def test_another_seed_gives_other_weights(tmp_path):
   train(tmp_path / "a", steps=5)
@@ -303,13 +320,39 @@ def test_a_metric_under_its_floor_ends_the_run(tmp_path):
 def test_the_average_of_the_parameters_is_what_is_left(tmp_path):
   train(tmp_path / "plain", steps=12, noise=0.0)
   train(tmp_path / "averaged", steps=12, noise=0.0, decay=0.9)
-  program = tmp_path / "averaged"
-  plain, averaged = weights(tmp_path / "plain"), weights(program)
+  plain, averaged = weights(tmp_path / "plain"), weights(tmp_path / "averaged")
   assert np.abs(plain["params"]["kernel"] - averaged["params"]["kernel"]).max() > 1e-2
   with contextlib.suppress(KeyboardInterrupt):
     train(tmp_path / "parts", steps=12, noise=0.0, decay=0.9, stop_at=11)
   train(tmp_path / "parts", steps=12, noise=0.0, decay=0.9)
   jax.tree.map(np.testing.assert_array_equal, averaged, weights(tmp_path / "parts"))
+
+
+def test_a_checkpoint_becomes_a_part(tmp_path, capsys):
+  train(tmp_path / "run", steps=12, decay=0.9)
+  words = ["checkpoint", "part", str(tmp_path / "run")]
+  assert main.main([*words, f"--out={tmp_path / 'newest'}"]) == 0
+  found, wanted = weights(tmp_path / "newest"), weights(tmp_path / "run")
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  assert main.main([*words, "--step=10", f"--out={tmp_path / 'tenth'}"]) == 0
+  tenth = weights(tmp_path / "tenth")["params"]["kernel"]
+  assert np.abs(tenth - wanted["params"]["kernel"]).max() > 1e-3
+  texts = [(tmp_path / name / "model.json").read_text() for name in ("run", "newest", "tenth")]
+  assert len(set(texts)) == 1
+  capsys.readouterr()
+  assert main.main([*words, "--step=11", f"--out={tmp_path / 'none'}"]) == 1
+  assert "no checkpoint of step 11; there are [10, 12]" in capsys.readouterr().err
+  assert main.main(words) == 1 and "--out=DIR is wanted" in capsys.readouterr().err
+  (tmp_path / "tenth" / "model.json").write_text("{}")
+  assert main.main([*words, f"--out={tmp_path / 'tenth'}"]) == 1
+  assert "another model is here" in capsys.readouterr().err
+
+
+def test_a_refused_start_leaves_the_configuration(tmp_path):
+  train(tmp_path, steps=10, config_text="first")
+  with pytest.raises(ValueError, match="this run lacks|checkpoint lacks"):
+    train(tmp_path, steps=20, config_text="second", decay=0.9)  # another tree of moments
+  assert (tmp_path / "config.gin").read_text() == "first"
 
 
 def test_sigterm_saves_and_ends_with_exit_code_0(tmp_path, monkeypatch, capsys):
@@ -327,6 +370,7 @@ def test_sigterm_saves_and_ends_with_exit_code_0(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
       train(tmp_path / "parts", steps=20)
   assert ended.value.code == 0 and "saved: the same command continues" in capsys.readouterr().err
+  assert [line["step"] for line in metrics(tmp_path / "parts", "train")] == [10, 14]
   train(tmp_path / "parts", steps=20)
   assert metrics(tmp_path / "parts", "train")[-1]["step"] == 20
   jax.tree.map(
@@ -381,6 +425,37 @@ def test_progress_measures_speed_against_the_peak_and_goodput_over_restarts(tmp_
   assert first["mfu"] == pytest.approx(0.05)
   assert first["goodput"] == pytest.approx(4 / 11)
   assert third["goodput"] == pytest.approx((4 + 4) / (11 + 2 + 20 + 7 + 4))
+
+
+def test_what_is_done_beside_the_steps_is_in_no_rate(tmp_path, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+  monkeypatch.setattr(progress.time, "time", lambda: 1000 + now[0])
+  with logged(tmp_path) as log:
+    for number in range(1, 5):
+      now[0] += 2
+      log.step(METRICS, rows=4, waited=0.0)
+      if number % 2 == 0:
+        log.flush(number)
+        with log.aside(METRICS):
+          now[0] += 16  # an evaluation
+  first, second = metrics(tmp_path, "train")
+  assert first["seconds_per_step"] == second["seconds_per_step"] == 2
+  assert second["step_time_deviation"] == 0 and second["goodput"] == pytest.approx(8 / 24)
+
+
+def test_half_a_line_of_a_kill_is_dropped_and_said(tmp_path, capsys):
+  path = tmp_path / "metrics.jsonl"
+  whole = '{"step": 2, "split": "train", "time": 5.0, "seconds": 3.0, "goodput": 0.5}\n'
+  path.write_text(whole + '{"step": 4, "spl')
+  with logged(tmp_path, first_step=3) as log:
+    log.evaluation(3, {"loss": 1.0, "chance": 2.0})
+  assert "dropped the half line at its end" in capsys.readouterr().err
+  lines = path.read_text().splitlines(keepends=True)
+  assert lines[0] == whole and json.loads(lines[1])["step"] == 3 and len(lines) == 2
+  path.write_text("{\n" + whole)
+  with pytest.raises(ValueError, match="metrics.jsonl:1: no JSON"):
+    logged(tmp_path)
 
 
 def test_durations():

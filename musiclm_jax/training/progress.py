@@ -1,7 +1,9 @@
 """What a run tells: metrics.jsonl, TensorBoard, and one line of progress."""
 
+import contextlib
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -52,6 +54,11 @@ class Rates:
     self._waited += waited
     self._last = now
 
+  def skip(self, seconds: float) -> None:
+    """Takes so many seconds out of the step that comes next."""
+    self._since += seconds
+    self._last += seconds
+
   def flush(self, targets: float) -> dict[str, float]:
     """The rates since the last flush, in which so many targets were learnt from."""
     steps, elapsed = len(self._seconds), time.perf_counter() - self._since
@@ -78,9 +85,8 @@ class Goodput:
   """
 
   def __init__(self, path: pathlib.Path, first_step: int):
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    lines = [line for line in lines if line["split"] == "train"]
-    before = lines[0]["seconds"] + lines[0].get("compile_seconds", 0) if lines else 0
+    lines = [line for line in _read(path) if line["split"] == "train"]
+    before = lines[0]["seconds"] / lines[0]["goodput"] if lines else 0
     self._began = lines[0]["time"] - before if lines else time.time()
     kept = {line["step"]: line["seconds"] for line in lines if line["step"] < first_step}
     self._productive = sum(kept.values())
@@ -89,6 +95,29 @@ class Goodput:
     """The goodput after so many more seconds of steps."""
     self._productive += seconds
     return self._productive / max(time.time() - self._began, 1e-9)
+
+
+def _read(path: pathlib.Path) -> list[dict]:
+  """The whole lines of a file of JSON, none where there is none; what a kill has cut is no line.
+
+  Raises ValueError with the place of a line that is no JSON.
+  """
+  found = []
+  for number, line in enumerate(path.read_text().split("\n")[:-1] if path.exists() else (), 1):
+    try:
+      found.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      raise ValueError(f"{path}:{number}: no JSON: {error}") from None
+  return found
+
+
+def _append_to(path: pathlib.Path):
+  """The file opened to write lines behind its whole ones: half a line, left by a kill, goes."""
+  content = path.read_bytes() if path.exists() else b""
+  if not content.endswith(b"\n") and content:
+    print(f"{path}: dropped the half line at its end", file=sys.stderr)
+    os.truncate(path, content.rfind(b"\n") + 1)
+  return path.open("a")
 
 
 class Progress:
@@ -116,7 +145,7 @@ class Progress:
       self._writer = SummaryWriter(str(self._dir / "tensorboard"))
       if self._wandb_project:
         self._wandb = _wandb_run(self._wandb_project, self._dir)
-      self._jsonl = open(self._dir / "metrics.jsonl", "a")  # noqa: SIM115 (closed in __exit__)
+      self._jsonl = _append_to(self._dir / "metrics.jsonl")
     return self
 
   def __exit__(self, *exc):
@@ -156,6 +185,14 @@ class Progress:
     self._rates.restart()
     self._began = time.perf_counter()
     self._compile_seconds = seconds
+
+  @contextlib.contextmanager
+  def aside(self, state):
+    """What goes on in here, between the step that makes `state` and the next, counts as no step."""
+    jax.block_until_ready(state)
+    began = time.perf_counter()
+    yield
+    self._rates.skip(time.perf_counter() - began)
 
   def evaluation(self, step: int, values: dict[str, float]) -> None:
     """Writes held-out means, and says so where the loss is no better than chance."""

@@ -100,10 +100,11 @@ def train(
   preflight.agree({"configuration": checkpointing.digest(config_text), "data": data})
   if jax.process_index() == 0:
     checkpointing.describe_run(model_dir, recipe.model, provenance)
-    checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
   checkpoints = Checkpoints(model_dir, saves, config_text)
   with partitioning.use(program.mesh), contextlib.closing(checkpoints), Notice() as notice:
     state = checkpoints.restore(program.state) or _start(program, initial)
+    if jax.process_index() == 0:
+      checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
     first = int(state.step) + 1
     health = Health(limits, model_dir, train_data.records_of)
     held_out = functools.partial(evaluate, program, data=eval_data)
@@ -159,7 +160,9 @@ def _rates(program: Program) -> progress.Rates:
 
 def _listen(model, audition: Audition, log: progress.Progress, step: int, variables) -> None:
   """Writes the music that is due after a step; process 0 makes it, of the values of all."""
-  if audition.due(step):
+  if not audition.due(step):
+    return
+  with log.aside(variables):
     whole = jax.tree.map(_whole, variables)
     if jax.process_index() == 0:
       log.music(step, *audition(model, jax.device_get(whole)))
@@ -184,10 +187,13 @@ def _loop(program, state, batches, steps, held_out, checkpoints, watchers: _Watc
       health.check(step, log.flush(step))
     found = None
     if steps.evaluate and step % steps.evaluate == 0 and step < steps.total:
-      found = held_out(state.variables)
+      with log.aside(state):
+        found = held_out(state.variables)
       log.evaluation(step, found)
     listen(step, state.variables)
     if notice.came(step):
+      if step % steps.log and step < steps.total:
+        log.flush(step)
       checkpoints.save(step, state, found)
       checkpoints.close()
       log.say(f"ended by SIGTERM at step {step}, which is saved: the same command continues")
