@@ -42,10 +42,17 @@ def test_other_trainings_compile(capsys, model):
   assert report["devices"] == 4 and report["bytes_per_device"] > 0
 
 
+def test_one_chip_is_a_topology(capsys):
+  report = compiled(capsys, "tiny/semantic", "--topology=v5e:1x1")
+  assert report["devices"] == 1 and report["chip"] == "TPU v5 lite" and not report["collectives"]
+  report = compiled(capsys, "tiny/semantic", "--topology=v5e:1x1", "--decode=True")
+  assert report["devices"] == 1 and report["memory"]["cache"] > 0
+
+
 def test_a_step_that_does_not_fit_names_the_flags(capsys):
   line = compiled(capsys, "tiny/semantic", "--topology=v5e:2x2", f"--batch_size={2**20}")
   assert "the step does not fit: it wants" in line and "of 15.75G on each device" in line
-  assert "--num_microbatches=2" in line and line.count("\n") == 1
+  assert "--num_microbatches=2" in line and "--remat=full" in line and line.count("\n") == 1
 
 
 def test_two_slices_are_the_outer_axis(capsys):
@@ -87,7 +94,10 @@ def test_gpus_compile_too(capsys):
   assert sum(each["bytes"] for each in report["collectives"].values()) > 0
   line = compiled(capsys, *words, f"--batch_size={2**22}")
   assert "the step does not fit: it wants" in line and "of 141.0G on each device" in line
-  assert "mesh_slices are of TPUs" in compiled(capsys, *words, "--batch_size=16", "--mesh_slices=2")
+  line = compiled(capsys, *words, f"--batch_size={2**25}", "--decode=True")
+  assert "the step does not fit: it wants" in line and "of 141.0G on each device; a smaller" in line
+  report = compiled(capsys, *words, "--batch_size=16", "--mesh_slices=2")
+  assert report["mesh"] == dict(slices=2, data=2, fsdp=2, tensor=1)
 
 
 def test_gpus_without_their_compiler_are_one_line(capsys, monkeypatch):
@@ -119,7 +129,7 @@ def test_the_search_finds_the_largest_batch(monkeypatch):
     rows, remat = candidate.shapes["decoder_input_tokens"].shape[0], candidate.model.decoder.remat
     asked.append((remat, rows))
     if rows > {"none": 2, "minimal": 16, "full": 1}[remat]:
-      raise TooLarge
+      raise TooLarge("2G", "less")
     return {"global_batch": rows}
 
   monkeypatch.setattr("musiclm_jax.training.compile.describe", describe)
@@ -134,7 +144,7 @@ def test_the_search_finds_the_largest_batch(monkeypatch):
 
 def test_a_search_that_finds_nothing_is_an_error(monkeypatch):
   def describe(candidate):
-    raise TooLarge
+    raise TooLarge("2G", "less")
 
   monkeypatch.setattr("musiclm_jax.training.compile.describe", describe)
   with pytest.raises(ValueError, match="does not fit: .* with any batch"):
@@ -147,7 +157,7 @@ def test_a_model_without_remat_is_searched_once(monkeypatch):
   def describe(candidate):
     asked.append(candidate.rows)
     if candidate.rows > 4:
-      raise TooLarge
+      raise TooLarge("2G", "less")
     return {"global_batch": candidate.rows}
 
   monkeypatch.setattr("musiclm_jax.training.compile.describe", describe)

@@ -1,11 +1,14 @@
 """Operations counted by hand."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from musiclm_jax import partitioning
+from musiclm_jax.layers import with_field
 from musiclm_jax.training import flops
 from tests import trainings
 from tests.programs import program
@@ -57,6 +60,22 @@ def test_a_stage_is_its_formula():
   head = rows * target * embed * stage.target.codebook_size
   wanted = 3 * 2 * (rows * decoder.num_layers * layer + head + bias)
   assert flops.model_flops(program("tiny/semantic", rows)) == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["soundstream", "semantic"])
+def test_a_mesh_changes_no_count(name):
+  made = program(f"tiny/{name}", 8, mesh=(4, 1, 2))
+  with partitioning.use(made.mesh):
+    inside = flops.model_flops(made), flops.step_flops(made)
+  assert inside == (flops.model_flops(made), flops.step_flops(made))
+
+
+@pytest.mark.slow
+def test_a_fused_kernel_counts_as_the_blocks_would():
+  made = program("tiny/semantic model/rotary", 4)
+  fused = dataclasses.replace(made, model=with_field(made.model, "attention", "splash"))
+  assert flops.step_flops(fused) == flops.step_flops(made) > 0
 
 
 @pytest.mark.slow

@@ -25,7 +25,10 @@ from musiclm_jax.training.step import Program, Recipe
 
 
 class TooLarge(ValueError):
-  """A step that does not fit the memory of its devices."""
+  """A step that does not fit its devices' memory: what it wants, and what makes it smaller."""
+
+  def __init__(self, wants: str, advice: str):
+    super().__init__(f"the step does not fit: it wants {wants}; {advice} make it smaller")
 
 
 def compile(
@@ -70,46 +73,27 @@ def describe(program: Program, save: str = "") -> dict:
   model FLOPs / max(FLOPs with those done again, sent bytes). Raises ValueError where the step does
   not fit.
   """
-  compiled, seconds = _compile(program, program.step, program.state, program.batch)
-  if save:
-    payload, _, _ = serialize_executable.serialize(compiled)
-    checkpointing.write_bytes(save, payload)
-  analysis, state = compiled.memory_analysis(), program.state
-  memory = {
+  state, batch = program.state, program.batch
+  held = {
     "parameters": _bytes(state.params),
     "optimizer": _bytes(state.opt_state),
     "other_state": _bytes((state.collections, state.step)),
-    "batch": _bytes(program.batch),
-    "program": analysis.generated_code_size_in_bytes,
+    "batch": _bytes(batch),
   }
-  # The most that is there at once, of arguments, results and what lies between; not the program.
-  resident = sum(memory.values()) - memory["program"]
-  memory["activations"] = analysis.peak_memory_in_bytes - resident
   useful, done = flops.model_flops(program), flops.step_flops(program)
-  sent = collectives(compiled.as_text())
-  kind = program.mesh.devices.flat[0].device_kind
-  chip = hardware.chip(kind)
-  if chip and sum(memory.values()) > chip.memory:  # which XLA checks for TPUs alone
-    wanted, there = (f"{x / 1e9:.1f}G" for x in (sum(memory.values()), chip.memory))
-    raise _too_large(program, f"wants {wanted} of {there} on each device")
-  report = {
-    "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-    "devices": program.mesh.size,
-    "mesh": dict(program.mesh.shape),
-    "global_batch": program.rows,
-    "bytes_per_device": sum(memory.values()),
-    "memory": memory,
-    "flops_per_step": useful,
-    "flops_with_recomputation": done,
-    "collectives": sent,
-    "compile_seconds": round(seconds, 1),
-  }
+  compiled, report = _compile(program, _advice(program), held, program.step, state, batch)
+  report |= {"flops_per_step": useful, "flops_with_recomputation": done}
+  if save:
+    payload, _, _ = serialize_executable.serialize(compiled)
+    checkpointing.write_bytes(save, payload)
+  chip = hardware.chip(_kind(program))
   if chip:
     compute = done / program.mesh.size / chip.flops
-    network = sum(each["bytes"] for each in sent.values()) / chip.network
+    sent = sum(each["bytes"] for each in report["collectives"].values())
+    network = sent / chip.network
     ceiling = useful / program.mesh.size / chip.flops / max(compute, network)
     report |= {
-      "chip": kind,
+      "chip": _kind(program),
       "memory_of_chip": chip.memory,
       "compute_seconds": compute,
       "network_seconds": network,
@@ -138,25 +122,26 @@ def describe_decoding(program: Program) -> dict:
 
   step = jax.jit(step, donate_argnums=3)
   args = program.state.params, token, level, cache
-  compiled, seconds = _compile(program, step, *args)
-  memory = {"parameters": _bytes(args[0]), "cache": _bytes(cache)}
-  resident = sum(memory.values())
-  memory["activations"] = compiled.memory_analysis().peak_memory_in_bytes - resident
-  return {
-    "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(args[0])),
-    "devices": program.mesh.size,
-    "mesh": dict(program.mesh.shape),
-    "global_batch": rows,
-    "bytes_per_device": sum(memory.values()),
-    "memory": memory,
-    "flops_per_step": flops.count(step, *args),
-    "collectives": collectives(compiled.as_text()),
-    "compile_seconds": round(seconds, 1),
-  }
+  advice = "a smaller --batch_size or a larger --mesh_fsdp"
+  held = {"parameters": _bytes(args[0]), "cache": _bytes(cache)}
+  _, report = _compile(program, advice, held, step, *args)
+  return report | {"flops_per_step": flops.count(step, *args)}
 
 
-def _compile(program: Program, step, *args):
-  """(the compiled step, seconds). Raises ValueError where it does not fit or does not compile."""
+def _advice(program: Program) -> str:
+  """The flags that make the step of a training smaller."""
+  flags = [f"--num_microbatches={2 * program.num_microbatches}", "a smaller --batch_size"]
+  if with_field(program.model, "remat", "full") != program.model:
+    flags.append("--remat=full")
+  return f"{', '.join(flags)} or a larger --mesh_fsdp"
+
+
+def _compile(program: Program, advice: str, held: dict[str, int], step, *args):
+  """(the compiled step, what is said of any), `held` being the bytes of `args` on each device.
+
+  Raises ValueError where it does not compile, and TooLarge, with the advice, where it does not fit
+  the memory of a known chip, which XLA checks for TPUs alone.
+  """
   began = time.perf_counter()
   platform = program.mesh.devices.flat[0].platform
   with partitioning.use(program.mesh):
@@ -164,8 +149,33 @@ def _compile(program: Program, step, *args):
     try:
       compiled = lowered.compile(compiler_options=topologies.OPTIONS[platform])
     except jax.errors.JaxRuntimeError as error:
-      raise _refusal(program, str(error)) from None
-  return compiled, time.perf_counter() - began
+      raise _refusal(advice, str(error)) from None
+  seconds = time.perf_counter() - began
+  analysis, chip = compiled.memory_analysis(), hardware.chip(_kind(program))
+  memory = held | {
+    "program": analysis.generated_code_size_in_bytes,
+    # The most that is there at once, of arguments, results and what lies between.
+    "activations": analysis.peak_memory_in_bytes - sum(held.values()),
+  }
+  whole = sum(memory.values())
+  if chip and whole > chip.memory:
+    wanted, there = (f"{x / 1e9:.1f}G" for x in (whole, chip.memory))
+    raise TooLarge(f"{wanted} of {there} on each device", advice)
+  report = {
+    "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(program.state.params)),
+    "devices": program.mesh.size,
+    "mesh": dict(program.mesh.shape),
+    "global_batch": program.rows,
+    "bytes_per_device": whole,
+    "memory": memory,
+    "collectives": collectives(compiled.as_text()),
+    "compile_seconds": round(seconds, 1),
+  }
+  return compiled, report
+
+
+def _kind(program: Program) -> str:
+  return program.mesh.devices.flat[0].device_kind
 
 
 def load(path: str, program: Program):
@@ -202,7 +212,7 @@ def largest_batches(program: Program) -> list[dict]:
       found.append({"remat": remat, **fits})
       print(f"remat {remat}: batch {fits['global_batch']} fits", file=sys.stderr)
   if not found:
-    raise _too_large(program, "wants more than each device has with any batch")
+    raise TooLarge("more than each device has with any batch", _advice(program))
   return found
 
 
@@ -224,30 +234,20 @@ def _largest(program: Program) -> dict | None:
     while more := attempt(2 * rows):
       rows, fits = 2 * rows, more
     return fits
-  parts = program.num_microbatches * partitioning.num_batch_shards(program.mesh)
-  while not fits and rows % (2 * parts) == 0:
+  while not fits and rows % (2 * program.multiple) == 0:
     rows //= 2
     fits = attempt(rows)
   return fits
 
 
-def _refusal(program: Program, error: str) -> ValueError:
+def _refusal(advice: str, error: str) -> ValueError:
   """One line: what was wanted, and the flags that would make it fit."""
   if "RESOURCE_EXHAUSTED" not in error:
     return ValueError(f"the step does not compile: {error.splitlines()[0]}")
   used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", error)
   used = used or re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", error)
-  return _too_large(
-    program, f"wants {used[1]} of {used[2]} on each device" if used else error.splitlines()[0]
-  )
-
-
-def _too_large(program: Program, wanted: str) -> TooLarge:
-  more = max(2, 2 * program.num_microbatches)
-  return TooLarge(
-    f"the step does not fit: it {wanted}; --num_microbatches={more}, a smaller --batch_size,"
-    " --remat=full or a larger --mesh_fsdp make it smaller"
-  )
+  wants = f"{used[1]} of {used[2]} on each device" if used else f"more: {error.splitlines()[0]}"
+  return TooLarge(wants, advice)
 
 
 def _text(topology: str, report: dict) -> str:

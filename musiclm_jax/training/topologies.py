@@ -56,7 +56,7 @@ OPTIONS = {"tpu": {}, "cpu": {}, "gpu": {"xla_gpu_enable_triton_gemm": False}}
 
 
 def devices(topology: str, slices: int = 1) -> list:
-  """The devices of TPU slices, v5e:16x16, or of GPUs by hosts and GPUs a host, h200:4x8.
+  """The devices of so many TPU slices, v5e:16x16, or of GPUs by hosts and GPUs a host, h200:4x8.
 
   Raises ValueError where there is no such topology, or the compiler for it is not installed.
   """
@@ -66,12 +66,12 @@ def devices(topology: str, slices: int = 1) -> list:
   try:
     if kind not in _GPUS:
       hardware.settle_libtpu()
-      several = {"num_slices": slices} if slices > 1 else {}
-      return topologies.get_topology_desc(topology, platform="tpu", **several).devices
+      more = {"num_slices": slices} if slices > 1 else {}
+      if shape == "1x1":  # libtpu takes hosts to have 2x2 chips
+        more["chips_per_host_bounds"] = (1, 1, 1)
+      return topologies.get_topology_desc(topology, platform="tpu", **more).devices
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", shape):
       raise RuntimeError("wanted hosts and GPUs a host")
-    if slices > 1:
-      raise RuntimeError("mesh_slices are of TPUs; more hosts make more GPUs")
     target = _GPUS[kind].target()
     return topologies.get_topology_desc(
       platform="cuda", target_config=target, topology=f"1x{shape}"
