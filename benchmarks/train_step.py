@@ -4,10 +4,11 @@ python -m benchmarks.train_step [--json] [--steps=3] [--rounds=2] [--only=ours,.
 
 The decoder of a stage (6 layers, 8 heads, d 512, gated feed-forward 2048, vocabulary 1024, 8
 sequences of 512 tokens, float32, dropout 0.1, T5's relative bias, Adafactor) by this package, and
-by PyTorch with and without torch.compile (the extra [hf]). Each runs in a process of its own, one
-after another, in rounds; its best round counts, compilation never. `matrix_product` is this
-machine's rate for one float32 product of 4096 x 4096, in GFLOP/s, `of_matrix_product` the share of
-it that the products of a rival reach.
+by PyTorch with and without torch.compile (the extra [hf]), and by T5X where it is installed (it is
+not on PyPI; its attention weights have dropout too). Each runs in a process of its own, one after
+another, in rounds; its best round counts, compilation never. `matrix_product` is this machine's
+rate for one float32 product of 4096 x 4096, in GFLOP/s, `of_matrix_product` the share of it that
+the products of a rival reach.
 """
 
 import argparse
@@ -72,7 +73,15 @@ def pytorch_eager():
   return torch_decoder.trainer(SIZE, compiled=False)
 
 
-RIVALS = {"ours": ours, "pytorch": pytorch, "pytorch_eager": pytorch_eager}
+def t5x():
+  """The same by T5X."""
+  from benchmarks import t5x_decoder
+
+  return t5x_decoder.train_step(SIZE)
+
+
+RIVALS = {"ours": ours, "pytorch": pytorch, "pytorch_eager": pytorch_eager, "t5x": t5x}
+_NEEDS = {"pytorch": "torch", "pytorch_eager": "torch", "t5x": "t5x"}
 
 
 def measure(name: str, steps: int) -> dict[str, float]:
@@ -133,10 +142,12 @@ def main() -> None:
   if options.one:
     print(json.dumps(one(json.loads(options.one))))
     return
-  names = options.only.split(",")
-  if importlib.util.find_spec("torch") is None:
-    print("torch is not installed: make test-hf installs it", file=sys.stderr)
-    names = [name for name in names if "torch" not in name]
+  names = []
+  for name in options.only.split(","):
+    if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
+      print(f"{name} is left out: {_NEEDS[name]} is not installed", file=sys.stderr)
+    else:
+      names.append(name)
   results: dict[str, list[dict]] = {name: [] for name in names}
   for _ in range(options.rounds):
     for name in names:
