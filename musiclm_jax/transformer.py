@@ -1,7 +1,7 @@
 """The decoder: pre-norm, gated feed-forward, the cache an argument.
 
 MusicLM Section 4.1 and Raffel et al. 2020 (T5 1.1). Every stage model is this file.
-einsum letters: b batch, t query, s key, d embed, n heads, h head_dim, f mlp.
+Axes: b batch, t query, s key, d embed, n heads, h head_dim, f mlp.
 """
 
 import functools
@@ -41,6 +41,17 @@ def _dropout(rate: float, train: bool) -> Dropout:
   return Dropout(rate, broadcast_dims=(-2,), deterministic=not train)
 
 
+def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """x [batch, length, *features] by a kernel [*features, *others]: [batch, length, *others].
+
+  All rows are one axis meanwhile: of two, XLA for CPUs turns activations and their gradients around
+  in memory for the gradient of the kernel, and for a decoder's step that is a tenth of the time.
+  """
+  rows = x.reshape(-1, *x.shape[2:])
+  rows = jnp.tensordot(rows, kernel, axes=x.ndim - 2)
+  return rows.reshape(*x.shape[:2], *rows.shape[1:])
+
+
 class Layer(nn.Module):
   """Self-attention, then a gated-GELU feed-forward, both pre-norm; (x, (new keys, new values))."""
 
@@ -64,7 +75,7 @@ class Layer(nn.Module):
 
     y = norm("attention_norm", self.dtype)(x)
     qkv = param("qkv", (embed_dim, 3, *heads), ("embed", None, "heads", "head_dim"), 1)
-    query, key, value = jnp.einsum("btd,dcnh->cbnth", y, qkv)
+    query, key, value = (project(y, qkv[:, each]).swapaxes(1, 2) for each in range(3))
     query = turn(query * (self.head_dim**-0.5), angles)
     key = turn(key, angles)
     if cached is not None:
@@ -72,14 +83,15 @@ class Layer(nn.Module):
     else:
       y = causal_attention(self.attention, query, key, value, bias, self.query_block)
     out = param("out", (*heads, embed_dim), ("heads", "head_dim", "embed"), 2)
-    x = constrain(x + dropout(jnp.einsum("bnth,nhd->btd", y, out)), "batch", "length", "embed_act")
+    y = project(y.swapaxes(1, 2), out)
+    x = constrain(x + dropout(y), "batch", "length", "embed_act")
 
     y = norm("mlp_norm", self.dtype)(x)
     wi = param("wi", (embed_dim, 2, self.mlp_dim), ("embed", None, "mlp"), 1)
-    gate, up = jnp.moveaxis(jnp.einsum("btd,dcf->btcf", y, wi), 2, 0)
+    gate, up = (project(y, wi[:, each]) for each in range(2))
     y = constrain(dropout(nn.gelu(gate) * up), "batch", "length", "mlp_act")
     wo = param("wo", (self.mlp_dim, embed_dim), ("mlp", "embed"), 1)
-    x = constrain(x + dropout(jnp.einsum("btf,fd->btd", y, wo)), "batch", "length", "embed_act")
+    x = constrain(x + dropout(project(y, wo)), "batch", "length", "embed_act")
     return x, (key, value)
 
 
