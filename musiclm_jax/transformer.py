@@ -44,8 +44,8 @@ def _dropout(rate: float, train: bool) -> Dropout:
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """x [batch, length, *features] by a kernel [*features, *others]: [batch, length, *others].
 
-  All rows are one axis meanwhile: of two, XLA for CPUs turns activations and their gradients around
-  in memory for the gradient of the kernel, and for a decoder's step that is a tenth of the time.
+  All rows are one axis meanwhile: where they are two, XLA for CPUs turns activations around in
+  memory for the gradient of the kernel, which is 6% of a decoder's step.
   """
   rows = x.reshape(-1, *x.shape[2:])
   rows = jnp.tensordot(rows, kernel, axes=x.ndim - 2)
@@ -75,7 +75,8 @@ class Layer(nn.Module):
 
     y = norm("attention_norm", self.dtype)(x)
     qkv = param("qkv", (embed_dim, 3, *heads), ("embed", None, "heads", "head_dim"), 1)
-    query, key, value = (project(y, qkv[:, each]).swapaxes(1, 2) for each in range(3))
+    # [batch, length, 3, heads, head_dim] to [batch, heads, length, head_dim] of each
+    query, key, value = jnp.moveaxis(project(y, qkv), (2, 3), (0, 2))
     query = turn(query * (self.head_dim**-0.5), angles)
     key = turn(key, angles)
     if cached is not None:
@@ -88,7 +89,7 @@ class Layer(nn.Module):
 
     y = norm("mlp_norm", self.dtype)(x)
     wi = param("wi", (embed_dim, 2, self.mlp_dim), ("embed", None, "mlp"), 1)
-    gate, up = (project(y, wi[:, each]) for each in range(2))
+    gate, up = jnp.moveaxis(project(y, wi), 2, 0)
     y = constrain(dropout(nn.gelu(gate) * up), "batch", "length", "mlp_act")
     wo = param("wo", (self.mlp_dim, embed_dim), ("mlp", "embed"), 1)
     x = constrain(x + dropout(project(y, wo)), "batch", "length", "embed_act")
