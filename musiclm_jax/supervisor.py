@@ -115,9 +115,7 @@ class _Job:
     """(exit code, which process died of what): (0, "") where all have ended well."""
     previous = {number: signal.signal(number, self._forward) for number in _FORWARDED}
     try:
-      for command in self._commands:
-        process = subprocess.Popen(command, env=self._environment, preexec_fn=_begin)
-        self._processes.append(process)
+      self._start()
       return self._wait()
     finally:
       for process in self._processes:
@@ -125,6 +123,16 @@ class _Job:
         process.wait()
       for number, handler in previous.items():
         signal.signal(number, handler)
+
+  def _start(self) -> None:
+    # A signal that comes meanwhile waits until all can get it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    try:
+      for command in self._commands:
+        process = subprocess.Popen(command, env=self._environment, preexec_fn=_begin)
+        self._processes.append(process)
+    finally:
+      signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
 
   def _forward(self, number, frame) -> None:
     self.told_to_end |= number == signal.SIGTERM
@@ -157,6 +165,7 @@ def _death(index: int, code: int) -> str:
 def _begin() -> None:
   """What a process does before it becomes its command."""
   signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would kill one that does not listen yet
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
   # One whose supervisor is killed must not go on beside that of the next supervisor.
   if sys.platform == "linux":
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)

@@ -99,8 +99,8 @@ def test_a_mistake_of_the_coordinator_is_not_made_again(supervise):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
 def test_signals_reach_the_processes_and_sigterm_ends_it(number, code):
   wait = (
-    f"import os, signal, sys; signal.signal({int(number)}, lambda *a: sys.exit(0))"
-    "; os.write(1, b'1'); signal.pause()"
+    f"import os, signal, sys, time; signal.signal({int(number)}, lambda *a: sys.exit(0))"
+    "; os.write(1, b'1'); time.sleep(60)"
   )
   program = (
     "import sys; from musiclm_jax import supervisor\n"
