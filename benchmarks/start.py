@@ -47,7 +47,7 @@ def first_step(run: str, folder: str, model_dir: str, cache: str) -> dict[str, f
   done = subprocess.run(command, capture_output=True, text=True)
   if done.returncode:
     raise RuntimeError(f"{' '.join(command)}: {done.stderr[-1000:]}")
-  described = pathlib.Path(model_dir, "config.gin").stat().st_mtime
+  described = pathlib.Path(model_dir, "model.json").stat().st_mtime
   first = lines(model_dir)[0]
   computed = first["compile_seconds"] + first["seconds"]
   seconds = {

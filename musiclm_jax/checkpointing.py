@@ -21,7 +21,7 @@ import numpy as np
 from flax import traverse_util
 
 # Fields of modules that change no result but by rounding.
-_HOW = ("attention", "query_block", "remat")
+_HOW = ("attention", "query_block", "remat", "unroll")
 _PACKAGE = __name__.split(".")[0]
 
 
@@ -90,13 +90,14 @@ def describe_run(model_dir: str, module: nn.Module, provenance: dict) -> None:
 def copy_description(directory: str, out: str) -> None:
   """Gives the directory `out` the model.json of another.
 
-  Raises ValueError where there is none, or `out` has that of another model.
+  Raises ValueError where there is none, or `out` has weights or another model already.
   """
   source, target = (pathlib.Path(path, "model.json") for path in (directory, out))
   if not source.is_file():
     raise ValueError(f"{directory}: model.json is missing; no model was trained here")
-  if target.exists() and target.read_text() != source.read_text():
-    raise ValueError(f"{out}: another model is here; choose another directory")
+  another = target.exists() and target.read_text() != source.read_text()
+  if another or pathlib.Path(out, "weights.safetensors").exists():
+    raise ValueError(f"{out}: a model is here already; choose another directory")
   write_text(target, source.read_text())
 
 

@@ -29,7 +29,8 @@ from musiclm_jax.signatures import nearest
 from musiclm_jax.training import hardware
 
 # The operating system's errors that another start would meet again; others are the machine's.
-_MISTAKES = (errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+_LASTING = (errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+_LASTING += (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EPIPE)
 _SWITCHES = ("--json", "--debug", "--help", "-h")
 
 
@@ -83,9 +84,11 @@ def main(argv: list[str]) -> int:
 
 
 def _is_fault(error: BaseException) -> bool:
-  """Whether the machine has failed, by the message: gin's exceptions have lost the number."""
-  number = re.match(r"\[Errno (\d+)\]", str(error))
-  return number is not None and int(number[1]) not in _MISTAKES
+  """Whether the machine has failed, or another that is late."""
+  number = re.match(r"\[Errno (\d+)\]", str(error))  # gin's exceptions have lost error.errno
+  if number is None:
+    return isinstance(error, TimeoutError)
+  return int(number[1]) not in _LASTING
 
 
 def _line(error: BaseException) -> str:

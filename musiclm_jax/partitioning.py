@@ -83,7 +83,7 @@ def make_mesh(shape: MeshShape, devices=None) -> Mesh:
     between.append(math.gcd(size, rest))
     rest //= between[-1]
   if rest > 1:
-    raise ValueError(f"{shape} wants axes that the {len(groups)} slices of the devices divide")
+    raise ValueError(f"{shape}: the devices' {len(groups)} slices are not of one size")
   within = [size // parts for size, parts in zip(sizes, between)]
   grid = mesh_utils.create_hybrid_device_mesh(
     within, between, devices, process_is_granule=groups is hosts, allow_split_physical_axes=True

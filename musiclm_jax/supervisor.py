@@ -30,6 +30,7 @@ def main(argv: list[str]) -> int:
     for command in _commands(words, options.processes, port=12345):
       print(shlex.join([*_environment(options), *command]))
     return 0
+  signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would end it where there is no job yet
   model_dir, failures = _model_dir(words), 0
   while True:
     before = _newest(model_dir)

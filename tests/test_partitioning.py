@@ -50,7 +50,7 @@ def test_without_an_axis_of_their_own_slices_are_the_outermost_that_can_be(shape
   grid = np.moveaxis(make_mesh(MeshShape(1, *shape), devices).devices, axis, 0)
   halves = [{d.slice_index for d in half.flat} for half in np.split(grid, 2)]
   assert halves == [{0}, {1}]
-  with pytest.raises(ValueError, match="wants axes that the 3 slices of the devices divide"):
+  with pytest.raises(ValueError, match="the devices' 3 slices are not of one size"):
     make_mesh(MeshShape(1, 2, 2, 2), [Device(i, i % 3, i % 3) for i in range(8)])
 
 

@@ -263,7 +263,7 @@ def store(monkeypatch):
 
 def test_those_that_say_the_same_agree(store):
   preflight.agree({"data": "abc"})
-  assert store["musiclm/verdict"] == '""'
+  assert json.loads(store["musiclm/verdict"]) == ["", False]
 
 
 def test_a_fact_that_differs_names_the_host(store):
@@ -281,7 +281,7 @@ def test_a_version_that_differs_names_the_host(store, monkeypatch):
 
 def test_an_absentee_is_named_by_its_host(store):
   del store["musiclm/facts/2"]
-  with pytest.raises(ValueError, match=r"process 2 on host2 was not ready within 60 s"):
+  with pytest.raises(TimeoutError, match=r"process 2 on host2 was not ready within 60 s"):
     preflight.agree({"data": "abc"})
 
 

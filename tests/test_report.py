@@ -164,7 +164,7 @@ def test_what_is_missing_is_named(out, name):
     write_report(out)
 
 
-def test_a_repeated_step_counts_once_and_a_broken_line_is_named(out):
+def test_a_repeated_step_counts_once_half_a_line_not_and_a_broken_one_is_named(out):
   path = out / "runs" / "soundstream" / "metrics.jsonl"
   with path.open("a") as file:
     file.write(json.dumps({"step": 3, "split": "train", "loss": 2.5, "chance": 8.0}) + "\n")
@@ -172,6 +172,9 @@ def test_a_repeated_step_counts_once_and_a_broken_line_is_named(out):
   assert [line["loss"] for line in lines] == [9, 4.5, 2.5]
   with path.open("a") as file:
     file.write('{"step": 4, "spl')
+  assert len(read_runs(str(out / "runs"))["soundstream"]) == 4
+  with path.open("a") as file:
+    file.write("\n")
   with pytest.raises(ValueError, match=r"metrics.jsonl:6"):
     read_runs(str(out / "runs"))
 

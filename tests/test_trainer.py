@@ -343,9 +343,12 @@ def test_a_checkpoint_becomes_a_part(tmp_path, capsys):
   assert main.main([*words, "--step=11", f"--out={tmp_path / 'none'}"]) == 1
   assert "no checkpoint of step 11; there are [10, 12]" in capsys.readouterr().err
   assert main.main(words) == 1 and "--out=DIR is wanted" in capsys.readouterr().err
-  (tmp_path / "tenth" / "model.json").write_text("{}")
-  assert main.main([*words, f"--out={tmp_path / 'tenth'}"]) == 1
-  assert "another model is here" in capsys.readouterr().err
+  for where in ("tenth", "run"):
+    assert main.main([*words, f"--out={tmp_path / where}"]) == 1
+    assert f"{where}: a model is here already" in capsys.readouterr().err
+  assert main.main(["checkpoint", "verify", str(tmp_path / "run"), "--step=10"]) == 0
+  (line,) = capsys.readouterr().out.splitlines()
+  assert line.split()[0] == "10" and line.endswith("verified")
 
 
 def test_a_refused_start_leaves_the_configuration(tmp_path):

@@ -9,6 +9,7 @@ import soundfile
 from musiclm_jax import checkpointing
 from musiclm_jax.evaluation import pictures
 from musiclm_jax.evaluation.page import STYLE, amount, bullet, mark, section, table
+from musiclm_jax.training.progress import read_lines
 
 _PLAYERS = (("generated", "generated"), ("real", "real clip"), ("roundtrip", "codec round trip"))
 
@@ -52,19 +53,16 @@ def report(*, out_dir: str, runs_dir: str, progress: str, title: str) -> str:
 def read_runs(runs_dir: str) -> dict[str, list[dict]]:
   """The lines of metrics.jsonl of every run, by its name, the oldest run first.
 
-  Of a step that was repeated after a stop the later line counts. Raises ValueError where there is
-  no run, or a line is not JSON.
+  Of a step that was repeated after a stop the later line counts, and half a line that a kill has
+  left is none. Raises ValueError where there is no run, or a line is not JSON.
   """
   runs = {}
   paths = pathlib.Path(runs_dir).glob("*/metrics.jsonl")
   for path in sorted(paths, key=lambda p: p.stat().st_mtime):
-    lines = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-      try:
-        values = json.loads(line)
-        lines[values["step"], values["split"]] = values
-      except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{path}:{number}: not a line of metrics ({error})") from None
+    try:
+      lines = {(line["step"], line["split"]): line for line in read_lines(path)}
+    except KeyError as error:
+      raise ValueError(f"{path}: a line is none of metrics: it has no {error}") from None
     runs[path.parent.name] = [lines[key] for key in sorted(lines)]
   if not runs:
     raise ValueError(f"{runs_dir}: no run with a metrics.jsonl")

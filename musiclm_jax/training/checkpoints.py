@@ -106,8 +106,9 @@ class Checkpoints:
 
 def inspect(*, action: str, directory: str, step: int, out: str, json: bool) -> list[dict]:
   """The checkpoints of a model directory, printed and given: `action` "ls"; "verify", which also
-  reads every array and fails where one cannot be read or is not finite; or "part", which makes that
-  of `step` (0: the newest) a part in the directory `out`, as the end of the training would.
+  reads every array and fails where one cannot be read or is not finite; or "part", which makes one,
+  the newest, a part in the directory `out`, as the end of the training would. `step` means that of
+  a step alone, unless it is 0.
 
   Needs nothing of the machine that wrote them. Raises ValueError for another action, where there is
   no checkpoint, and where one does not hold what it should.
@@ -143,13 +144,13 @@ def inspect(*, action: str, directory: str, step: int, out: str, json: bool) -> 
 
 
 def _chosen(manager, action: str, step: int) -> list[int]:
-  """The steps of all checkpoints, or of the one that becomes a part."""
+  """The steps of the checkpoints that are meant: all, or that of `step`; one becomes a part."""
   steps = sorted(manager.all_steps())
-  if action != "part" or not steps:
-    return steps
   if step and step not in steps:
     raise ValueError(f"{manager.directory}: no checkpoint of step {step}; there are {steps}")
-  return [step or steps[-1]]
+  if step:
+    return [step]
+  return steps[-1:] if action == "part" else steps
 
 
 def _describe(manager, step: int) -> dict:

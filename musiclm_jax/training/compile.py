@@ -45,11 +45,11 @@ def compile(
   """What the step of a training takes on `topology`, such as v5e:16x16 or h200:4x8; printed, and
   given.
 
-  The mesh's `slices` are as many of them. With `search`, for each remat preset, the largest batch
-  that fits; with `decode`, of a stage model, the step that samples a token for a batch. The
-  compiled program is kept in the file `save`, if it names one: `load` takes it. Raises ValueError
-  where there is no such topology, or the step does not fit its memory: with what it wants and the
-  flags that would make it smaller.
+  Of TPUs, there are as many such slices as the mesh has. With `search`, for each remat preset, the
+  largest batch that fits; with `decode`, of a stage model, the step that samples a token for a
+  batch. The compiled program is kept in the file `save`, if it names one: `load` takes it. Raises
+  ValueError where there is no such topology, or the step does not fit its memory: with what it
+  wants and the flags that would make it smaller.
   """
   if sum((search, decode, bool(save))) > 1:
     raise ValueError("compile: search, decode and save are three things; wanted one at a time")
@@ -104,7 +104,7 @@ def describe(program: Program, save: str = "") -> dict:
 
 def describe_decoding(program: Program) -> dict:
   """The same of the step of `sampling.sample`: a token for each row of a batch whose sequences are
-  as long as those of the training; {cache: bytes} in the place of moments and activations.
+  as long as those of the training; {cache: bytes} in the place of moments.
 
   Raises ValueError for what is no stage model, and where the step does not fit.
   """
@@ -147,7 +147,7 @@ def _compile(program: Program, advice: str, held: dict[str, int], step, *args):
   with partitioning.use(program.mesh):
     lowered = step.lower(*args)
     try:
-      compiled = lowered.compile(compiler_options=topologies.OPTIONS[platform])
+      compiled = lowered.compile(compiler_options=topologies.OPTIONS.get(platform))
     except jax.errors.JaxRuntimeError as error:
       raise _refusal(advice, str(error)) from None
   seconds = time.perf_counter() - began

@@ -22,8 +22,8 @@ def introduce(seconds: int) -> None:
 def agree(facts: dict[str, str]) -> None:
   """Waits until every process has said its facts: those given, and the versions it runs.
 
-  Raises ValueError, on all processes, where one does not come in time or says something else
-  than process 0: with its number and its host.
+  Raises on all processes, with the number and the host of one, ValueError where it says something
+  else than process 0, and TimeoutError where it does not come in time.
   """
   if jax.process_count() == 1:
     return
@@ -31,17 +31,17 @@ def agree(facts: dict[str, str]) -> None:
   client, index = state().client, jax.process_index()
   client.key_value_set(f"musiclm/facts/{index}", json.dumps(facts))
   if index == 0:
-    verdict = _verdict(facts, jax.process_count())
-    client.key_value_set("musiclm/verdict", json.dumps(verdict))
+    verdict, late = _verdict(facts, jax.process_count())
+    client.key_value_set("musiclm/verdict", json.dumps((verdict, late)))
   else:
     # Process 0 may have begun to wait later than this one.
-    verdict = json.loads(client.blocking_key_value_get("musiclm/verdict", 2000 * _seconds))
+    verdict, late = json.loads(client.blocking_key_value_get("musiclm/verdict", 2000 * _seconds))
   if verdict:
-    raise ValueError(verdict)
+    raise (TimeoutError if late else ValueError)(verdict)
 
 
-def _verdict(facts: dict[str, str], count: int) -> str:
-  """What is wrong with another process, "" where nothing is."""
+def _verdict(facts: dict[str, str], count: int) -> tuple[str, bool]:
+  """(what is wrong with another process, "" where nothing is; whether it is only late)."""
   client, deadline = state().client, time.monotonic() + _seconds
   for index in range(1, count):
     name = f"process {index} on {client.blocking_key_value_get(f'musiclm/host/{index}', 1000)}"
@@ -49,11 +49,13 @@ def _verdict(facts: dict[str, str], count: int) -> str:
     try:
       others = json.loads(client.blocking_key_value_get(f"musiclm/facts/{index}", left))
     except jax.errors.JaxRuntimeError:
-      return f"{name} was not ready within {_seconds} s (--start_seconds); see what it says itself"
+      late = f"was not ready within {_seconds} s (--start_seconds); see what it says itself"
+      return f"{name} {late}", True
     for fact, value in facts.items():
       if others.get(fact) != value:
-        return f"{name} has {fact} {others.get(fact)}; process 0 on {socket.gethostname()}: {value}"
-  return ""
+        here = f"process 0 on {socket.gethostname()}: {value}"
+        return f"{name} has {fact} {others.get(fact)}; {here}", False
+  return "", False
 
 
 def _versions() -> str:

@@ -85,7 +85,7 @@ class Goodput:
   """
 
   def __init__(self, path: pathlib.Path, first_step: int):
-    lines = [line for line in _read(path) if line["split"] == "train"]
+    lines = [line for line in read_lines(path) if line["split"] == "train"]
     before = lines[0]["seconds"] / lines[0]["goodput"] if lines else 0
     self._began = lines[0]["time"] - before if lines else time.time()
     kept = {line["step"]: line["seconds"] for line in lines if line["step"] < first_step}
@@ -97,7 +97,7 @@ class Goodput:
     return self._productive / max(time.time() - self._began, 1e-9)
 
 
-def _read(path: pathlib.Path) -> list[dict]:
+def read_lines(path: pathlib.Path) -> list[dict]:
   """The whole lines of a file of JSON, none where there is none; what a kill has cut is no line.
 
   Raises ValueError with the place of a line that is no JSON.

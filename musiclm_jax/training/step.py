@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 
 from musiclm_jax import partitioning
 
-# Of XLA, by platform. For CPUs it leaves sums to YNNPACK: a decoder's step then takes longer, by a
-# tenth to two thirds, and that of no other model less.
+# Of XLA, by platform. On CPUs it leaves sums to YNNPACK: a decoder's step then takes longer, by a
+# tenth to a half, and no other model's takes less.
 _OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 

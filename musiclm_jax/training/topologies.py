@@ -51,8 +51,8 @@ _GPUS = {
 }
 
 
-# Of XLA, by platform. For GPUs it finds the tiles of Triton's products by trying them on one.
-OPTIONS = {"tpu": {}, "cpu": {}, "gpu": {"xla_gpu_enable_triton_gemm": False}}
+# Of XLA, by platform, where there is no device: it would try tiles of Triton's products on a GPU.
+OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 
 
 def devices(topology: str, slices: int = 1) -> list:
