@@ -1,7 +1,7 @@
 """The decoder: pre-norm, gated feed-forward, the cache an argument.
 
 MusicLM Section 4.1 and Raffel et al. 2020 (T5 1.1). Every stage model is this file.
-Axes: b batch, t query, s key, d embed, n heads, h head_dim, f mlp.
+Axes of a bias: x shards of the batch, n heads, t query, s key.
 """
 
 import functools
@@ -41,7 +41,7 @@ def _dropout(rate: float, train: bool) -> Dropout:
   return Dropout(rate, broadcast_dims=(-2,), deterministic=not train)
 
 
-def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _project(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """x [batch, length, *features] by a kernel [*features, *others]: [batch, length, *others].
 
   All rows are one axis meanwhile: where they are two, XLA for CPUs turns activations around in
@@ -76,7 +76,7 @@ class Layer(nn.Module):
     y = norm("attention_norm", self.dtype)(x)
     qkv = param("qkv", (embed_dim, 3, *heads), ("embed", None, "heads", "head_dim"), 1)
     # [batch, length, 3, heads, head_dim] to [batch, heads, length, head_dim] of each
-    query, key, value = jnp.moveaxis(project(y, qkv), (2, 3), (0, 2))
+    query, key, value = jnp.moveaxis(_project(y, qkv), (2, 3), (0, 2))
     query = turn(query * (self.head_dim**-0.5), angles)
     key = turn(key, angles)
     if cached is not None:
@@ -84,15 +84,15 @@ class Layer(nn.Module):
     else:
       y = causal_attention(self.attention, query, key, value, bias, self.query_block)
     out = param("out", (*heads, embed_dim), ("heads", "head_dim", "embed"), 2)
-    y = project(y.swapaxes(1, 2), out)
+    y = _project(y.swapaxes(1, 2), out)
     x = constrain(x + dropout(y), "batch", "length", "embed_act")
 
     y = norm("mlp_norm", self.dtype)(x)
     wi = param("wi", (embed_dim, 2, self.mlp_dim), ("embed", None, "mlp"), 1)
-    gate, up = jnp.moveaxis(project(y, wi), 2, 0)
+    gate, up = jnp.moveaxis(_project(y, wi), 2, 0)
     y = constrain(dropout(nn.gelu(gate) * up), "batch", "length", "mlp_act")
     wo = param("wo", (self.mlp_dim, embed_dim), ("mlp", "embed"), 1)
-    x = constrain(x + dropout(project(y, wo)), "batch", "length", "embed_act")
+    x = constrain(x + dropout(_project(y, wo)), "batch", "length", "embed_act")
     return x, (key, value)
 
 
