@@ -13,16 +13,23 @@ import pathlib
 import tempfile
 import time
 
-from musiclm_jax.datasets import building, clips, rendered, rendering, scores, soundfonts
+from musiclm_jax.datasets import (
+  corpus_builder,
+  corpus_clips,
+  parallel_build,
+  scores,
+  soundfonts,
+  synthesis,
+)
 
 
 def measure(job_count: int, soundfont: str) -> dict[str, float]:
   """Seconds of audio made on one core in a second of rendering alone and of everything."""
-  config = rendered.size_config("demo", seed=0, soundfont="")
-  jobs = rendered.split_jobs(config, "train", soundfont)[:job_count]
-  clips.render_work(jobs[0])  # imports and opens the soundfont
+  config = corpus_builder.size_config("demo", seed=0, soundfont="")
+  jobs = corpus_builder.split_jobs(config, "train", soundfont)[:job_count]
+  corpus_clips.render_work(jobs[0])  # imports and opens the soundfont
   begin = time.process_time()
-  count = sum(len(clips.render_work(job)) for job in jobs)
+  count = sum(len(corpus_clips.render_work(job)) for job in jobs)
   whole = time.process_time() - begin
   begin = time.process_time()
   for job in jobs:
@@ -40,22 +47,22 @@ def measure(job_count: int, soundfont: str) -> dict[str, float]:
 
 def synthesis_speed(soundfont: str) -> float:
   """Seconds of audio that the synthesizer alone makes in a second: a solo passage over and over."""
-  config = rendered.size_config("demo", seed=0, soundfont="")
-  job = rendered.split_jobs(config, "train", soundfont)[0]
-  music = rendering.played_round(scores.read_music(job.work), job.clip_seconds, 1.0)
-  passage = rendering.passages_of(music, job.work, job.clip_seconds)[0]
+  config = corpus_builder.size_config("demo", seed=0, soundfont="")
+  job = corpus_builder.split_jobs(config, "train", soundfont)[0]
+  music = synthesis.played_round(scores.read_music(job.work), job.clip_seconds, 1.0)
+  passage = synthesis.passages_of(music, job.work, job.clip_seconds)[0]
   begin = time.process_time()
   for _ in range(20):
-    clips.render_clip(job, music, passage, 0)
+    corpus_clips.render_clip(job, music, passage, 0)
   return 20 * job.clip_seconds / (time.process_time() - begin)
 
 
 def build_speed(workers: int) -> dict[str, float]:
   """Wall-clock seconds to build the tiny corpus, and seconds of audio in each."""
   with tempfile.TemporaryDirectory() as folder:
-    builder = rendered.Rendered(config="tiny", data_dir=folder)
+    builder = corpus_builder.Rendered(config="tiny", data_dir=folder)
     begin = time.perf_counter()
-    building.build(builder, workers)
+    parallel_build.build(builder, workers)
     seconds = time.perf_counter() - begin
     clip_count = sum(split.num_examples for split in builder.info.splits.values())
   return {

@@ -107,27 +107,27 @@ def train(setting: dict) -> dict:
   import jax
 
   from benchmarks import decoder
-  from musiclm_jax.lm.audition import Audition
+  from musiclm_jax.lm.audition import SampleGeneration
   from musiclm_jax.partitioning import MeshShape
   from musiclm_jax.training import trainer
-  from musiclm_jax.training.checkpoints import Saves
+  from musiclm_jax.training.checkpoints import CheckpointPolicy
   from musiclm_jax.training.health import Limits
   from musiclm_jax.training.profiling import Window
-  from musiclm_jax.training.step import Recipe
+  from musiclm_jax.training.step import TrainConfig
 
   size = dict(batch=2, layers=6, heads=8, embed=512, mlp=2048)
   program = decoder.program(decoder.plain(256, 1024), **size)
   data = Data(program.shapes, decoder.batch(program))
   with tempfile.TemporaryDirectory() as model_dir:
     trainer.train(
-      recipe=Recipe(program.model, program.optimizer, MeshShape(1, 1, 1, 1), 1, 0),
+      config=TrainConfig(program.model, program.optimizer, MeshShape(1, 1, 1, 1), 1, 0),
       train_data=data,
       eval_data=data,
       model_dir=model_dir,
       steps=trainer.Steps(total=setting["steps"], log=1, evaluate=0),
-      saves=Saves(every=setting["every"], newest=2, forever=0, best=""),
+      policy=CheckpointPolicy(period=setting["every"], keep=2, keep_period=0, best=""),
       limits=Limits(skipped=10, floors={}),
-      observation=trainer.Observation("", Window(0, 1), Audition(0, "", "", 0.0, 0, ())),
+      logging=trainer.Logging("", Window(0, 1), SampleGeneration(0, "", "", 0.0, 0, ())),
       initial={},
       compile_cache="",
     )

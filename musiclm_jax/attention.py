@@ -101,13 +101,14 @@ class Rotary(nn.Module):
     return positions[:, None] * frequencies[None]
 
 
-def turn(x: jax.Array, angles: jax.Array | None) -> jax.Array:
+def apply_rotary(x: jax.Array, angles: jax.Array | None) -> jax.Array:
   """x [batch, heads, positions, head_dim] turned by `Rotary.angles`, or as it is for None."""
   if angles is None:
     return x
-  one, other = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  first_half, second_half = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   cos, sin = jnp.cos(angles)[None, None], jnp.sin(angles)[None, None]
-  return jnp.concatenate([one * cos - other * sin, one * sin + other * cos], -1).astype(x.dtype)
+  rotated = (first_half * cos - second_half * sin, first_half * sin + second_half * cos)
+  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
 def attend(query, keys, values, bias):
@@ -133,9 +134,9 @@ def _by_blocks(query, key, value, bias, block: int):
   outs = []
   for start in range(0, length, block):
     end = min(start + block, length)
-    scope = bias[:, :, start:end, :end]
+    block_bias = bias[:, :, start:end, :end]
     keys, values = key[:, :, :end], value[:, :, :end]
-    outs.append(attend(query[:, :, start:end], [keys], [values], [scope]))
+    outs.append(attend(query[:, :, start:end], [keys], [values], [block_bias]))
   return jnp.concatenate(outs, axis=2)
 
 

@@ -180,7 +180,7 @@ def read_part(directory: str) -> tuple[nn.Module, dict, dict]:
   return module, read_weights(directory), description["provenance"]
 
 
-def take_over(variables: dict, initial: dict[str, str]) -> dict:
+def load_initial_weights(variables: dict, initial: dict[str, str]) -> dict:
   """`variables` with the values of parts: `initial` is {path among the parameters: directory}.
 
   The path "" stands for the whole model, codebooks and statistics too. Says what it took. Raises

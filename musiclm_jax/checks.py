@@ -50,16 +50,16 @@ def _check_effect(configuration: Configuration, targets: dict, macros: dict) -> 
 
   The gin folder's own files may give more macros than one run uses; a test looks after them.
   """
-  spoken, called = configuration.spoken(), (ENTRY, *targets)
+  referenced_macros, called = configuration.referenced_macros(), (ENTRY, *targets)
   for binding in configuration.bindings:
     flag, name = binding.place.startswith("--"), binding.name
     if binding.target:
       if flag and not any(f"{binding.target}.".startswith(f"{target}.") for target in called):
         raise ConfigurationError(binding.place, f"this run does not call {binding.target}")
-    elif flag and name in spoken and name not in macros:
+    elif flag and name in referenced_macros and name not in macros:
       raise ConfigurationError(binding.place, f"nothing that this run calls uses the macro {name}")
-    elif name not in spoken and not binding.place.startswith(_SHIPPED):
-      close = signatures.nearest(name, macros if flag else spoken)
+    elif name not in referenced_macros and not binding.place.startswith(_SHIPPED):
+      close = signatures.nearest(name, macros if flag else referenced_macros)
       raise ConfigurationError(binding.place, f"this run has no macro {name}{close}")
 
 

@@ -248,7 +248,7 @@ class Configuration:
     """The binding of a macro, None where there is none."""
     return self.last().get(("", "", name))
 
-  def spoken(self) -> set[str]:
+  def referenced_macros(self) -> set[str]:
     """The macros that any value speaks of."""
     values = (leaf for binding in self.bindings for leaf in leaves(binding.value))
     return {leaf.name for leaf in values if isinstance(leaf, Macro) and leaf != REQUIRED}

@@ -199,7 +199,7 @@ def _word_macros(config: Configuration) -> tuple[str, ...]:
 def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
   """Quietens absl and TensorFlow, and joins the other processes of the job if there are any."""
   absl.logging.set_verbosity(absl.logging.ERROR)
-  hardware.settle_libtpu()
+  hardware.disable_tpu_probe()
   if not joining:
     # TensorFlow calls a missing GPU an error. XLA reads this too: runs of several processes, which
     # fail in ways that only its log tells, keep theirs.

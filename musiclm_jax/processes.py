@@ -74,7 +74,7 @@ def _initialize(seconds: dict[str, int], **which) -> None:
     )
   finally:
     late.cancel()
-  preflight.introduce(start)
+  preflight.register_host(start)
 
 
 def _give_up(what: str) -> None:

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax.attention import attend, causal_attention, turn
+from musiclm_jax.attention import apply_rotary, attend, causal_attention
 from musiclm_jax.layers import MASKED, Dropout, norm, normal, stack
 from musiclm_jax.partitioning import constrain
 
@@ -77,8 +77,8 @@ class Layer(nn.Module):
     qkv = param("qkv", (embed_dim, 3, *heads), ("embed", None, "heads", "head_dim"), 1)
     # [batch, length, 3, heads, head_dim] to [batch, heads, length, head_dim] of each
     query, key, value = jnp.moveaxis(_project(y, qkv), (2, 3), (0, 2))
-    query = turn(query * (self.head_dim**-0.5), angles)
-    key = turn(key, angles)
+    query = apply_rotary(query * (self.head_dim**-0.5), angles)
+    key = apply_rotary(key, angles)
     if cached is not None:
       y = attend(query, [cached[0], key], [cached[1], value], [cached_bias, bias])
     else:

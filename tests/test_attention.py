@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from musiclm_jax import attention, partitioning
-from musiclm_jax.attention import RelativeBias, Rotary, causal_attention, relative_buckets, turn
+from musiclm_jax.attention import (
+  RelativeBias,
+  Rotary,
+  apply_rotary,
+  causal_attention,
+  relative_buckets,
+)
 from musiclm_jax.layers import MASKED
 
 
@@ -59,7 +65,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
   rotary = Rotary(base=100.0)
 
   def score(t, s):
-    at = [turn(x, rotary.angles(jnp.array([p]), 8)) for x, p in ((query, t), (key, s))]
+    at = [apply_rotary(x, rotary.angles(jnp.array([p]), 8)) for x, p in ((query, t), (key, s))]
     return float((at[0] * at[1]).sum())
 
   assert score(5, 2) == pytest.approx(score(105, 102), abs=1e-4)
@@ -72,7 +78,7 @@ def test_rotary_turns_as_complex_numbers_do():
   angles = Rotary(base=50.0).angles(jnp.arange(3), 8)
   turned = (query[..., :4] + 1j * query[..., 4:]) * np.exp(1j * np.asarray(angles))
   wanted = np.concatenate([turned.real, turned.imag], axis=-1)
-  np.testing.assert_allclose(turn(query, angles), wanted, atol=1e-5)
+  np.testing.assert_allclose(apply_rotary(query, angles), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [128, 200])
@@ -151,4 +157,4 @@ def test_what_a_kernel_cannot_do_is_refused(kind, dtype, heads, message):
 def test_a_relative_bias_is_no_angle():
   assert RelativeBias(8, 16, causal=True).angles(jnp.arange(3), 8) is None
   x = np.ones((1, 1, 3, 8))
-  assert turn(x, None) is x
+  assert apply_rotary(x, None) is x

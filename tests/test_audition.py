@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax import checkpointing, partitioning
-from musiclm_jax.lm.audition import Audition
+from musiclm_jax.lm.audition import SampleGeneration
 from musiclm_jax.lm.generation import Composer, Sampling
 from musiclm_jax.tokenizers.soundstream import SoundStream
 from tests import bundles
@@ -27,7 +27,7 @@ def made(tmp_path_factory):
 def audition(made, **changes):
   bundle, _, prompts = made
   fields = dict(period=10, bundle=bundle, prompts=prompts, seconds=0.5, seed=3)
-  return Audition(**fields | changes, samplings=SAMPLINGS)
+  return SampleGeneration(**fields | changes, samplings=SAMPLINGS)
 
 
 @pytest.mark.parametrize("role", ["semantic", "soundstream"])

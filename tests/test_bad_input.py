@@ -119,9 +119,9 @@ def test_what_is_no_embedding_code_or_text_is_refused(case):
 def test_a_stream_refuses_what_the_codec_does():
   codec = part("soundstream")
   with pytest.raises(ValueError, match="found int16"):
-    streaming.encode(codec, streaming.silence(2), np.zeros((2, 100), np.int16))
+    streaming.encode(codec, streaming.initial_state(2), np.zeros((2, 100), np.int16))
   with pytest.raises(ValueError, match="finite samples"):
-    streaming.encode(codec, streaming.silence(2), holding(WAVE, np.nan))
+    streaming.encode(codec, streaming.initial_state(2), holding(WAVE, np.nan))
   with pytest.raises(ValueError, match="codes .* of integers"):
     streaming.decode(codec, {}, CODES.astype("f"))
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from musiclm_jax import main
-from musiclm_jax.training.checkpoints import Checkpoints, Saves
+from musiclm_jax.training.checkpoints import CheckpointPolicy, Checkpoints
 
 STATE = {"a": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": {"c": np.int32(3)}}
 ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), STATE)
 
 
 def opened(path, **changes):
-  saves = dict(every=1, newest=2, forever=0, best="") | changes
-  return Checkpoints(str(path), Saves(**saves), "the configuration")
+  saves = dict(period=1, keep=2, keep_period=0, best="") | changes
+  return Checkpoints(str(path), CheckpointPolicy(**saves), "the configuration")
 
 
 def save(checkpoints, steps, metrics=None):
@@ -40,7 +40,7 @@ def test_the_newest_is_restored(tmp_path):
 
 def test_some_are_kept_for_good_and_the_best(tmp_path):
   for steps in (range(1, 5), range(5, 12)):  # what was measured before a restart counts too
-    save(opened(tmp_path, forever=4, best="loss"), steps, lambda s: {"loss": abs(s - 3)})
+    save(opened(tmp_path, keep_period=4, best="loss"), steps, lambda s: {"loss": abs(s - 3)})
   assert kept(tmp_path) == [3, 4, 8, 10, 11]
   with pytest.raises(ValueError, match="no metric 'accuracy'; there are .*loss"):
     save(opened(tmp_path, best="accuracy"), [12], lambda s: {"loss": 0.0})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax.datasets import extract, sources
+from musiclm_jax.datasets import extract, features
 from musiclm_jax.tokenizers import frozen
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer
 from musiclm_jax.training.input_pipeline import Records
@@ -36,13 +36,13 @@ def parts(tmp_path_factory):
 def acoustic(parts, **changes):
   fields = dict(name="acoustic", encoder=parts["soundstream"], method="encode", layer=None)
   fields |= dict(window_seconds=0.0, hop_seconds=0.0, quantizer="", frame_rate=50.0)
-  return sources.Source(**(fields | changes))
+  return features.Source(**(fields | changes))
 
 
 def joint(parts, **changes):
   fields = dict(name="mulan", encoder=parts["mulan"], method="embed_audio", layer=None)
   fields |= dict(window_seconds=1.0, hop_seconds=0.5, quantizer="", frame_rate=2.0)
-  return sources.Source(**(fields | changes))
+  return features.Source(**(fields | changes))
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,11 @@ def test_windows_lie_in_the_clip_by_more_than_half():
       for hop in (1, 3, 10):
         inside = [i for i in range(samples) if samples - i * hop > window // 2]
         wanted = len(inside) if samples > window else 1
-        assert sources.window_count(samples, window, hop) == max(1, wanted)
+        assert features.window_count(samples, window, hop) == max(1, wanted)
 
 
 def test_windows_reach_past_the_end_into_silence(parts):
-  encoder = sources.Encoder(joint(parts), RATE)
+  encoder = features.Encoder(joint(parts), RATE)
   waveforms = np.stack([small_world.tone(i)["waveform"][:43200] for i in (0, 1)]) / 32768
   waveforms = waveforms.astype(np.float32)  # 1.8 s: windows at 0, 0.5 and 1 s
   windows = encoder._windows(waveforms).reshape(2, 3, 24000)
@@ -96,14 +96,14 @@ def test_windows_reach_past_the_end_into_silence(parts):
 
 
 def test_a_clip_shorter_than_the_window_is_one_window(parts):
-  found = sources.Encoder(joint(parts), RATE)(np.ones((3, 12000), np.float32))
+  found = features.Encoder(joint(parts), RATE)(np.ones((3, 12000), np.float32))
   assert found.shape == (3, 1, 6)
 
 
 @pytest.mark.parametrize("source", [acoustic, joint])
 def test_an_encoder_of_another_rate_is_refused(parts, source):
   with pytest.raises(ValueError, match="wants 24000 Hz, the records are 16000 Hz"):
-    sources.Encoder(source(parts), 16000)
+    features.Encoder(source(parts), 16000)
 
 
 @pytest.mark.parametrize("dtype, shape", [(np.float32, (None,)), (np.int16, (None, 2))])
@@ -120,7 +120,7 @@ def test_a_record_that_is_not_int16_and_mono_is_refused(parts, tmp_path, dtype, 
 
 
 def test_another_frame_rate_than_the_declared_is_refused(parts):
-  encoder = sources.Encoder(acoustic(parts, frame_rate=40.0), RATE)
+  encoder = features.Encoder(acoustic(parts, frame_rate=40.0), RATE)
   message = "source acoustic: 40.0 Hz would give 40 frames, .*soundstream gave 50"
   with pytest.raises(ValueError, match=message):
     encoder(np.zeros((1, RATE), np.float32))
@@ -129,16 +129,16 @@ def test_another_frame_rate_than_the_declared_is_refused(parts):
 def test_a_quantizer_of_another_encoder_is_refused(parts):
   message = "source mulan: quantizer .*other_rvq was trained on .* feedfeedfeed, not of .*mulan"
   with pytest.raises(ValueError, match=message):
-    sources.Encoder(joint(parts, quantizer=parts["other_rvq"]), RATE)
+    features.Encoder(joint(parts, quantizer=parts["other_rvq"]), RATE)
 
 
 def test_a_quantizer_makes_codes_of_embeddings(parts):
   source = joint(parts, quantizer=parts["mulan_rvq"])
-  encoder = sources.Encoder(source, RATE)
+  encoder = features.Encoder(source, RATE)
   waveforms = small_world.tone(0)["waveform"][None].astype(np.float32) / 32768
   codes = encoder(waveforms)
   assert codes.dtype == np.uint16 and codes.max() < small_world.CODES
-  embeddings = sources.Encoder(joint(parts), RATE)(waveforms)
+  embeddings = features.Encoder(joint(parts), RATE)(waveforms)
   wanted = frozen.load(parts["mulan_rvq"])("encode", embeddings)
   np.testing.assert_array_equal(codes, wanted)
   entry = encoder.describe(codes[0])
@@ -151,7 +151,7 @@ def test_shards_hold_each_clip_once_as_the_encoders_give_it(parts, audio, shards
   clips = {clip["id"]: clip["waveform"].astype(np.float32) / 32768 for clip in clips}
   rows = list(tfds.builder_from_directory(str(shards)).as_data_source("train"))
   assert sorted(row["id"] for row in rows) == sorted(clips)
-  encoders = [sources.Encoder(source(parts), RATE) for source in (acoustic, joint)]
+  encoders = [features.Encoder(source(parts), RATE) for source in (acoustic, joint)]
   for row in rows:
     for encoder in encoders:
       alone = encoder(clips[row["id"]][None])[0]  # whatever else was in its batch

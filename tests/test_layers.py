@@ -63,7 +63,7 @@ LAYERS = (
     "training.input_pipeline",
     "lm.generation",
     "lm.audition",
-    "datasets.sources",
+    "datasets.features",
     "datasets.extract",
   ),
   ("training.flops", "training.trainer", "training.compile", "evaluation.*", "demo"),

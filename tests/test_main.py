@@ -258,9 +258,9 @@ def test_two_commands_in_one_process_do_not_meet(studio):
   assert main.main([*TRAIN, "--steps=3", "--gin.studio.models.Small.depth=7"]) == 0
   assert main.main([*SPEAK, "--seconds=2"]) == 0
   assert main.main(TRAIN) == 0
-  first, spoken, second = calls()[-3:]
+  first, referenced_macros, second = calls()[-3:]
   assert (first["steps"], first["model"].depth) == (3, 7)
-  assert spoken["seconds"] == 2
+  assert referenced_macros["seconds"] == 2
   assert (second["steps"], second["model"].depth) == (10, 2)
 
 

@@ -82,7 +82,7 @@ def test_the_spectrogram_tower_in_one_channel_is_vit(rng):
   bias = tensors.pop("embeddings.patch_embeddings.projection.bias")
   params = {
     "class_tokens": tensors.pop("embeddings.cls_token")[0],
-    "places": tensors.pop("embeddings.position_embeddings")[0],
+    "position_embedding": tensors.pop("embeddings.position_embeddings")[0],
     "project": {"kernel": kernel.reshape(32, 64).T, "bias": bias},
     "encoder": {
       "norm": conversion._norm(tensors, "layernorm"),

@@ -26,7 +26,7 @@ def pieces(*ends):
 @settings(max_examples=8)
 @given(st.lists(st.integers(0, FRAMES * HOP), max_size=4).map(sorted))
 def test_pieces_of_sound_are_encoded_as_the_whole(ends):
-  x, stream, codes = test_soundstream.music(2, FRAMES * HOP), streaming.silence(2), []
+  x, stream, codes = test_soundstream.music(2, FRAMES * HOP), streaming.initial_state(2), []
   for piece in pieces(*ends, FRAMES * HOP):
     new, stream = streaming.encode(codec(), stream, x[:, piece])
     codes.append(new)
@@ -49,4 +49,4 @@ def test_pieces_of_codes_are_decoded_as_the_whole(ends):
 
 def test_another_number_of_streams_is_refused():
   with pytest.raises(ValueError, match="wanted 2 streams, found 3"):
-    streaming.encode(None, streaming.silence(2), np.zeros((3, 10), np.float32))
+    streaming.encode(None, streaming.initial_state(2), np.zeros((3, 10), np.float32))

@@ -56,7 +56,7 @@ def test_every_patch_has_a_place(rng, stride, count, num_class_tokens):
   tower = spectrogram_tower(num_class_tokens, stride)
   x = rng.normal(size=(2, 45, 16)).astype(np.float32)
   v = filled(tower, x)
-  assert v["params"]["places"].shape == (count + num_class_tokens, 16)
+  assert v["params"]["position_embedding"].shape == (count + num_class_tokens, 16)
   assert tower.apply(v, x).shape == (2, 16)
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from musiclm_jax import checkpointing, main
-from musiclm_jax.lm.audition import Audition
+from musiclm_jax.lm.audition import SampleGeneration
 from musiclm_jax.partitioning import MeshShape
 from musiclm_jax.training import optimizers, progress, trainer
-from musiclm_jax.training.checkpoints import Saves
+from musiclm_jax.training.checkpoints import CheckpointPolicy
 from musiclm_jax.training.health import Health, Limits
 from musiclm_jax.training.profiling import Window
-from musiclm_jax.training.step import Recipe, init_state, microbatches, state_shardings
+from musiclm_jax.training.step import TrainConfig, init_state, microbatches, state_shardings
 from tests.programs import program
 
 
@@ -88,7 +88,7 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     clip=100.0,
   )
   return trainer.train(
-    recipe=Recipe(
+    config=TrainConfig(
       Regression(noise=options.pop("noise", 0.1)),
       optimizers.averaged(optimizer=optimizer, decay=options.pop("decay", 0.0)),
       MeshShape(1, *mesh),
@@ -99,12 +99,12 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     eval_data=Data(),
     model_dir=str(model_dir),
     steps=trainer.Steps(total=steps, log=10, evaluate=20),
-    saves=Saves(every=10, newest=2, forever=0, best=""),
+    policy=CheckpointPolicy(period=10, keep=2, keep_period=0, best=""),
     limits=Limits(skipped=5, floors={}),
-    observation=trainer.Observation(
+    logging=trainer.Logging(
       options.pop("wandb_project", ""),
       Window(first=options.pop("profile", 0), count=2),
-      options.pop("audition", Audition(0, "", "", 0.0, 0, ())),
+      options.pop("audition", SampleGeneration(0, "", "", 0.0, 0, ())),
     ),
     **{"initial": {}, "compile_cache": ""} | options,
   )
@@ -440,7 +440,7 @@ def test_what_is_done_beside_the_steps_is_in_no_rate(tmp_path, monkeypatch):
       log.step(METRICS, rows=4, waited=0.0)
       if number % 2 == 0:
         log.flush(number)
-        with log.aside(METRICS):
+        with log.excluded_from_timing(METRICS):
           now[0] += 16  # an evaluation
   first, second = metrics(tmp_path, "train")
   assert first["seconds_per_step"] == second["seconds_per_step"] == 2
@@ -469,8 +469,8 @@ def test_durations():
 def test_a_mesh_that_splits_nothing_is_said(fsdp, said, capsys):
   mesh = MeshShape(1, -1, fsdp, 1)
   optimizer = optimizers.adamw(learning_rate=0.1, b1=0.9, b2=0.9, weight_decay=0.0, clip=1.0)
-  recipe = Recipe(Regression(noise=0.0), optimizer, mesh, 1, seed=0)
-  assert recipe.program(Data.shapes).shardings
+  config = TrainConfig(Regression(noise=0.0), optimizer, mesh, 1, seed=0)
+  assert config.program(Data.shapes).shardings
   err = capsys.readouterr().err
   assert err.startswith(said) and bool(err) == bool(said)
 

@@ -58,7 +58,9 @@ class Training:
 def load(name: str, **macros) -> Training:
   """The training that `musiclm train NAME --MACRO=VALUE ...` would start, NAME one file or more."""
   config = Configuration([configuration.find(file) for file in ("run/train", *name.split())])
-  for macro, value in (dict.fromkeys(_PATHS & config.spoken(), "nowhere") | macros).items():
+  for macro, value in (
+    dict.fromkeys(_PATHS & config.referenced_macros(), "nowhere") | macros
+  ).items():
     config.add_flag(f"--{macro}", macro, repr(value))
   checks.check(config)
   gin.clear_config()
@@ -70,11 +72,11 @@ def load(name: str, **macros) -> Training:
     bindings = gin.get_bindings(function, resolve_references=False)
     return copy.deepcopy({k: v for k, v in bindings.items() if k not in left_out})
 
-  recipe = made(step.Recipe)
+  config = made(step.TrainConfig)
   data = made(input_pipeline.Dataset)
   examples = data["examples"]
   draw = functools.partial(_DRAW.get(type(examples), _random), examples)
-  return Training(recipe["model"], recipe["optimizer"], data["batch_size"], examples.shapes, draw)
+  return Training(config["model"], config["optimizer"], data["batch_size"], examples.shapes, draw)
 
 
 def _random(examples, rng, rows):

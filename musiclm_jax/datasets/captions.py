@@ -13,7 +13,7 @@ import re
 
 import numpy as np
 
-from musiclm_jax.datasets import rendering, scores
+from musiclm_jax.datasets import scores, synthesis
 
 LOW, HIGH = 58.0, 76.0  # mean MIDI pitch of a melody below, above which its register is low, high
 SPARSE, BUSY = 1.6, 4.0  # melody notes a second below, above which it is sparse, busy
@@ -25,7 +25,7 @@ def phrasings() -> dict:
   return json.loads((scores.data_folder() / "phrasings.json").read_text("utf-8"))
 
 
-def describe(rendition: rendering.Rendition, rng: np.random.Generator) -> tuple[str, list[str]]:
+def describe(rendition: synthesis.Rendition, rng: np.random.Generator) -> tuple[str, list[str]]:
   """Caption of one to four sentences that tell nothing twice, and the aspect list, as in
   MusicCaps."""
   words = choose_words(rendition, rng)
@@ -48,7 +48,7 @@ def slots(template: str) -> set[str]:
   return {"tempo" if name == "tempo_word" else name for name in found}
 
 
-def choose_words(rendition: rendering.Rendition, rng: np.random.Generator) -> dict[str, str]:
+def choose_words(rendition: synthesis.Rendition, rng: np.random.Generator) -> dict[str, str]:
   """What fills the slots of the sentences."""
   table, work = phrasings(), rendition.work
   names = unique(voice.instrument.name for voice in rendition.voices)
@@ -83,7 +83,7 @@ def choose_words(rendition: rendering.Rendition, rng: np.random.Generator) -> di
 
 
 def aspects(
-  rendition: rendering.Rendition, words: dict[str, str], rng: np.random.Generator
+  rendition: synthesis.Rendition, words: dict[str, str], rng: np.random.Generator
 ) -> list[str]:
   """Phrases that are each true of the clip, in random order, instruments always among them."""
   sure = unique(voice.instrument.name for voice in rendition.voices)
@@ -114,13 +114,13 @@ def brightness(key: str) -> str:
   return "bright" if scores.SCALES[scores.split_key(key)[1]][2] == 4 else "dark"
 
 
-def register(rendition: rendering.Rendition) -> str:
+def register(rendition: synthesis.Rendition) -> str:
   """ "low", "middle" or "high" by the mean pitch of the melody."""
   middle = rendition.melody[:, 2].mean()
   return "low" if middle < LOW else "high" if middle > HIGH else "middle"
 
 
-def density(rendition: rendering.Rendition) -> str:
+def density(rendition: synthesis.Rendition) -> str:
   """ "sparse", "flowing" or "busy" by the melody's notes a second."""
   melody = rendition.melody
   seconds = float((melody[:, 0] + melody[:, 1]).max()) * rendition.seconds_per_quarter

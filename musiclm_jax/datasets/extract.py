@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from musiclm_jax import checkpointing
-from musiclm_jax.datasets.sources import Encoder, Source
+from musiclm_jax.datasets.features import Encoder, Source
 from musiclm_jax.tokenizers import inputs
 
 

@@ -11,7 +11,7 @@ from musiclm_jax.lm.generation import Composer, Sampling, read_prompts
 
 
 @dataclasses.dataclass(frozen=True)
-class Audition:
+class SampleGeneration:
   """Every `period` steps (0: never) `seconds` of music for each line of the file `prompts`.
 
   The parts of `bundle` make it, the model that trains in the place of its own.

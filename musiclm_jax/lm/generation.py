@@ -27,14 +27,14 @@ from musiclm_jax.tokens import Stream, flatten, unflatten, windows
 class Sampling:
   """How one stage is sampled.
 
-  Windows are as long as the training crop; the share `new` of each is new, the rest is context
-  from the window before. Temperature and guidance as in `sampling.sample`.
+  Windows are as long as the training crop; the share `stride_fraction` of each is new, the rest is
+  context from the window before. Temperature and guidance as in `sampling.sample`.
   """
 
   stage: str
   temperature: float
   guidance: float
-  new: float
+  stride_fraction: float
 
 
 class Composer:
@@ -122,7 +122,7 @@ class Composer:
     offsets = module.vocabulary.offsets(target)
     grid = round(float(plan.grid_seconds) * target.frame_rate)
     size = target.frames(plan.crop_seconds)
-    stride = max(1, round(settings.new * size / grid)) * grid
+    stride = max(1, round(settings.stride_fraction * size / grid)) * grid
     written = np.zeros((len(keys), 0, target.num_quantizers), np.int32)
     for window in windows(total_frames, size, stride, grid):
       conditions = [

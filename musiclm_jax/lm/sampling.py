@@ -43,8 +43,8 @@ def sample(
   def scores(tokens, level, cache):
     logits, cache = model.apply(variables, tokens, level, cache, method="decode")
     if guidance:
-      conditioned, free = jnp.split(logits, 2)
-      logits = (1 + guidance) * conditioned - guidance * free
+      conditioned, unconditional = jnp.split(logits, 2)
+      logits = (1 + guidance) * conditioned - guidance * unconditional
     return logits, cache
 
   def choose(logits, position):

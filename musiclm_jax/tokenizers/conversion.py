@@ -40,7 +40,7 @@ def bert(config: dict, tensors: dict[str, np.ndarray]) -> tuple[TextTower, dict]
   segment = rest.pop("embeddings.token_type_embeddings.weight")[:1]
   params = {
     "table": rest.pop("embeddings.word_embeddings.weight"),
-    "places": rest.pop("embeddings.position_embeddings.weight") + segment,
+    "position_embedding": rest.pop("embeddings.position_embeddings.weight") + segment,
     "encoder": {
       "norm": _norm(rest, "embeddings.LayerNorm"),
       "layers": _layers(rest, config, "encoder.layer.{}.", _BERT_LAYER),
@@ -65,7 +65,7 @@ def ast(config: dict, tensors: dict[str, np.ndarray]) -> tuple[SpectrogramTransf
   grid = places[2:].reshape(rows, -1, places.shape[-1]).swapaxes(0, 1)
   params = {
     "class_tokens": np.concatenate(first),
-    "places": np.concatenate([places[:2], grid.reshape(places[2:].shape)]),
+    "position_embedding": np.concatenate([places[:2], grid.reshape(places[2:].shape)]),
     "project": {
       "kernel": kernel.transpose(2, 1, 0).reshape(size * size, -1),
       "bias": rest.pop("embeddings.patch_embeddings.projection.bias"),

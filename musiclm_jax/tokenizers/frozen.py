@@ -46,11 +46,11 @@ def _resume(module, method, variables, state, *arrays):
   return module.apply({**variables, **state}, *arrays, method=method, mutable=["stream"])
 
 
-def load(directory: str) -> Frozen | pretrained.Published:
+def load(directory: str) -> Frozen | pretrained.TorchPart:
   """The model of a part: a finished or imported model directory, or a folder of a bundle.
 
   Raises ValueError where the directory holds no finished model.
   """
   module, variables, provenance = checkpointing.read_part(directory)
-  kind = Frozen if isinstance(module, nn.Module) else pretrained.Published
+  kind = Frozen if isinstance(module, nn.Module) else pretrained.TorchPart
   return kind(module, variables, provenance, checkpointing.fingerprint(directory))

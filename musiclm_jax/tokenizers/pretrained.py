@@ -132,7 +132,7 @@ class Joint:
     return network.get_text_features(tokens, attention_mask=mask.long()).pooler_output.numpy()
 
 
-class Published:
+class TorchPart:
   """A published part at work, with the calls of `frozen.Frozen`: `codec("encode", waveform)`."""
 
   def __init__(self, module, variables, provenance, fingerprint):

@@ -163,29 +163,29 @@ class ResidualQuantizer(nn.Module):
     x = jnp.where(weights[..., None] > 0, x.astype(jnp.float32), 0.0)  # what is masked may be NaN
     flat, flat_weights = lax.stop_gradient(x).reshape(batch * n, dim), weights.reshape(batch * n)
     kept = jnp.full((batch * n,), self.num_quantizers)
-    picks = jnp.zeros((self.codebook_size,), jnp.int32)
+    restart_indices = jnp.zeros((self.codebook_size,), jnp.int32)
     learn = train and not self.is_initializing()
     with jax.default_matmul_precision("float32"):
       if learn:
         self._initialise(flat, flat_weights)
-        picks = _draw(self.make_rng("dropout"), flat_weights, self.codebook_size)
+        restart_indices = _draw(self.make_rng("dropout"), flat_weights, self.codebook_size)
       if learn and self.level_dropout:
         kept = jax.random.randint(self.make_rng("dropout"), (batch, 1), 1, self.num_quantizers + 1)
         kept = jnp.broadcast_to(kept, (batch, n)).reshape(batch * n)
-      quantized, (codes, *news) = self._levels(flat, flat_weights, kept, picks)
-    dead = self._update(*news) if learn else self.counts.value < self.threshold
+      quantized, (codes, *level_stats) = self._levels(flat, flat_weights, kept, restart_indices)
+    dead = self._update(*level_stats) if learn else self.counts.value < self.threshold
     quantized = quantized.reshape(batch, n, dim)
     error = jnp.square(x - quantized).mean(axis=-1) * weights
     one = jnp.ones((), jnp.float32)
-    used = perplexity(news[0])
+    used = perplexity(level_stats[0])
     metrics = {f"perplexity_{level}": (used[level], one) for level in range(self.num_quantizers)}
     metrics |= {"commitment": (error.sum(), weights.sum()), "dead": (dead.mean(), one)}
     codes = codes.T.reshape(batch, n, self.num_quantizers).astype(jnp.int32)
     return x + lax.stop_gradient(quantized - x), codes, metrics
 
-  def _levels(self, x, weights, kept, picks):
+  def _levels(self, x, weights, kept, restart_indices):
     """The sum [n, dim] of the first `kept` [n] levels of x [n, dim], and what each level saw:
-    codes [n], their weights and sums of vectors, and the vectors it was given at `picks`.
+    codes [n], their weights and sums of vectors, and the vectors it was given at `restart_indices`.
     """
 
     def level(carry, inputs):
@@ -194,7 +194,7 @@ class ResidualQuantizer(nn.Module):
       codes, counts, sums = _assign(residual, weights, codebook)
       vectors = codebook[codes]
       quantized = quantized + jnp.where((index < kept)[:, None], vectors, 0.0)
-      return (residual - vectors, quantized), (codes, counts, sums, residual[picks])
+      return (residual - vectors, quantized), (codes, counts, sums, residual[restart_indices])
 
     inputs = jnp.arange(self.num_quantizers), self.vectors.value
     (_, quantized), seen = lax.scan(level, (x, jnp.zeros_like(x)), inputs)

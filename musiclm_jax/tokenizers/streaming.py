@@ -11,19 +11,21 @@ from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.frozen import Frozen
 
 
-class Sound(NamedTuple):
+class EncoderState(NamedTuple):
   """Where an encoder stands: the state of its convolutions, and samples that fill no frame yet."""
 
   state: dict
   rest: np.ndarray
 
 
-def silence(batch: int) -> Sound:
+def initial_state(batch: int) -> EncoderState:
   """The start of `batch` streams."""
-  return Sound({}, np.zeros((batch, 0), np.float32))
+  return EncoderState({}, np.zeros((batch, 0), np.float32))
 
 
-def encode(codec: Frozen, before: Sound, waveform: np.ndarray) -> tuple[np.ndarray, Sound]:
+def encode(
+  codec: Frozen, before: EncoderState, waveform: np.ndarray
+) -> tuple[np.ndarray, EncoderState]:
   """Codes [batch, frames, num_quantizers] int32 of the frames that waveform [batch, samples]
   completes, and where the stream then stands. Raises ValueError where the batch changed, and as
   the codec does.
@@ -37,9 +39,9 @@ def encode(codec: Frozen, before: Sound, waveform: np.ndarray) -> tuple[np.ndarr
   whole = samples.shape[1] // hop * hop
   if not whole:
     levels = codec.module.quantizer.num_quantizers
-    return np.zeros((len(samples), 0, levels), np.int32), Sound(before.state, samples)
+    return np.zeros((len(samples), 0, levels), np.int32), EncoderState(before.state, samples)
   codes, state = codec.resume("encode", before.state, samples[:, :whole])
-  return np.asarray(codes), Sound(state, samples[:, whole:])
+  return np.asarray(codes), EncoderState(state, samples[:, whole:])
 
 
 def decode(codec: Frozen, before: dict, codes: np.ndarray) -> tuple[np.ndarray, dict]:

@@ -12,7 +12,7 @@ import numpy as np
 from musiclm_jax.encoder import Affine, Encoder
 from musiclm_jax.layers import norm, normal
 
-_SMALL = nn.initializers.normal(0.02)  # BERT's and ViT's, of tables and places
+_SMALL = nn.initializers.normal(0.02)  # BERT's and ViT's, of tables and position embeddings
 
 
 class ResidualBlock(nn.Module):
@@ -71,7 +71,7 @@ class SpectrogramTransformer(nn.Module):
   """AST and, in one channel, ViT: a Transformer over patches of a spectrogram as a picture.
 
   [batch, frames, mels] to [batch, embed]. A patch of `patch` (frames, mels) stands at every
-  `stride` (frames, mels); frames and mels that fill no patch are dropped. The places of patches are
+  `stride` (frames, mels); frames and mels that fill no patch are dropped. Position embeddings are
   learned, up to `num_frames`: a shorter spectrogram is followed by 0. `num_class_tokens` learned
   vectors stand in front and their mean comes out (ViT has 1, AST 2); without any it is the mean of
   the patches. Raises ValueError where there are more frames than num_frames, or mels fill no patch.
@@ -111,7 +111,7 @@ class SpectrogramTransformer(nn.Module):
     if count:
       first = jnp.broadcast_to(learned("class_tokens", count), (batch, count, dim))
       x = jnp.concatenate([first, x], axis=1)
-    x = self.encoder(x + learned("places", x.shape[1]), train=train)
+    x = self.encoder(x + learned("position_embedding", x.shape[1]), train=train)
     return x[:, : count or None].mean(axis=1)
 
 
@@ -139,9 +139,9 @@ class TextTower(nn.Module):
       return self.param(name, init, shape).astype(self.encoder.dtype)
 
     table = learned("table", self.vocab_size, "vocab")
-    places = learned("places", self.max_length, "position")[:length]
+    position_embedding = learned("position_embedding", self.max_length, "position")[:length]
     mask = (tokens > 0) | (jnp.arange(length) == 0)[None]
-    return self.encoder(table[tokens] + places[None], mask=mask, train=train)[:, 0]
+    return self.encoder(table[tokens] + position_embedding[None], mask=mask, train=train)[:, 0]
 
 
 def convolution(name: str, features: int, kernel_size: int, stride: int, dtype: str) -> nn.Conv:

@@ -139,7 +139,7 @@ class W2vBert(nn.Module):
 
     self.context, self.head = dense(self.targets.code_dim), dense(self.targets.codebook_size)
     init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("embed",))
-    self.blank = self.param("blank", init, (self.front_end.embed_dim,))
+    self.mask_embedding = self.param("mask_embedding", init, (self.front_end.embed_dim,))
 
   def __call__(self, batch, *, train: bool):
     """(loss, metrics): contrastive, with diversity, + masked-prediction loss (Section 3)."""
@@ -149,7 +149,7 @@ class W2vBert(nn.Module):
     # A validation without a key still needs a mask, the same one each time.
     rng = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(0)
     masked = span_mask(rng, codes.shape, start_rate=self.start_rate, span=self.span)
-    x = jnp.where(masked[:, :, None], self.blank.astype(x.dtype)[None, None], x)
+    x = jnp.where(masked[:, :, None], self.mask_embedding.astype(x.dtype)[None, None], x)
 
     x = self.contrastive(x, depth=self.contrastive.num_layers, train=train)
     scores = jnp.einsum("btc,bsc->bts", unit(self.context(x)), vectors) / self.temperature
@@ -163,9 +163,9 @@ class W2vBert(nn.Module):
       "masked_loss": _total(cross_entropy, masked),
       "masked_accuracy": _total(logits.argmax(axis=-1) == codes, masked),
     }
-    told_apart = _mean(sums["contrastive_loss"]) + self.diversity_weight * diversity
-    named = _mean(sums["masked_loss"])
-    loss = self.contrastive_weight * told_apart + self.masked_weight * named
+    contrastive_total = _mean(sums["contrastive_loss"]) + self.diversity_weight * diversity
+    masked_total = _mean(sums["masked_loss"])
+    loss = self.contrastive_weight * contrastive_total + self.masked_weight * masked_total
     weight = sums["masked_loss"][1]
     return loss, {"loss": (loss * weight, weight)} | sums | self._usage(codes, weight) | metrics
 

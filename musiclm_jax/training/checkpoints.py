@@ -22,15 +22,14 @@ _WRITE_METRICS = operator.itemgetter("loss")
 
 
 @dataclasses.dataclass(frozen=True)
-class Saves:
-  """Every how many steps a run saves, and what it keeps: the `newest` ones, for good those of every
-  `forever` steps (0: none), and of those that were evaluated the one whose metric `best` is the
-  lowest ("": none).
+class CheckpointPolicy:
+  """A run saves every `period` steps and keeps the `keep` newest checkpoints, those of every
+  `keep_period` steps (0: none), and the evaluated one whose metric `best` is the lowest ("": none).
   """
 
-  every: int
-  newest: int
-  forever: int
+  period: int
+  keep: int
+  keep_period: int
   best: str
 
 
@@ -41,15 +40,15 @@ class Checkpoints:
   the run at the next one.
   """
 
-  def __init__(self, directory: str, saves: Saves, config_text: str):
-    self.saves = saves
+  def __init__(self, directory: str, policy: CheckpointPolicy, config_text: str):
+    self.policy = policy
     self._about = {"version": metadata.version("musiclm_jax"), "config": config_text}
-    kept = [managers.LatestN(saves.newest)]
-    if saves.forever:
-      kept.append(managers.EveryNSteps(saves.forever))
-    if saves.best:
+    kept = [managers.LatestN(policy.keep)]
+    if policy.keep_period:
+      kept.append(managers.EveryNSteps(policy.keep_period))
+    if policy.best:
       best = managers.BestN(
-        get_metric_fn=operator.itemgetter(saves.best),
+        get_metric_fn=operator.itemgetter(policy.best),
         reverse=True,
         n=1,
         keep_checkpoints_without_metrics=False,
@@ -71,8 +70,8 @@ class Checkpoints:
     `metrics` are those of the evaluation of this very step, if there was one. Raises ValueError
     where they should say which is best, and do not.
     """
-    if metrics and self.saves.best and self.saves.best not in metrics:
-      raise ValueError(f"best: no metric {self.saves.best!r}; there are {sorted(metrics)}")
+    if metrics and self.policy.best and self.policy.best not in metrics:
+      raise ValueError(f"best: no metric {self.policy.best!r}; there are {sorted(metrics)}")
     if step not in self._manager.all_steps():
       args = ocp.args.StandardSave(state)
       self._manager.save(step, args=args, metrics=metrics, custom_metadata=self._about)

@@ -21,7 +21,7 @@ from musiclm_jax.layers import with_field
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.training import flops, hardware, topologies
 from musiclm_jax.training.collectives import collectives
-from musiclm_jax.training.step import Program, Recipe
+from musiclm_jax.training.step import Program, TrainConfig
 
 
 class TooLarge(ValueError):
@@ -33,7 +33,7 @@ class TooLarge(ValueError):
 
 def compile(
   *,
-  recipe: Recipe,
+  config: TrainConfig,
   examples,
   batch_size: int,
   topology: str,
@@ -54,7 +54,7 @@ def compile(
   if sum((search, decode, bool(save))) > 1:
     raise ValueError("compile: search, decode and save are three things; wanted one at a time")
   shapes = partitioning.batched(examples.shapes, batch_size)
-  program = recipe.program(shapes, topologies.devices(topology, recipe.mesh_shape.slices))
+  program = config.program(shapes, topologies.devices(topology, config.mesh_shape.slices))
   if search:
     report = {"search": largest_batches(program)}
   elif decode:

@@ -49,7 +49,7 @@ def has_tpu() -> bool:
   return any(devices.glob("accel*")) or any(devices.glob("vfio/[0-9]*"))
 
 
-def settle_libtpu() -> None:
+def disable_tpu_probe() -> None:
   """Where there is no TPU, keeps libtpu, which compiles for some, from looking for one."""
   if not has_tpu():
     for name, value in _NO_TPU.items():

@@ -32,7 +32,7 @@ class Health:
     self._pending: tuple[int, jax.Array] | None = None
     self._in_a_row = 0
 
-  def look(self, step: int, skipped: jax.Array) -> None:
+  def observe(self, step: int, skipped: jax.Array) -> None:
     """Takes the flag of a step that was just started, and waits for that of the one before it.
 
     Raises ValueError where that was one skipped step in a row too many.

@@ -13,11 +13,11 @@ import tensorflow as tf
 
 from musiclm_jax import partitioning
 from musiclm_jax.datasets.manifest import merged, provenance
-from musiclm_jax.datasets.records import Records
+from musiclm_jax.datasets.tfds_reader import Records
 from musiclm_jax.tokens import Stream
 
 tf.config.set_visible_devices([], "GPU")
-_APART = 2**24  # epochs between the datasets of a mixture; even, so that pairs stay pairs
+_EPOCH_OFFSET = 2**24  # epochs between the datasets of a mixture; even, so that pairs stay pairs
 # How SeqIO gives examples that have no end, and so can be neither repeated nor kept in memory.
 _ENDLESS = dict(sequence_length=None, shuffle=False, num_epochs=1, try_in_mem_cache=False)
 
@@ -202,7 +202,7 @@ class Mixture:
     """Where a dataset begins in its order: elsewhere than the others, as two of the same records
     must not show the same clip, cropped alike, side by side.
     """
-    return index * _APART * len(self._datasets[index].records)
+    return index * _EPOCH_OFFSET * len(self._datasets[index].records)
 
   def batches(self, first_step: int, rows=None) -> Iterator[dict[str, np.ndarray]]:
     """The batches from `first_step` on, or these rows of them, without end: close it after use."""

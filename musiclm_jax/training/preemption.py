@@ -6,13 +6,13 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Notice:
+class PreemptionHandler:
   """Whether SIGTERM has come to any process of the job; all of them learn it at the same step."""
 
   def __init__(self):
     self._came, self._previous = False, None
 
-  def __enter__(self) -> "Notice":
+  def __enter__(self) -> "PreemptionHandler":
     if jax.process_count() == 1:
       self._previous = signal.signal(signal.SIGTERM, self._note)
     return self
@@ -24,7 +24,7 @@ class Notice:
   def _note(self, number, frame) -> None:
     self._came = True
 
-  def came(self, step: int) -> bool:
+  def should_stop(self, step: int) -> bool:
     """Whether to save and end after this step."""
     if jax.process_count() == 1:
       return self._came

@@ -12,7 +12,7 @@ _VERSIONS = ("musiclm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 _seconds = 60  # in which all must have said it
 
 
-def introduce(seconds: int) -> None:
+def register_host(seconds: int) -> None:
   """Says the host of this process to the others of its job, which wait for `agree` so long."""
   global _seconds
   _seconds = seconds

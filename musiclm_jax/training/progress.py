@@ -187,7 +187,7 @@ class Progress:
     self._compile_seconds = seconds
 
   @contextlib.contextmanager
-  def aside(self, state):
+  def excluded_from_timing(self, state):
     """What goes on in here, between the step that makes `state` and the next, counts as no step."""
     jax.block_until_ready(state)
     began = time.perf_counter()

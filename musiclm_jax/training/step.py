@@ -259,7 +259,7 @@ def _abstract(x, sharding) -> jax.ShapeDtypeStruct:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class TrainConfig:
   """What a training is, wherever it runs and whatever its data: a Program but for these."""
 
   model: nn.Module

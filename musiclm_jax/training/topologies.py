@@ -65,7 +65,7 @@ def devices(topology: str, slices: int = 1) -> list:
   kind, _, shape = topology.partition(":")
   try:
     if kind not in _GPUS:
-      hardware.settle_libtpu()
+      hardware.disable_tpu_probe()
       more = {"num_slices": slices} if slices > 1 else {}
       if shape == "1x1":  # libtpu takes hosts to have 2x2 chips
         more["chips_per_host_bounds"] = (1, 1, 1)

@@ -18,24 +18,24 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from musiclm_jax import checkpointing, partitioning
-from musiclm_jax.lm.audition import Audition
+from musiclm_jax.lm.audition import SampleGeneration
 from musiclm_jax.training import flops, hardware, preflight, progress
-from musiclm_jax.training.checkpoints import Checkpoints, Saves
+from musiclm_jax.training.checkpoints import CheckpointPolicy, Checkpoints
 from musiclm_jax.training.health import Health, Limits
-from musiclm_jax.training.preemption import Notice
+from musiclm_jax.training.preemption import PreemptionHandler
 from musiclm_jax.training.profiling import Profiler, Window
-from musiclm_jax.training.step import Program, Recipe, TrainState
+from musiclm_jax.training.step import Program, TrainConfig, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Observation:
+class Logging:
   """What a run shows besides metrics.jsonl and TensorBoard files: a W&B project ("": none),
   profiles, and music.
   """
 
   wandb_project: str
   profile: Window
-  audition: Audition
+  audition: SampleGeneration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Watchers(NamedTuple):
 
   profiler: Profiler
   health: Health
-  notice: Notice
+  notice: PreemptionHandler
   log: progress.Progress
   listen: Callable[[int, dict], None]
 
@@ -69,14 +69,14 @@ def evaluate(program: Program, variables, data) -> dict[str, float]:
 
 def train(
   *,
-  recipe: Recipe,
+  config: TrainConfig,
   train_data,
   eval_data,
   model_dir: str,
   steps: Steps,
-  saves: Saves,
+  policy: CheckpointPolicy,
   limits: Limits,
-  observation: Observation,
+  logging: Logging,
   initial: dict[str, str],
   compile_cache: str,
   config_text: str = "",
@@ -92,16 +92,20 @@ def train(
   """
   if compile_cache:
     jax.config.update("jax_compilation_cache_dir", compile_cache)
-  observation.audition.check(recipe.model)
-  program = recipe.program(train_data.shapes)
+  logging.audition.check(config.model)
+  program = config.program(train_data.shapes)
   initial = {path: directory for path, directory in initial.items() if directory}
   provenance = train_data.provenance | checkpointing.origins(initial)
   data = f"{train_data.fingerprint}, {eval_data.fingerprint} held out"
   preflight.agree({"configuration": checkpointing.digest(config_text), "data": data})
   if jax.process_index() == 0:
-    checkpointing.describe_run(model_dir, recipe.model, provenance)
-  checkpoints = Checkpoints(model_dir, saves, config_text)
-  with partitioning.use(program.mesh), contextlib.closing(checkpoints), Notice() as notice:
+    checkpointing.describe_run(model_dir, config.model, provenance)
+  checkpoints = Checkpoints(model_dir, policy, config_text)
+  with (
+    partitioning.use(program.mesh),
+    contextlib.closing(checkpoints),
+    PreemptionHandler() as notice,
+  ):
     state = checkpoints.restore(program.state) or _start(program, initial)
     if jax.process_index() == 0:
       checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
@@ -110,13 +114,13 @@ def train(
     held_out = functools.partial(evaluate, program, data=eval_data)
     with (
       progress.Progress(
-        model_dir, first, steps.total, _rates(program), observation.wandb_project
+        model_dir, first, steps.total, _rates(program), logging.wandb_project
       ) as log,
-      Profiler(observation.profile, model_dir) as profiler,
+      Profiler(logging.profile, model_dir) as profiler,
       contextlib.closing(train_data.batches(first - 1, program.own_rows)) as batches,
     ):
       batches = map(program.put, batches)
-      listen = functools.partial(_listen, program.model, observation.audition, log)
+      listen = functools.partial(log_samples, program.model, logging.audition, log)
       watchers = _Watchers(profiler, health, notice, log, listen)
       state = _loop(program, state, batches, steps, held_out, checkpoints, watchers)
       final = held_out(state.variables)
@@ -138,7 +142,9 @@ def _start(program: Program, initial: dict[str, str]) -> TrainState:
   state = program.init()
   if not initial:
     return state
-  variables = checkpointing.take_over({"params": state.params, **state.collections}, initial)
+  variables = checkpointing.load_initial_weights(
+    {"params": state.params, **state.collections}, initial
+  )
 
   def put(x, sharding):
     return jnp.asarray(x) if sharding is None else jax.device_put(x, sharding)
@@ -158,11 +164,13 @@ def _rates(program: Program) -> progress.Rates:
   return progress.Rates(flops.model_flops(program), peak)
 
 
-def _listen(model, audition: Audition, log: progress.Progress, step: int, variables) -> None:
+def log_samples(
+  model, audition: SampleGeneration, log: progress.Progress, step: int, variables
+) -> None:
   """Writes the music that is due after a step; process 0 makes it, of the values of all."""
   if not audition.due(step):
     return
-  with log.aside(variables):
+  with log.excluded_from_timing(variables):
     whole = jax.tree.map(_whole, variables)
     if jax.process_index() == 0:
       log.music(step, *audition(model, jax.device_get(whole)))
@@ -181,24 +189,24 @@ def _loop(program, state, batches, steps, held_out, checkpoints, watchers: _Watc
     state, metrics = program.step(state, batch)
     if step == first:
       log.compiled(time.perf_counter() - began)
-    health.look(step, metrics["skipped"][0])
+    health.observe(step, metrics["skipped"][0])
     log.step(metrics, rows=program.rows, waited=waited)
     if step % steps.log == 0 or step == steps.total:
       health.check(step, log.flush(step))
     found = None
     if steps.evaluate and step % steps.evaluate == 0 and step < steps.total:
-      with log.aside(state):
+      with log.excluded_from_timing(state):
         found = held_out(state.variables)
       log.evaluation(step, found)
     listen(step, state.variables)
-    if notice.came(step):
+    if notice.should_stop(step):
       if step % steps.log and step < steps.total:
         log.flush(step)
       checkpoints.save(step, state, found)
       checkpoints.close()
       log.say(f"ended by SIGTERM at step {step}, which is saved: the same command continues")
       raise SystemExit(0)
-    if step % checkpoints.saves.every == 0 and step < steps.total:
+    if step % checkpoints.policy.period == 0 and step < steps.total:
       checkpoints.save(step, state, found)
   health.finish()
   return state

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from musiclm_jax.datasets import arranging, captions, rendering, scores
+from musiclm_jax.datasets import arrangement, captions, scores, synthesis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ def render_work(job: Job) -> list[dict]:
   """Examples of a work: `renditions` clips of each passage, as dictionaries with the corpus's
   features."""
   music = scores.read_music(job.work)
-  music = rendering.played_round(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
-  found = rendering.passages_of(music, job.work, job.clip_seconds)
-  order = rendering.generator(job.seed, job.work.id, "passages").permutation(len(found))
+  music = synthesis.played_round(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
+  found = synthesis.passages_of(music, job.work, job.clip_seconds)
+  order = synthesis.generator(job.seed, job.work.id, "passages").permutation(len(found))
   return [
     render_clip(job, music, found[index], number)
     for index in sorted(order[: job.passages])
@@ -38,10 +38,10 @@ def render_work(job: Job) -> list[dict]:
   ]
 
 
-def render_clip(job: Job, music: scores.Music, passage: rendering.Passage, number: int) -> dict:
+def render_clip(job: Job, music: scores.Music, passage: synthesis.Passage, number: int) -> dict:
   """One example: waveform [samples] int16 and what is true of it."""
   work = job.work
-  rendition = arranging.arrange(
+  rendition = arrangement.arrange(
     music,
     work,
     passage,
@@ -54,14 +54,14 @@ def render_clip(job: Job, music: scores.Music, passage: rendering.Passage, numbe
   melody = f"{work.id}/{passage.name}"
   name = f"{melody}/{'combination' if job.held_out else 'rendition'}{number}"
   caption, aspect_list = captions.describe(
-    rendition, rendering.generator(job.seed, name, "caption")
+    rendition, synthesis.generator(job.seed, name, "caption")
   )
   seconds = rendition.seconds_per_quarter
   players = {voice.instrument.program: voice.instrument.name for voice in rendition.voices}
   onsets = rendition.melody[:, [0, 2]] * np.array([[seconds, 1.0]])
   return {
     "id": re.sub(r"[^A-Za-z0-9]+", "-", name),
-    "waveform": rendering.render(rendition, job.soundfont, job.clip_seconds),
+    "waveform": synthesis.render(rendition, job.soundfont, job.clip_seconds),
     "caption": caption,
     "aspect_list": aspect_list,
     "work": work.id,

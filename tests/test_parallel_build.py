@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from musiclm_jax.datasets import building
+from musiclm_jax.datasets import parallel_build
 
 
 class Pool:
@@ -30,13 +30,15 @@ class Result:
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 20])
 def test_a_pool_is_few_jobs_ahead_of_what_is_taken(count):
   pool = Pool()
-  assert list(building._map(pool, 4, str, list(range(count)))) == [str(i) for i in range(count)]
+  assert list(parallel_build._map(pool, 4, str, list(range(count)))) == [
+    str(i) for i in range(count)
+  ]
   assert pool.most == min(count, 4)
 
 
 def test_results_lie_in_the_split_of_their_job():
   jobs = {"train": [1, 2, 3], "validation": [], "test": [4, 5]}
-  made = building.spread(map, np.square, jobs, unit="job", verb="squaring")
+  made = parallel_build.spread(map, np.square, jobs, unit="job", verb="squaring")
   assert {split: list(each) for split, each in made.items()} == {
     "train": [1, 4, 9],
     "validation": [],
@@ -48,7 +50,7 @@ def test_short_work_and_its_errors_show_no_progress_bar(capsys):
   def fail(job):
     raise ValueError(job)
 
-  made = building.spread(map, fail, {"train": ["a.wav"]}, unit="job", verb="reading")
+  made = parallel_build.spread(map, fail, {"train": ["a.wav"]}, unit="job", verb="reading")
   with pytest.raises(ValueError, match="a.wav"):
     next(made["train"])
   assert capsys.readouterr().err == ""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from musiclm_jax.datasets import arranging, rendering, scores
+from musiclm_jax.datasets import arrangement, scores, synthesis
 
 WORKS = [work for work in scores.list_works() if work.parts == 1][:3] + [
   work for work in scores.list_works() if work.parts == 4
@@ -11,9 +11,9 @@ WORKS = [work for work in scores.list_works() if work.parts == 1][:3] + [
 
 
 def renditions(work, held_out):
-  music = rendering.played_round(scores.read_music(work), 10.0, scores.BEAT_QUARTERS[work.metre])
+  music = synthesis.played_round(scores.read_music(work), 10.0, scores.BEAT_QUARTERS[work.metre])
   return [
-    arranging.arrange(
+    arrangement.arrange(
       music,
       work,
       passage,
@@ -23,7 +23,7 @@ def renditions(work, held_out):
       renditions=3,
       held_out=held_out,
     )
-    for passage in rendering.passages_of(music, work, 10.0)[:2]
+    for passage in synthesis.passages_of(music, work, 10.0)[:2]
     for number in range(3)
   ]
 
@@ -42,7 +42,7 @@ def arranged():
 def test_every_voice_is_in_its_instruments_range(arranged):
   for rendition, _ in arranged:
     for voice in rendition.voices:
-      assert arranging.in_range(voice.notes, voice.instrument), (
+      assert arrangement.in_range(voice.notes, voice.instrument), (
         rendition.work.id,
         voice.instrument,
       )
@@ -54,7 +54,7 @@ def test_held_out_pairs_are_only_where_asked_for(arranged):
   for rendition, held_out in arranged:
     word = rendition.tempo_word
     assert (rendition.voices[0].instrument.held_out == word) == held_out
-    low, high = rendering.TEMPI[word]
+    low, high = synthesis.TEMPI[word]
     assert low <= rendition.bpm <= high
     if not held_out:
       assert all(voice.instrument.held_out != word for voice in rendition.voices)
@@ -89,23 +89,23 @@ def test_seed_decides():
 
 
 def test_transpose_key():
-  assert arranging.transpose_key("D dorian", 3) == "F dorian"
-  assert arranging.transpose_key("B major", 1) == "C major"
+  assert arrangement.transpose_key("D dorian", 3) == "F dorian"
+  assert arrangement.transpose_key("B major", 1) == "C major"
 
 
 @pytest.mark.parametrize("metre", list(scores.BAR_QUARTERS))
 def test_drums_follow_the_metre(metre):
   bar, beat = scores.BAR_QUARTERS[metre], scores.BEAT_QUARTERS[metre]
-  rows = np.array(arranging.drum_pattern(metre, 1.0, 1.0 + 2 * bar))
-  kicks = rows[rows[:, 2] == rendering.KICK, 0]
+  rows = np.array(arrangement.drum_pattern(metre, 1.0, 1.0 + 2 * bar))
+  kicks = rows[rows[:, 2] == synthesis.KICK, 0]
   assert {1.0, 1.0 + bar} <= set(kicks)
-  assert np.allclose((rows[rows[:, 2] == rendering.SNARE, 0] - 1.0) % beat, 0.0)
+  assert np.allclose((rows[rows[:, 2] == synthesis.SNARE, 0] - 1.0) % beat, 0.0)
 
 
 def test_harmony_of_an_arpeggio_is_its_triad():
   """Bars of C-E-G-C, F-A-C-F, C-E-G-C in C major are I, IV, I."""
   pitches = (60, 64, 67, 72, 65, 69, 72, 77, 60, 64, 67, 72)
   melody = np.array([[i, 1.0, pitch] for i, pitch in enumerate(pitches)])
-  chords = arranging.harmonise(melody, "C major", "4/4", downbeat=0.0, end=12.0)
+  chords = arrangement.harmonise(melody, "C major", "4/4", downbeat=0.0, end=12.0)
   heard = [triad for onset, _, triad in chords if onset >= 0]
   assert heard == [(0, 4, 7)] * 2 + [(5, 9, 0)] * 2 + [(0, 4, 7)] * 2

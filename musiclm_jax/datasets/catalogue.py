@@ -1,7 +1,7 @@
 """Makes `data/works.csv`: the scores of music21 that anyone may use for anything, with key and
 metre.
 
-Run as `python -m musiclm_jax.datasets.listing data/works.csv` (a few minutes on two cores). Kept
+Run as `python -m musiclm_jax.datasets.catalogue data/works.csv` (a few minutes on two cores). Kept
 are works of one metre and one key whose notes bear the key out, so that captions made from the
 list are true; `data/README.md` says why each collection is in or out.
 """

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import tensorflow_datasets as tfds
 
-from musiclm_jax.datasets import building, captions, clips, scores, soundfonts
+from musiclm_jax.datasets import captions, corpus_clips, parallel_build, scores, soundfonts
 
 SPLITS = ("train", "validation", "test", "combinations")
 VOCAB_SIZE = 1000
@@ -66,7 +66,7 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
     text, row = tfds.features.Text(), tfds.features.Tensor
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(
-        building.FEATURES
+        parallel_build.FEATURES
         | {
           "start_s": np.float32,
           "bpm": np.float32,
@@ -89,7 +89,9 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
       self.builder_config.soundfont, pathlib.Path(self._scratch.name)
     )
     jobs = {split: split_jobs(self.builder_config, split, soundfont) for split in SPLITS}
-    made = building.spread(self.map, clips.render_work, jobs, unit="work", verb="rendering")
+    made = parallel_build.spread(
+      self.map, corpus_clips.render_work, jobs, unit="work", verb="rendering"
+    )
     return {split: self._generate_examples(each) for split, each in made.items()}
 
   def _generate_examples(self, works):
@@ -98,14 +100,14 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
         yield example["id"], example
 
 
-def split_jobs(config: RenderedConfig, split: str, soundfont: str) -> list[clips.Job]:
+def split_jobs(config: RenderedConfig, split: str, soundfont: str) -> list[corpus_clips.Job]:
   """What is to be rendered for a split, a job for each work; `soundfont`: path of a corrected
   one."""
   held_out = split == "combinations"
   works = [work for work in scores.list_works() if work.split == ("train" if held_out else split)]
   works = works[: config.works[SPLITS.index(split)]]
   return [
-    clips.Job(
+    corpus_clips.Job(
       work=work,
       seed=config.seed,
       soundfont=soundfont,
@@ -133,10 +135,10 @@ def prepare(
   begin = time.perf_counter()
   built = not directory.exists()
   if built:
-    building.build(builder, workers)
+    parallel_build.build(builder, workers)
   model = pathlib.Path(data_dir) / "captions.model"
   if built or not model.exists():
-    captions.train_text_model(building.read_captions(builder, "train"), model, VOCAB_SIZE)
+    captions.train_text_model(parallel_build.read_captions(builder, "train"), model, VOCAB_SIZE)
   print(summary(builder, time.perf_counter() - begin if built else None), flush=True)
   return directory
 
@@ -147,4 +149,6 @@ def summary(builder: Rendered, seconds: float | None) -> str:
   config = builder.builder_config
   counts = {split: builder.info.splits[split].num_examples for split in SPLITS}
   melodies = (f"{split} {count // config.renditions}" for split, count in counts.items())
-  return building.summary(builder, config.clip_seconds, f"melodies: {', '.join(melodies)}", seconds)
+  return parallel_build.summary(
+    builder, config.clip_seconds, f"melodies: {', '.join(melodies)}", seconds
+  )

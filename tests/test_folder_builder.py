@@ -11,7 +11,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from musiclm_jax import main
-from musiclm_jax.datasets import folder
+from musiclm_jax.datasets import folder_builder
 
 RATE = 24000
 SETTINGS = dict(clip_seconds=0.5, shares="(0.5, 0.25, 0.25)", workers=1)
@@ -183,13 +183,13 @@ def made(tmp_path_factory):
   settings = dict(audio_dir=str(path / "songs"), data_dir=str(path / "out"), convert=False)
   settings |= dict(captions=str(captions(path / "x.csv", files)), clip_seconds=0.5, workers=1)
   settings |= dict(sample_rate=RATE, shares=(0.5, 0.25, 0.25), vocab_size=400)
-  folder.prepare(**settings)
+  folder_builder.prepare(**settings)
   return settings
 
 
 def test_the_second_run_builds_nothing(made, capsys):
   before = {path: path.stat().st_mtime_ns for path in pathlib.Path(made["data_dir"]).rglob("*")}
-  directory = folder.prepare(**made)
+  directory = folder_builder.prepare(**made)
   after = {path: path.stat().st_mtime_ns for path in pathlib.Path(made["data_dir"]).rglob("*")}
   assert before == after
   out, err = capsys.readouterr()
@@ -209,7 +209,7 @@ def test_the_second_run_builds_nothing(made, capsys):
 )
 def test_other_settings_do_not_reuse_the_data_set(made, changes, difference):
   with pytest.raises(ValueError) as caught:
-    folder.prepare(**(made | changes))
+    folder_builder.prepare(**(made | changes))
   assert difference in str(caught.value) and "choose another DATA_DIR" in str(caught.value)
 
 
@@ -218,7 +218,7 @@ def test_another_folder_does_not_reuse_the_data_set(made, tmp_path, capsys):
   soundfile.write(songs / "album 0/song 0.wav", tone(0.7), RATE)
   (songs / "album 1/song 1.wav").rename(songs / "one.wav")
   with pytest.raises(ValueError) as caught:
-    folder.prepare(**(made | dict(audio_dir=str(songs), captions="")))
+    folder_builder.prepare(**(made | dict(audio_dir=str(songs), captions="")))
   line = str(caught.value)
   assert "the data set lacks album 0/song 8.wav, one.wav;" in line
   assert "has album 1/song 1.wav, captions" in line
@@ -227,7 +227,7 @@ def test_another_folder_does_not_reuse_the_data_set(made, tmp_path, capsys):
 
 def test_moved_with_its_files_the_folder_is_the_same(made, tmp_path, capsys):
   write_songs(tmp_path / "songs")
-  folder.prepare(**(made | dict(audio_dir=str(tmp_path / "songs"))))
+  folder_builder.prepare(**(made | dict(audio_dir=str(tmp_path / "songs"))))
   assert "already there" in capsys.readouterr().out
 
 
@@ -245,11 +245,11 @@ def test_a_stopped_build_leaves_no_data_set(tmp_path, monkeypatch):
     raise KeyboardInterrupt
 
   write_songs(tmp_path / "songs")
-  monkeypatch.setattr(folder.Folder, "map", staticmethod(stop))
+  monkeypatch.setattr(folder_builder.Folder, "map", staticmethod(stop))
   settings = dict(audio_dir=str(tmp_path / "songs"), data_dir=str(tmp_path / "out"), captions="")
   settings |= dict(convert=False, clip_seconds=0.5, sample_rate=RATE, shares=(0.5, 0.25, 0.25))
   with pytest.raises(KeyboardInterrupt):
-    folder.prepare(**settings, vocab_size=300, workers=1)
+    folder_builder.prepare(**settings, vocab_size=300, workers=1)
   assert not list((tmp_path / "out").rglob("*.array_record*"))
   assert not (tmp_path / "out/folder/1.0.0").exists()
 
@@ -290,7 +290,7 @@ def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
     return next(data.batches(0))
 
   with_captions = pathlib.Path(made["data_dir"], "folder/1.0.0")
-  without = folder.prepare(**(made | dict(data_dir=str(tmp_path), captions="")))
+  without = folder_builder.prepare(**(made | dict(data_dir=str(tmp_path), captions="")))
   crop = dict(crop_seconds=0.25, sample_rate=RATE)
   waveforms = tasks.Waveforms(**crop)
   assert batch(without, waveforms)["waveform"].shape == (4, 6000)

@@ -4,28 +4,28 @@ import dataclasses
 
 import numpy as np
 
-from musiclm_jax.datasets import listing, scores
+from musiclm_jax.datasets import catalogue, scores
 
 
 def test_described_work_is_the_listed_one():
   path = "ryansMammoth/AllAboardReel.abc"
-  work, incipit = listing.describe(path, 1, listing.COLLECTIONS["ryansMammoth/*.abc"])
+  work, incipit = catalogue.describe(path, 1, catalogue.COLLECTIONS["ryansMammoth/*.abc"])
   listed = {each.id: each for each in scores.list_works()}[work.id]
   assert dataclasses.replace(work, split=listed.split) == listed
   assert len(incipit.split()) == 8
 
 
 def test_forms_are_named():
-  assert listing.form_of("hornpipe The Rights of Man") == "hornpipe"
-  assert listing.form_of("Slip Jig") == "slip jig"
-  assert listing.form_of("25th Regt. Quickstep") == "quick step"
-  assert listing.form_of("The White Cockade") == "folk tune"
+  assert catalogue.form_of("hornpipe The Rights of Man") == "hornpipe"
+  assert catalogue.form_of("Slip Jig") == "slip jig"
+  assert catalogue.form_of("25th Regt. Quickstep") == "quick step"
+  assert catalogue.form_of("The White Cockade") == "folk tune"
 
 
 def test_key_that_the_notes_deny_is_no_key():
   d_major = np.array([[i, 1, p] for i, p in enumerate((62, 64, 66, 67, 69, 71, 73, 74))], float)
-  assert listing.checked_key("D major", (d_major,)) == "D major"
-  assert listing.checked_key("C major", (d_major,)) == ""
+  assert catalogue.checked_key("D major", (d_major,)) == "D major"
+  assert catalogue.checked_key("C major", (d_major,)) == ""
 
 
 def test_versions_of_a_melody_go_the_same_way():
@@ -41,6 +41,6 @@ def test_versions_of_a_melody_go_the_same_way():
       ]
     )
   ]
-  works = listing.split_groups(found)
+  works = catalogue.split_groups(found)
   assert len({work.split for work in works[:3]}) == 1
   assert {work.split for work in works} == {"train", "validation", "test"}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax.datasets import building, clips, rendered, rendering, soundfonts
+from musiclm_jax.datasets import corpus_builder, corpus_clips, parallel_build, soundfonts, synthesis
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
   """Directory of the tiny corpus, built by one process."""
-  return rendered.prepare(str(tmp_path_factory.mktemp("corpus")), "tiny", seed=0, workers=1)
+  return corpus_builder.prepare(str(tmp_path_factory.mktemp("corpus")), "tiny", seed=0, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def splits(corpus):
 
 
 def test_corpus_has_the_size_that_was_asked_for(splits):
-  assert set(splits) == set(rendered.SPLITS)
+  assert set(splits) == set(corpus_builder.SPLITS)
   assert 60 <= sum(map(len, splits.values())) <= 80
   assert len(splits["test"]) >= 8
   for record in itertools.chain(*splits.values()):
@@ -56,7 +56,7 @@ def test_splits_share_no_work_and_pair_every_melody(splits):
 
 
 def test_held_out_pairs_never_occur_in_train(splits):
-  held_out = {(each.program, each.held_out) for each in rendering.instruments() if each.held_out}
+  held_out = {(each.program, each.held_out) for each in synthesis.instruments() if each.held_out}
   for split, records in splits.items():
     for record in records:
       pairs = {(int(program), record["tempo_word"].decode()) for program in record["programs"]}
@@ -68,14 +68,14 @@ def test_truth_is_within_the_clip(splits):
     onsets = record["onsets"]
     assert onsets.dtype == np.float32 and len(onsets) >= 2
     assert np.all((onsets[:, 0] >= 0) & (onsets[:, 0] < 4.0) & (onsets[:, 1] > 20))
-    low, high = rendering.TEMPI[record["tempo_word"].decode()]
+    low, high = synthesis.TEMPI[record["tempo_word"].decode()]
     assert low <= record["bpm"] <= high and record["start_s"] >= 0
     assert set(record["instruments"]) <= set(record["aspect_list"])
 
 
 def test_second_call_builds_nothing(corpus, capsys):
   before = {path: path.stat().st_mtime_ns for path in corpus.iterdir()}
-  assert rendered.prepare(str(corpus.parents[2]), "tiny", seed=0, workers=1) == corpus
+  assert corpus_builder.prepare(str(corpus.parents[2]), "tiny", seed=0, workers=1) == corpus
   assert {path: path.stat().st_mtime_ns for path in corpus.iterdir()} == before
   assert capsys.readouterr().out.endswith("already there\n")
   assert (corpus.parents[2] / "captions.model").exists()
@@ -83,9 +83,11 @@ def test_second_call_builds_nothing(corpus, capsys):
 
 def test_works_do_not_depend_on_each_other(tmp_path):
   soundfont = soundfonts.write_corrected("", tmp_path)
-  jobs = rendered.split_jobs(rendered.Rendered.builder_configs["tiny"], "train", soundfont)[:6]
-  forth = [example for job in jobs for example in clips.render_work(job)]
-  back = {example["id"]: example for job in jobs[::-1] for example in clips.render_work(job)}
+  jobs = corpus_builder.split_jobs(
+    corpus_builder.Rendered.builder_configs["tiny"], "train", soundfont
+  )[:6]
+  forth = [example for job in jobs for example in corpus_clips.render_work(job)]
+  back = {example["id"]: example for job in jobs[::-1] for example in corpus_clips.render_work(job)}
   for one in forth:
     two = back[one["id"]]
     assert one["waveform"].tobytes() == two["waveform"].tobytes()
@@ -97,10 +99,10 @@ def test_stopped_build_leaves_no_data_set(tmp_path):
     yield function(jobs[0])
     raise KeyboardInterrupt
 
-  builder = rendered.Rendered(config="tiny", data_dir=tmp_path)
+  builder = corpus_builder.Rendered(config="tiny", data_dir=tmp_path)
   builder.map = stop
   with pytest.raises(KeyboardInterrupt):
-    building.build(builder, 1)
+    parallel_build.build(builder, 1)
   assert not pathlib.Path(builder.data_dir).exists()
 
 
@@ -108,11 +110,12 @@ def test_same_bytes_on_any_number_of_workers(tmp_path):
   """Each number in a process of its own."""
   for workers in (1, 2):
     program = (
-      "import dataclasses; from musiclm_jax.datasets import building, rendered; "
-      "small = rendered.size_config('tiny', seed=3, soundfont=''); "
+      "import dataclasses; from musiclm_jax.datasets import corpus_builder, parallel_build; "
+      "small = corpus_builder.size_config('tiny', seed=3, soundfont=''); "
       "small = dataclasses.replace(small, works=(3, 1, 2, 1)); "
-      f"builder = rendered.Rendered(config=small, data_dir={str(tmp_path / str(workers))!r}); "
-      f"building.build(builder, {workers})"
+      f"data_dir = {str(tmp_path / str(workers))!r}; "
+      "builder = corpus_builder.Rendered(config=small, data_dir=data_dir); "
+      f"parallel_build.build(builder, {workers})"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
   files = [sorted((tmp_path / str(n)).rglob("*.array_record*")) for n in (1, 2)]
@@ -122,29 +125,29 @@ def test_same_bytes_on_any_number_of_workers(tmp_path):
 
 
 def test_full_size_is_more_than_200_hours():
-  config = rendered.Rendered.builder_configs["full"]
-  works = sum(len(rendered.split_jobs(config, split, "")) for split in rendered.SPLITS)
+  config = corpus_builder.Rendered.builder_configs["full"]
+  works = sum(len(corpus_builder.split_jobs(config, split, "")) for split in corpus_builder.SPLITS)
   assert works * config.passages * config.renditions * config.clip_seconds / 3600 > 200
 
 
 def test_wrong_requests_are_one_line(tmp_path):
   with pytest.raises(ValueError, match="size: wanted one of tiny, demo, full, got 'huge'"):
-    rendered.prepare(str(tmp_path), "huge", seed=0, workers=1)
+    corpus_builder.prepare(str(tmp_path), "huge", seed=0, workers=1)
   with pytest.raises(ValueError, match="workers: wanted at least 1, got 0"):
-    rendered.prepare(str(tmp_path), "tiny", seed=0, workers=0)
+    corpus_builder.prepare(str(tmp_path), "tiny", seed=0, workers=0)
   with pytest.raises(ValueError, match="soundfont: wanted an .sf2 file"):
-    rendered.prepare(str(tmp_path), "tiny", seed=0, workers=1, soundfont="/no/such.sf2")
+    corpus_builder.prepare(str(tmp_path), "tiny", seed=0, workers=1, soundfont="/no/such.sf2")
 
 
 def test_tensorflow_is_not_imported(tmp_path):
   """Neither to import nor to build."""
   program = (
-    "import dataclasses, sys; from musiclm_jax.datasets import building, rendered; "
-    "small = rendered.size_config('tiny', seed=1, soundfont=''); "
+    "import dataclasses, sys; from musiclm_jax.datasets import corpus_builder, parallel_build; "
+    "small = corpus_builder.size_config('tiny', seed=1, soundfont=''); "
     "small = dataclasses.replace(small, works=(1, 1, 1, 1)); "
-    f"builder = rendered.Rendered(config=small, data_dir={str(tmp_path)!r}); "
-    "building.build(builder, 1); "
-    "assert len(building.read_captions(builder, 'train')) == 3; "
+    f"builder = corpus_builder.Rendered(config=small, data_dir={str(tmp_path)!r}); "
+    "parallel_build.build(builder, 1); "
+    "assert len(parallel_build.read_captions(builder, 'train')) == 3; "
     "assert not {'tensorflow', 'torch', 'jax'} & set(sys.modules)"
   )
   subprocess.run([sys.executable, "-c", program], check=True)

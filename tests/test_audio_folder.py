@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from musiclm_jax.datasets import recordings
+from musiclm_jax.datasets import audio_folder
 
 RATE = 24000
 
@@ -19,7 +19,7 @@ def tone(seconds, *, rate=RATE, hertz=440.0, peak=0.5):
 def job(path, **changes):
   fields = dict(folder=str(path.parent), path=path.name, caption="", aspects=())
   fields |= dict(clip_samples=12000, sample_rate=RATE, convert=False)
-  return recordings.Job(**(fields | changes))
+  return audio_folder.Job(**(fields | changes))
 
 
 def test_audio_files_are_found_in_all_folders_and_others_counted(tmp_path):
@@ -27,30 +27,30 @@ def test_audio_files_are_found_in_all_folders_and_others_counted(tmp_path):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"x" * len(name))
   (tmp_path / "link").symlink_to(tmp_path / "a")
-  found, others = recordings.list_files(str(tmp_path))
+  found, others = audio_folder.list_files(str(tmp_path))
   assert list(found.items()) == [("B.ogg", 5), ("a/b/c.mp3", 9), ("a/z.FLAC", 8), ("b.wav", 5)]
   wanted = {".m4a": 2, ".jpg": 1, "without ending": 1, "link to a folder": 1}
   assert others == collections.Counter(wanted)
-  assert recordings.listed(others).startswith("2 .m4a, 1 ")
+  assert audio_folder.listed(others).startswith("2 .m4a, 1 ")
 
 
 def test_a_folder_without_audio_is_refused_and_what_it_holds_said(tmp_path):
   with pytest.raises(ValueError, match="wanted audio files .* it is empty"):
-    recordings.list_files(str(tmp_path))
+    audio_folder.list_files(str(tmp_path))
   (tmp_path / "a.m4a").touch()
   with pytest.raises(ValueError, match="found 1 .m4a"):
-    recordings.list_files(str(tmp_path))
+    audio_folder.list_files(str(tmp_path))
   with pytest.raises(FileNotFoundError, match="nowhere"):
-    recordings.list_files(str(tmp_path / "nowhere"))
+    audio_folder.list_files(str(tmp_path / "nowhere"))
   (tmp_path / "b.wav").symlink_to("gone.wav")
   with pytest.raises(FileNotFoundError, match="b.wav"):
-    recordings.list_files(str(tmp_path))
+    audio_folder.list_files(str(tmp_path))
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path):
   (tmp_path / "caf\udce9.wav").touch()
   with pytest.raises(ValueError, match="its name is not UTF-8; rename it"):
-    recordings.list_files(str(tmp_path))
+    audio_folder.list_files(str(tmp_path))
 
 
 HEAD = "file,caption,aspect_list\n"
@@ -61,14 +61,14 @@ WHOLE = HEAD + "a.wav,\"slow, calm\",\"['slow', 'flute']\"\nb.wav,fast,\n"
 def test_captions_are_those_of_the_csv(tmp_path, text):
   path = tmp_path / "captions.csv"
   path.write_bytes(text.encode())
-  found = recordings.read_captions(str(path), {"a.wav": 1, "b.wav": 1})
+  found = audio_folder.read_captions(str(path), {"a.wav": 1, "b.wav": 1})
   assert found == {"a.wav": ("slow, calm", ("slow", "flute")), "b.wav": ("fast", ())}
 
 
 def test_the_aspect_list_may_be_missing(tmp_path):
   path = tmp_path / "captions.csv"
   path.write_text("caption,file,more\nslow,a.wav,x\n")
-  assert recordings.read_captions(str(path), {"a.wav": 1}) == {"a.wav": ("slow", ())}
+  assert audio_folder.read_captions(str(path), {"a.wav": 1}) == {"a.wav": ("slow", ())}
 
 
 @pytest.mark.parametrize(
@@ -95,37 +95,37 @@ def test_a_bad_row_is_one_line_with_its_place(tmp_path, text, message):
   path = tmp_path / "captions.csv"
   path.write_bytes(text.encode(errors="surrogateescape"))
   with pytest.raises(ValueError) as caught:
-    recordings.read_captions(str(path), {"a.wav": 1, "b.wav": 1})
+    audio_folder.read_captions(str(path), {"a.wav": 1, "b.wav": 1})
   assert str(caught.value).startswith(f"{tmp_path}/{message}")
   assert "\n" not in str(caught.value)
 
 
 def test_splits_depend_on_the_path_alone_and_have_their_shares():
   paths = [f"album {i % 7}/song {i}.wav" for i in range(5000)]
-  found = collections.Counter(recordings.split_of(path, (0.8, 0.1, 0.1)) for path in paths)
+  found = collections.Counter(audio_folder.split_of(path, (0.8, 0.1, 0.1)) for path in paths)
   assert abs(found["train"] - 4000) < 100 and abs(found["test"] - 500) < 80
-  assert set(found) == set(recordings.SPLITS)
-  assert {recordings.split_of(path, (1.0, 0.0, 0.0)) for path in paths} == {"train"}
-  assert {recordings.split_of(path, (0.5, 0.0, 0.5)) for path in paths} == {"train", "test"}
+  assert set(found) == set(audio_folder.SPLITS)
+  assert {audio_folder.split_of(path, (1.0, 0.0, 0.0)) for path in paths} == {"train"}
+  assert {audio_folder.split_of(path, (0.5, 0.0, 0.5)) for path in paths} == {"train", "test"}
   # the same on every machine and in every version
-  found = [recordings.split_of(f"{i}.wav", (0.4, 0.3, 0.3)) for i in range(6)]
+  found = [audio_folder.split_of(f"{i}.wav", (0.4, 0.3, 0.3)) for i in range(6)]
   assert found == ["train", "train", "test", "train", "test", "train"]
 
 
 def test_clips_are_cut_without_overlap_and_16_bits_kept(tmp_path, rng):
   samples = rng.integers(-32768, 32768, 30000).astype(np.int16)
   soundfile.write(tmp_path / "a.wav", samples, RATE)
-  given, clips, left = recordings.cut(job(tmp_path / "a.wav"))
+  given, clips, left = audio_folder.cut(job(tmp_path / "a.wav"))
   assert given.path == "a.wav" and left == 6000
   assert [clip.dtype for clip in clips] == [np.int16, np.int16]
   np.testing.assert_array_equal(np.concatenate(clips), samples[:24000])
-  assert recordings.look(job(tmp_path / "a.wav")) == (2, False)
+  assert audio_folder.look(job(tmp_path / "a.wav")) == (2, False)
 
 
 def test_a_file_shorter_than_a_clip_gives_none(tmp_path):
   soundfile.write(tmp_path / "a.wav", tone(0.3), RATE)
-  assert recordings.cut(job(tmp_path / "a.wav"))[1:] == ([], 7200)
-  assert recordings.look(job(tmp_path / "a.wav")) == (0, False)
+  assert audio_folder.cut(job(tmp_path / "a.wav"))[1:] == ([], 7200)
+  assert audio_folder.look(job(tmp_path / "a.wav")) == (0, False)
 
 
 @pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3", "aiff"])
@@ -133,8 +133,8 @@ def test_conversion_keeps_pitch_and_length(tmp_path, ending):
   path = tmp_path / f"a.{ending}"
   waveform = tone(2.2, rate=44100)
   soundfile.write(path, np.stack([waveform, 0.5 * waveform], 1), 44100)
-  assert recordings.look(job(path, convert=True)) == (4, True)
-  _, clips, left = recordings.cut(job(path, convert=True))
+  assert audio_folder.look(job(path, convert=True)) == (4, True)
+  _, clips, left = audio_folder.cut(job(path, convert=True))
   assert len(clips) == 4 and left == 4800
   sound = np.concatenate(clips) / 32768
   peak = np.argmax(np.abs(np.fft.rfft(sound)))
@@ -145,11 +145,11 @@ def test_conversion_keeps_pitch_and_length(tmp_path, ending):
 def test_peaks_above_full_scale_make_the_whole_softer(tmp_path):
   waveform = tone(1.0, peak=2.0)
   soundfile.write(tmp_path / "a.wav", waveform, RATE, "FLOAT")
-  sound = np.concatenate(recordings.cut(job(tmp_path / "a.wav"))[1]) / 32768
+  sound = np.concatenate(audio_folder.cut(job(tmp_path / "a.wav"))[1]) / 32768
   np.testing.assert_allclose(sound, waveform / np.abs(waveform).max(), atol=1 / 32768)
 
 
 def test_channels_that_cancel_out_are_silence(tmp_path):
   soundfile.write(tmp_path / "a.wav", np.stack([tone(1.0), -tone(1.0)], 1), RATE)
   with pytest.raises(ValueError, match="a.wav: wanted audio, found silence"):
-    recordings.cut(job(tmp_path / "a.wav", convert=True))
+    audio_folder.cut(job(tmp_path / "a.wav", convert=True))

@@ -13,25 +13,25 @@ import time
 import tensorflow_datasets as tfds
 
 from musiclm_jax import checkpointing
-from musiclm_jax.datasets import building, recordings
+from musiclm_jax.datasets import audio_folder, parallel_build
 from musiclm_jax.datasets.captions import train_text_model
 
 
 class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """The clips of `jobs` {split: [recordings.Job]}; beside them folder.json with `description` and,
-  where there are captions, their text model of at most `vocab_size` pieces.
+  """The clips of `jobs` {split: [audio_folder.Job]}; beside them folder.json with `description`
+  and, where there are captions, their text model of at most `vocab_size` pieces.
 
   When it is built, `left` has (path, clips, samples left over) of every file.
   """
 
   VERSION = tfds.core.Version("1.0.0")
   map = staticmethod(map)  # `build` puts that of a pool of processes in its place
-  jobs: dict[str, list[recordings.Job]]
+  jobs: dict[str, list[audio_folder.Job]]
   description: dict
   vocab_size: int
 
   def _info(self):
-    features = tfds.features.FeaturesDict(building.FEATURES)
+    features = tfds.features.FeaturesDict(parallel_build.FEATURES)
     return tfds.core.DatasetInfo(builder=self, features=features)
 
   def _split_generators(self, dl_manager):
@@ -43,7 +43,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     texts = [job.caption for job in self.jobs["train"] if job.caption]
     if texts:
       train_text_model(texts, directory / "captions.model", self.vocab_size)
-    made = building.spread(self.map, recordings.cut, self.jobs, unit="file", verb="reading")
+    made = parallel_build.spread(self.map, audio_folder.cut, self.jobs, unit="file", verb="reading")
     return {split: self._generate_examples(split, each) for split, each in made.items()}
 
   def _generate_examples(self, split, files):
@@ -84,14 +84,14 @@ def prepare(
   """Directory of the data set of a folder, data_dir/folder/1.0.0, built if it is not there.
 
   Every file is cut into clips of `clip_seconds`; `shares` are those of train, validation and test
-  among the files. `captions` is a CSV as `recordings.read_captions` takes it, or ""; with it the
+  among the files. `captions` is a CSV as `audio_folder.read_captions` takes it, or ""; with it the
   directory holds the text model captions.model, of `vocab_size` pieces at most. What is left out is
   said on stderr. Raises ValueError where a file or a row is refused, a split would be empty, or the
   directory holds the data set of other files or settings.
   """
   begin = time.perf_counter()
-  files, others = recordings.list_files(audio_dir)
-  texts = recordings.read_captions(captions, files) if captions else {}
+  files, others = audio_folder.list_files(audio_dir)
+  texts = audio_folder.read_captions(captions, files) if captions else {}
   settings = dict(clip_seconds=clip_seconds, sample_rate=sample_rate, convert=convert)
   description = settings | {"shares": list(shares)}
   if captions:
@@ -104,7 +104,7 @@ def prepare(
   if built:
     builder.description, builder.vocab_size = description, vocab_size
     builder.jobs, converted = plan(audio_dir, files, texts, shares=shares, **settings)
-    building.build(builder, min(workers, len(files)))
+    parallel_build.build(builder, min(workers, len(files)))
     print(_left_out(builder.left, others, clip_seconds, sample_rate), file=sys.stderr)
     if convert:
       count = f"{converted} of {len(files)} files"
@@ -114,7 +114,7 @@ def prepare(
   splits = builder.info.splits.items()
   counts = "clips: " + ", ".join(f"{name} {split.num_examples}" for name, split in splits)
   seconds = time.perf_counter() - begin if built else None
-  print(building.summary(builder, clip_seconds, counts, seconds), flush=True)
+  print(parallel_build.summary(builder, clip_seconds, counts, seconds), flush=True)
   return directory
 
 
@@ -127,22 +127,24 @@ def plan(
   sample_rate: int,
   convert: bool,
   shares: tuple[float, ...],
-) -> tuple[dict[str, list[recordings.Job]], int]:
+) -> tuple[dict[str, list[audio_folder.Job]], int]:
   """The files of each split as jobs, and how many must be converted.
 
   A split with share 0 is left out. Raises ValueError for a file that is refused, and where a split
   has no clip.
   """
-  if len(shares) != len(recordings.SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-    wanted = f"a share of 0 to 1 for each of {', '.join(recordings.SPLITS)}, 1 in all"
+  if len(shares) != len(audio_folder.SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    wanted = f"a share of 0 to 1 for each of {', '.join(audio_folder.SPLITS)}, 1 in all"
     raise ValueError(f"shares: wanted {wanted}, got {shares}")
   if round(clip_seconds * sample_rate) < 1:
     raise ValueError(f"clip_seconds: wanted more than 0, got {clip_seconds}")
-  jobs = {split: [] for split, share in zip(recordings.SPLITS, shares) if share or split == "train"}
+  jobs = {
+    split: [] for split, share in zip(audio_folder.SPLITS, shares) if share or split == "train"
+  }
   clips, converted = collections.Counter(), 0
   for file in files:
-    split = recordings.split_of(file, shares)
-    job = recordings.Job(
+    split = audio_folder.split_of(file, shares)
+    job = audio_folder.Job(
       audio_dir,
       file,
       *texts.get(file, ("", ())),
@@ -151,7 +153,7 @@ def plan(
       convert=convert,
     )
     jobs[split].append(job)
-    count, other = recordings.look(job)
+    count, other = audio_folder.look(job)
     clips[split] += count
     converted += other
   for split, each in jobs.items():
@@ -179,4 +181,4 @@ def _left_out(left, others, clip_seconds: float, sample_rate: int) -> str:
     f"prepare: {len(left)} files; left out: {len(short)} shorter than {clip_seconds:g} s "
     f"({sum(short):.1f} s), {sum(ends):.1f} s at the ends of {len(ends)} others"
   )
-  return line + (f", files of other kinds: {recordings.listed(others)}" if others else "")
+  return line + (f", files of other kinds: {audio_folder.listed(others)}" if others else "")

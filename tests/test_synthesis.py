@@ -8,7 +8,7 @@ import librosa
 import numpy as np
 import pytest
 
-from musiclm_jax.datasets import clips, rendering, scores, soundfonts
+from musiclm_jax.datasets import corpus_clips, scores, soundfonts, synthesis
 
 WORK = next(work for work in scores.list_works() if work.parts == 1 and work.metre == "4/4")
 
@@ -20,8 +20,8 @@ def soundfont(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def examples(soundfont):
-  return clips.render_work(
-    clips.Job(
+  return corpus_clips.render_work(
+    corpus_clips.Job(
       work=WORK,
       seed=0,
       soundfont=soundfont,
@@ -40,30 +40,30 @@ def examples(soundfont):
 )
 def test_between_keeps_what_sounds(rows, start, length):
   notes = np.array(rows, float)
-  cut = rendering.between(notes, start, start + length)
+  cut = synthesis.between(notes, start, start + length)
   assert np.all(cut[:, 0] >= 0) and np.all(cut[:, 0] + cut[:, 1] <= length + 1e-9)
   sounding = np.minimum(notes[:, 0] + notes[:, 1], start + length) - np.maximum(notes[:, 0], start)
   assert np.isclose(cut[:, 1].sum(), sounding[sounding > 1e-6].sum())
 
 
 def test_waveform_is_level_and_clean(examples):
-  levels = {level for _, level in rendering.DYNAMICS.values()}
+  levels = {level for _, level in synthesis.DYNAMICS.values()}
   for example in examples:
     waveform = example["waveform"]
     assert waveform.dtype == np.int16 and waveform.shape == (6 * 24_000,)
     real = waveform / 32767
     assert abs(real.mean()) < 1e-4
-    assert np.abs(real).max() <= rendering.PEAK + 1e-4
+    assert np.abs(real).max() <= synthesis.PEAK + 1e-4
     assert min(abs(real.std() - level) for level in levels) < 1e-3
 
 
 def one_note(program, pitch, soundfont):
   """A clip of one note of two seconds, as loud as any."""
-  instrument = next(each for each in rendering.instruments() if each.program == program)
+  instrument = next(each for each in synthesis.instruments() if each.program == program)
   notes = np.array([[0.0, 2.0, pitch]])
-  rendition = rendering.Rendition(
+  rendition = synthesis.Rendition(
     work=dataclasses.replace(WORK, metre="4/4"),
-    passage=rendering.Passage("0", 0.0, "beginning"),
+    passage=synthesis.Passage("0", 0.0, "beginning"),
     start=0.0,
     bpm=60.0,
     tempo_word="slow",
@@ -71,16 +71,16 @@ def one_note(program, pitch, soundfont):
     arrangement="solo",
     dynamics="loud",
     articulation="legato",
-    voices=(rendering.Voice(instrument, notes, 1.0),),
+    voices=(synthesis.Voice(instrument, notes, 1.0),),
     melody=notes,
   )
-  return rendering.render(rendition, soundfont, 2.0) / 32767
+  return synthesis.render(rendition, soundfont, 2.0) / 32767
 
 
 @pytest.mark.parametrize("program", [0, 24, 40, 52, 56, 64, 73, 80])
 def test_instruments_are_in_tune(program, soundfont):
   """The fundamental or a low harmonic of middle and high notes is within 30 cents of its place."""
-  instrument = next(each for each in rendering.instruments() if each.program == program)
+  instrument = next(each for each in synthesis.instruments() if each.program == program)
   for pitch in (60, 67, min(instrument.high - 2, 79)):
     waveform = one_note(program, pitch, soundfont)[2400:21600]
     spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform)), 1 << 19))
@@ -94,8 +94,8 @@ def test_peaks_are_limited_by_softening_not_clipping(soundfont):
   """A xylophone's short stroke cannot reach the level of a loud clip, and only its peak is at the
   limit."""
   waveform = one_note(13, 70, soundfont)
-  assert np.isclose(np.abs(waveform).max(), rendering.PEAK, atol=1e-3)
-  assert (np.abs(waveform) > 0.999 * rendering.PEAK).sum() <= 2
+  assert np.isclose(np.abs(waveform).max(), synthesis.PEAK, atol=1e-3)
+  assert (np.abs(waveform) > 0.999 * synthesis.PEAK).sum() <= 2
 
 
 @pytest.mark.parametrize("program, pitch", [(56, 57), (65, 76)])
@@ -125,10 +125,10 @@ def test_onsets_are_heard_where_they_are_said_to_be(examples):
 
 
 def test_passage_starts_where_the_clip_says(examples):
-  music = rendering.played_round(scores.read_music(WORK), 6.0, 1.0)
+  music = synthesis.played_round(scores.read_music(WORK), 6.0, 1.0)
   for example in examples:
     start = example["start_s"] * example["bpm"] / 60
-    heard = rendering.between(music.parts[0], start, start + 6.0 * example["bpm"] / 60)
+    heard = synthesis.between(music.parts[0], start, start + 6.0 * example["bpm"] / 60)
     np.testing.assert_allclose(
       heard[:, 0] * 60 / example["bpm"], example["onsets"][:, 0], atol=1e-4
     )
@@ -136,6 +136,6 @@ def test_passage_starts_where_the_clip_says(examples):
 
 
 def test_generator_depends_on_its_parts_alone():
-  one, two = (rendering.generator(0, "a", "b").integers(0, 1 << 30, 4) for _ in range(2))
+  one, two = (synthesis.generator(0, "a", "b").integers(0, 1 << 30, 4) for _ in range(2))
   np.testing.assert_array_equal(one, two)
-  assert rendering.generator(0, "ab").random() != rendering.generator(0, "a", "b").random()
+  assert synthesis.generator(0, "ab").random() != synthesis.generator(0, "a", "b").random()

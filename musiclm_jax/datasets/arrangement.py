@@ -9,8 +9,8 @@ import itertools
 
 import numpy as np
 
-from musiclm_jax.datasets import rendering, scores
-from musiclm_jax.datasets.rendering import Instrument, Passage, Rendition, Voice
+from musiclm_jax.datasets import scores, synthesis
+from musiclm_jax.datasets.synthesis import Instrument, Passage, Rendition, Voice
 
 ACCOMPANIMENTS = ("solo", "drone", "bass", "chords", "band")
 OCTAVES = (0, -12, 12, -24, 24)
@@ -26,18 +26,18 @@ def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, hel
   Raises ValueError where no instrument can play the passage.
   """
   place = (seed, work.id, passage.name, held_out)
-  shared, own = rendering.generator(*place), rendering.generator(*place, number)
-  tempo = str(shared.choice(list(rendering.TEMPI)))
+  shared, own = synthesis.generator(*place), synthesis.generator(*place, number)
+  tempo = str(shared.choice(list(synthesis.TEMPI)))
   accompaniment = str(shared.permutation(ACCOMPANIMENTS)[number % len(ACCOMPANIMENTS)])
-  leads = shared.permutation(np.array(rendering.with_role("lead"), object))
+  leads = shared.permutation(np.array(synthesis.with_role("lead"), object))
   shifts = shared.permutation(np.arange(-5, 7))
   leads = np.roll(leads, -number * (len(leads) // renditions))
   for shift, lead in itertools.product(shifts, leads):
     word = lead.held_out if held_out else tempo
     if not word or (lead.held_out == word) != held_out:
       continue
-    low, high = rendering.TEMPI[word]
-    bpm = float(rendering.generator(*place, number, word).integers(low, high + 1))
+    low, high = synthesis.TEMPI[word]
+    bpm = float(synthesis.generator(*place, number, word).integers(low, high + 1))
     start, parts = excerpt(music, work, passage, bpm, clip_seconds)
     voices = cast(parts, lead, int(shift), word)
     if voices:
@@ -51,7 +51,7 @@ def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, hel
   articulation = str(own.choice(["legato", "legato", "detached"]))
   if passage.place == "ending":
     articulation = "legato"  # so that the last note rings out
-  share = np.array([[1.0, rendering.ARTICULATION[articulation], 1.0]])
+  share = np.array([[1.0, synthesis.ARTICULATION[articulation], 1.0]])
   voices = tuple(dataclasses.replace(voice, notes=voice.notes * share) for voice in voices)
   if len(parts) == 1:
     downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
@@ -66,7 +66,7 @@ def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, hel
     tempo_word=word,
     key=key,
     arrangement=accompaniment if len(parts) == 1 else "parts",
-    dynamics=str(own.choice(list(rendering.DYNAMICS))),
+    dynamics=str(own.choice(list(synthesis.DYNAMICS))),
     articulation=articulation,
     voices=voices,
     melody=melody,
@@ -81,9 +81,9 @@ def excerpt(
   beat = scores.BEAT_QUARTERS[work.metre]
   start = passage.start
   if passage.place == "ending":
-    start = music.length - np.floor((clip_seconds - rendering.TAIL_SECONDS) * bpm / 60.0) * beat
+    start = music.length - np.floor((clip_seconds - synthesis.TAIL_SECONDS) * bpm / 60.0) * beat
   stop = start + clip_seconds * bpm / 60.0 * beat
-  parts = [rendering.between(part, start, stop) for part in music.parts]
+  parts = [synthesis.between(part, start, stop) for part in music.parts]
   return float(start), [part for part in parts if len(part)]
 
 
@@ -103,7 +103,7 @@ def cast(parts, lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
     return ()
   members = [lead]
   if "consort" in lead.roles:
-    family = [each for each in rendering.with_role("consort") if each.family == lead.family]
+    family = [each for each in synthesis.with_role("consort") if each.family == lead.family]
     members = [each for each in family if each is lead or each.held_out != word]
   voices = []
   for part in parts:
@@ -136,7 +136,7 @@ def accompany(kind, melody, key, metre, *, downbeat, word, rng) -> tuple[Voice, 
   end = float((melody[:, 0] + melody[:, 1]).max())
 
   def pick(role):
-    able = [each for each in rendering.with_role(role) if each.held_out != word]
+    able = [each for each in synthesis.with_role(role) if each.held_out != word]
     return able[int(rng.integers(len(able)))]
 
   if kind == "drone":
@@ -159,7 +159,7 @@ def accompany(kind, melody, key, metre, *, downbeat, word, rng) -> tuple[Voice, 
 
 def within(rows: list, end: float) -> np.ndarray:
   """Rows (onset, duration, pitch) as notes [notes, 3] that sound in [0, end)."""
-  return rendering.between(np.array(rows, np.float64).reshape(-1, 3), 0.0, end)
+  return synthesis.between(np.array(rows, np.float64).reshape(-1, 3), 0.0, end)
 
 
 def harmonise(
@@ -179,7 +179,7 @@ def harmonise(
   unit = bar / 2 if metre in ("4/4", "12/8") else bar
   chords = []
   for onset in np.arange(downbeat - bar, end - 1e-6, unit):
-    heard = rendering.between(melody, onset, onset + unit)
+    heard = synthesis.between(melody, onset, onset + unit)
     pitch_classes = heard[:, 2].astype(int) % 12
     fit = [
       heard[np.isin(pitch_classes, triad), 1].sum() + 0.1 * unit * (i < 3)
@@ -209,6 +209,6 @@ def drum_pattern(metre: str, downbeat: float, end: float) -> list[tuple[float, f
   rows = []
   for start in np.arange(downbeat - bar, end - 1e-6, bar):
     for i in range(round(bar / beat)):
-      rows.append((start + i * beat, 0.2, rendering.KICK if i in strong else rendering.SNARE))
-    rows += [(start + x, 0.1, rendering.HAT) for x in np.arange(0, bar - 1e-6, 0.5)]
+      rows.append((start + i * beat, 0.2, synthesis.KICK if i in strong else synthesis.SNARE))
+    rows += [(start + x, 0.1, synthesis.HAT) for x in np.arange(0, bar - 1e-6, 0.5)]
   return rows
