@@ -10,7 +10,8 @@ import soundfile
 
 from musiclm_jax import checkpointing
 from musiclm_jax.evaluation import retrieval
-from musiclm_jax.lm.generation import Composer, Sampling, generate
+from musiclm_jax.lm.generate import generate
+from musiclm_jax.lm.generation import Composer, Sampling
 from tests import bundles, test_text
 
 pytestmark = pytest.mark.slow  # they compile a whole bundle

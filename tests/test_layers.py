@@ -62,6 +62,7 @@ LAYERS = (
   (
     "training.input_pipeline",
     "lm.generation",
+    "lm.generate",
     "lm.audition",
     "datasets.features",
     "datasets.extract",

@@ -7,7 +7,8 @@ import flax.linen as nn
 import numpy as np
 
 from musiclm_jax import partitioning
-from musiclm_jax.lm.generation import Composer, Sampling, read_prompts
+from musiclm_jax.lm.generate import read_prompts
+from musiclm_jax.lm.generation import Composer, Sampling
 
 
 @dataclasses.dataclass(frozen=True)
