@@ -15,6 +15,7 @@ from musiclm_jax.encoder import Encoder
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.export import bundle
 from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokenizers import (
   conformer,
   convolutions,
@@ -33,7 +34,7 @@ from tests.records import write_records
 
 RATE, SECONDS, CODES = 24000, 2.0, 8
 STREAMS = {
-  "mulan": Stream("mulan", "mulan", 0.0, 0, 2, CODES),
+  "mulan": Stream("mulan", "mulan", 0.0, 0, 2, CODES, MeanQuantized("mulan_rvq")),
   "semantic": Stream("semantic", "semantic", 25.0, 0, 1, CODES),
   "coarse": Stream("coarse", "acoustic", 50.0, 0, 2, CODES),
   "fine": Stream("fine", "acoustic", 50.0, 2, 1, CODES),
@@ -249,11 +250,9 @@ def build(root: pathlib.Path) -> dict[str, str]:
     "records": {"train": len(train), "test": len(test)},
     "sources": {
       name: entry
-      | {
-        "codebook_size": CODES,
-        "frame_rate": 25.0 if name == "semantic" else 50.0,
-        "window_seconds": 1.0 if name in ("mulan", "melody") else 0.0,
-      }
+      | {"frame_rate": 25.0 if name == "semantic" else 50.0, "width": 3}
+      | ({} if name == "mulan" else {"codebook_size": CODES})
+      | ({"window_seconds": 1.0, "hop_seconds": 1.0} if name in ("mulan", "melody") else {})
       for name, entry in sources.items()
     },
   }
