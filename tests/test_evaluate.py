@@ -65,18 +65,18 @@ def done(world, tmp_path_factory):
   return out, evaluate(**world, out_dir=str(out), sections=sections())
 
 
-def test_everything_is_measured_and_every_figure_says_what_was_wanted(done):
+def test_everything_is_measured_and_every_figure_is_complete(done):
   out, results = done
   assert list(results) == [section.name for section in sections()]
   assert json.loads((out / "metrics.json").read_text()) == results
   for result in results.values():
     for name, figure in result["figures"].items():
-      assert set(figure) == {"value", "baseline", "baseline_is", "wanted", "met"}, name
+      assert set(figure) == {"value", "baseline", "baseline_is", "wanted", "met", "too_few"}, name
       assert math.isfinite(figure["value"])
       assert (figure["met"] is None) == (not figure["wanted"])
 
 
-def test_the_audio_is_there_and_as_long_as_was_asked(done):
+def test_audio_files_have_exactly_the_length_that_was_asked_for(done):
   out, results = done
   for kind, count in (("generated", 9), ("real", 2), ("roundtrip", 2)):
     files = sorted((out / "audio").glob(f"*_{kind}.wav"))
@@ -85,18 +85,44 @@ def test_the_audio_is_there_and_as_long_as_was_asked(done):
   assert results["generation"]["figures"]["share_of_exact_length"]["met"]
 
 
-def test_the_report_of_it_is_one_page(done, world, tmp_path):
+def test_the_report_shows_every_section_on_one_page(done, world, tmp_path):
   out, _ = done
   path = report.report(out_dir=str(out), runs_dir=world["runs_dir"], progress="none", title="Test")
   text = pathlib.Path(path).read_text()
   assert text.count("<article>") == 2 and text.count("Losses of") == 10
+  for title in ("Codec", "Semantic codes", "MuLan: text and audio", "Melodies", "Stage fine"):
+    assert f"<h2>{title}</h2>" in text
 
 
-def test_a_second_run_measures_nothing_again(done, world):
+def test_a_second_run_measures_nothing_again_wherever_everything_is(
+  done, world, tmp_path, monkeypatch
+):
+  """Neither under other paths, nor where data and models were moved."""
   out, results = done
   before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
-  assert evaluate(**world, out_dir=str(out), sections=sections()) == results
+  monkeypatch.chdir(tmp_path)
+  moved = {
+    name: f"./{shutil.copytree(path, pathlib.Path(path).name)}/" for name, path in world.items()
+  }
+  assert evaluate(**moved, out_dir=f"{out}/.", sections=sections()) == results
   assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_tokens_of_the_same_size_but_other_content_are_other_data(world, tmp_path):
+  tokens = pathlib.Path(shutil.copytree(world["tokens_dir"], tmp_path / "tokens"))
+  before = held_out.HeldOut(**world).data_fingerprint
+  other = world | {"tokens_dir": str(tokens)}
+  assert held_out.HeldOut(**other).data_fingerprint == before
+  shard = next(tokens.glob("*test*"))
+  content = bytearray(shard.read_bytes())
+  content[-1] ^= 1
+  shard.write_bytes(content)
+  assert held_out.HeldOut(**other).data_fingerprint != before
+
+
+def test_two_sections_of_one_name_are_refused(world, tmp_path):
+  with pytest.raises(ValueError, match="each name may occur once, found codec, codec"):
+    evaluate(**world, out_dir=str(tmp_path), sections=sections()[:1] * 2)
 
 
 def test_what_changed_and_what_was_deleted_is_measured_again(done, world, tmp_path):
@@ -149,12 +175,14 @@ def test_short_clips_are_padded_without_loss(world):
   assert known.sum(axis=1).tolist() == [9] * 6 + [20] * 6 and not codes[0, 9:].any()
 
 
-def test_tokens_stand_in_the_order_of_the_clips(world):
+def test_tokens_are_in_the_order_of_the_clips(world):
   material = held_out.HeldOut(**world)
   assert [row["id"].decode() for row in material.shards] == [c["id"] for c in material.clips]
   assert material.waveforms(0.5, 3).shape == (3, RATE // 2)
   assert np.abs(material.waveforms(0.5, 3)).max() <= 1
-  assert not material.waveforms(3.0, 2)[:, round(SECONDS * RATE) :].any()  # silence behind the end
+  assert not material.waveforms(3.0, 2)[:, round(SECONDS * RATE) :].any()  # zeros after the end
+  with pytest.raises(ValueError, match="data: 13 held-out clips wanted, split 'test' has 12"):
+    material.waveforms(0.5, 13)
 
 
 def test_labels_follow_the_melody(world):
