@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.evaluation import metrics
+from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.tokens import PAD, Stage, Stream, flatten
 
@@ -63,7 +63,7 @@ class StageLoss:
     names = [stream.name for stream in stage.conditions]
     if self.swapped not in names:
       raise ValueError(f"stage {self.stage}: no condition {self.swapped!r} among {names}")
-    count = min(self.clips, len(held_out.clips))
+    count = len(held_out.first(self.clips))
     conditions = {s.name: self._conditions(held_out, part, s)[:count] for s in stage.conditions}
     codes, known = _targets(held_out, stage, count)
     own = self._losses(part, conditions, codes)
@@ -141,7 +141,18 @@ class StageLoss:
       ),
       "own_condition_p": metrics.figure(test["p"], "< 0.01"),
     }
-    return {"figures": figures, "levels": levels, "clips": len(own), "swapped": self.swapped}
+    return {"figures": figures, "levels": levels, "stage": self.stage}
+
+  @staticmethod
+  def show(results: dict, out_dir: str) -> str:
+    """A table of the levels."""
+    keys = ("loss", "other_condition", "unigram", "held_out_entropy")
+    rows = [
+      [str(row["level"] + 1), *(page.amount(row[key]) for key in keys)] for row in results["levels"]
+    ]
+    head = ["level", "loss", "other clip's condition", "unigram", "held-out entropy"]
+    note = "Held-out nats per token. Unigram: the code frequencies of the train split alone."
+    return page.section(f"Stage {results['stage']}", note, page.table(head, rows))
 
 
 def _check_tokens(held_out: HeldOut, part, name: str) -> None:
