@@ -73,7 +73,7 @@ class Bench:
     return alone("benchmarks.gpu_step", {}, self._env, _LONGEST)
 
   def run(self, name: str, changes: dict, spare: float = 0.0) -> None:
-    """Measures a setting and prints the result; skips it where it would need the `spare` seconds."""
+    """Measures a setting and prints it; skips it where less than `spare` seconds would be left."""
     began = time.monotonic()
     left = self._end - spare - began
     if left < _SHORTEST:

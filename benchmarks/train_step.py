@@ -115,9 +115,8 @@ def matrix_product() -> float:
 def flops_per_token() -> float:
   """FLOPs of the matrix products of a step: forward, twice that backward, half for attention."""
   embed, mlp = SIZE["embed_dim"], SIZE["mlp_dim"]
-  layer = (
-    4 * embed**2 + 3 * embed * mlp + embed * LENGTH
-  )  # last term: half of the scores and values, by causality
+  # the last term, of scores and values, is half of the full one, by causality
+  layer = 4 * embed**2 + 3 * embed * mlp + embed * LENGTH
   return 3 * 2 * (SIZE["num_layers"] * layer + embed * SIZE["vocab_size"])
 
 

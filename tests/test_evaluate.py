@@ -1,6 +1,7 @@
 """The whole evaluation on a small corpus of tones and models with random weights."""
 
 import dataclasses
+import importlib
 import json
 import math
 import pathlib
@@ -118,6 +119,20 @@ def test_tokens_of_the_same_size_but_other_content_are_other_data(world, tmp_pat
   content[-1] ^= 1
   shard.write_bytes(content)
   assert held_out.HeldOut(**other).data_fingerprint != before
+
+
+def test_the_section_in_the_documentation_measures_and_shows(world, tmp_path, monkeypatch):
+  document = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
+  code = document.split("```python\n")[1].split("```")[0]
+  (tmp_path / "loudness_section.py").write_text(code)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  section = importlib.import_module("loudness_section").Loudness(4, 0.5, 2)
+  out = str(tmp_path / "out")
+  results = evaluate(**world, out_dir=out, sections=(section,))["loudness"]
+  ratios = results["by_clip"]
+  assert len(ratios) == 4 and results["figures"]["rms_ratio"]["value"] == pytest.approx(np.mean(ratios))
+  path = report.report(out_dir=out, runs_dir=world["runs_dir"], progress="none", title="Test")
+  assert "<h2>Loudness</h2>" in pathlib.Path(path).read_text()
 
 
 def test_two_sections_of_one_name_are_refused(world, tmp_path):
