@@ -91,7 +91,7 @@ def test_the_report_shows_every_section_on_one_page(done, world, tmp_path):
   path = report.report(out_dir=str(out), runs_dir=world["runs_dir"], progress="none", title="Test")
   text = pathlib.Path(path).read_text()
   assert text.count("<article>") == 2 and text.count("Losses of") == 10
-  for title in ("Codec", "Semantic codes", "MuLan: text and audio", "Melodies", "Stage fine"):
+  for title in ("Codec", "Semantic codes", "MuLan: text and audio", "Melodies", "Fine stage"):
     assert f"<h2>{title}</h2>" in text
 
 
@@ -130,7 +130,9 @@ def test_the_section_in_the_documentation_measures_and_shows(world, tmp_path, mo
   out = str(tmp_path / "out")
   results = evaluate(**world, out_dir=out, sections=(section,))["loudness"]
   ratios = results["by_clip"]
-  assert len(ratios) == 4 and results["figures"]["rms_ratio"]["value"] == pytest.approx(np.mean(ratios))
+  assert len(ratios) == 4 and results["figures"]["rms_ratio"]["value"] == pytest.approx(
+    np.mean(ratios)
+  )
   path = report.report(out_dir=out, runs_dir=world["runs_dir"], progress="none", title="Test")
   assert "<h2>Loudness</h2>" in pathlib.Path(path).read_text()
 

@@ -176,7 +176,7 @@ def change(out, edit):
 
 def test_sections_are_shown_in_the_order_of_the_results_and_one_alone_is_enough(out):
   text = write_report(out)
-  shown = ["Codec", "Layers of w2v-BERT", "MuLan: text and audio", "Stage coarse", "Listen"]
+  shown = ["Codec", "Layers of w2v-BERT", "MuLan: text and audio", "Coarse stage", "Listen"]
   titles = [*shown, "Does it follow the prompt?", "Trainings", "All figures", "How it was made"]
   assert re.findall(r"<h2>(.*?)</h2>", text) == titles
 

@@ -103,7 +103,13 @@ class Codec:
     """Rate and distortion as a chart and a table, and the use of the codebooks."""
     levels, opus = results["levels"], results["opus"]
     keys = ("log_mel", "log_mel_ratio", "si_snr", "stft", "bits_per_second")
-    rows = [[f"{row['levels']} levels", *(page.amount(row[key]) for key in keys)] for row in levels]
+    rows = [
+      [
+        f"{row['levels']} level{'s' * (row['levels'] > 1)}",
+        *(page.amount(row[key]) for key in keys),
+      ]
+      for row in levels
+    ]
     rows += [
       [f"Opus, {row['kbps']:g} kbps", *(page.amount(row[key]) for key in keys)] for row in opus
     ]
@@ -112,7 +118,7 @@ class Codec:
     note = (
       "Round trips of held-out clips: multi-scale log-mel and multi-resolution STFT distance, "
       "SI-SNR. Orange: the codec by number of levels; blue: Opus at its measured rate; dashed: "
-      "silence; dotted: the target. Codebook use: perplexity as a share of the codebook."
+      "silence; dotted: the target."
     )
     inner = charts + page.table(head, rows) + page.usage_table(results["usage"])
     return page.section("Codec", note, inner)

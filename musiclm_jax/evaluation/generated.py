@@ -265,7 +265,8 @@ def _adherence_section(results: dict) -> str:
       test = tests[kind]
       values = [page.amount(test["value"]), page.amount(test["shuffled"]), f"{test['p']:.2g}"]
       rows.append([measure.replace("_", " "), label, *values])
-  accuracies = [[k.replace("_", " "), page.amount(v)] for k, v in results["accuracy"].items()]
+  labels = {**_SETS, "held_out": "all held-out clips"}
+  accuracies = [[labels[k], page.amount(v)] for k, v in results["accuracy"].items()]
   distances = [[_SETS[k], page.amount(v)] for k, v in results["frechet"].items()]
   few = results["figures"]["frechet_mfcc_generated"]["too_few"]
   inner = page.table(["measure", "audio", "own prompt", "shuffled", "p"], rows)

@@ -55,14 +55,14 @@ def loss_chart(name: str, lines: list[dict]) -> str:
   return svg(figure, f"Losses of {name}")
 
 
-def usage_chart(title: str, usage: list[dict]) -> str:
-  """SVG of the perplexity of the codes of each level as a share of the codebook."""
-  figure, plot = axes(title, "level")
+def usage_chart(name: str, usage: list[dict]) -> str:
+  """SVG of the codebook use of each level: the perplexity as a share of the codebook."""
+  figure, plot = axes("codebook use: perplexity / size", "level")
   x = np.arange(1, len(usage) + 1)
   plot.bar(x, [row["perplexity_share"] for row in usage], color=SERIES["train"], width=0.7)
   plot.set_xticks(x[:: 1 + len(x) // 13])
   plot.set_ylim(0, 1)
-  return svg(figure, f"Codebook use: {title}")
+  return svg(figure, f"Codebook use: {name}")
 
 
 def axes(title: str, label: str):

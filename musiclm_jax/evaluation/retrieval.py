@@ -78,7 +78,7 @@ class MuLan:
     areas = sorted(results["tags"].items(), key=lambda item: -item[1])
     rows = [[tag, page.amount(area)] for tag, area in areas]
     tags = page.details("tags", page.table(["aspect, by its text alone", "ROC AUC"], rows))
-    inner = _table(results["retrieval"]) + tags + _usage("MuLan, by window", results["usage"])
+    inner = _table(results["retrieval"]) + tags + _usage("MuLan", results["usage"])
     return page.section("MuLan: text and audio", _RECALL, inner)
 
   def _tags(self, held_out: HeldOut, audio: np.ndarray) -> dict[str, float]:

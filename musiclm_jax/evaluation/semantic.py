@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 
-from musiclm_jax.evaluation import metrics, page, pictures
+from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
 
 
@@ -82,13 +82,11 @@ class W2vBert:
       for name, test in results["information"].items()
     ]
     table = page.table(["about", "nats", "shuffled", "z", "p"], rows)
-    charts = page.charts(pictures.usage_chart("semantic", results["usage"]))
     note = (
       "Mutual information of the semantic codes with the melody's pitch class and the first "
       "instrument, and of the same labels shuffled; z is in standard deviations of the shuffles."
     )
-    usage = page.usage_table(results["usage"])
-    return page.section("Semantic codes", note, table + charts + usage)
+    return page.section("Semantic codes", note, table + page.usage_table(results["usage"]))
 
   def _masked_prediction(self, held_out: HeldOut) -> dict[str, float]:
     """The model's own metrics, masks fixed by the seed."""

@@ -152,7 +152,7 @@ class StageLoss:
     ]
     head = ["level", "loss", "other clip's condition", "unigram", "held-out entropy"]
     note = "Held-out nats per token. Unigram: the code frequencies of the train split alone."
-    return page.section(f"Stage {results['stage']}", note, page.table(head, rows))
+    return page.section(f"{results['stage'].capitalize()} stage", note, page.table(head, rows))
 
 
 def _check_tokens(held_out: HeldOut, part, name: str) -> None:
