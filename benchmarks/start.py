@@ -150,16 +150,16 @@ def checkpoints(steps: int, every: int, period: int) -> dict[str, float]:
   never, saving = runs["never"].pop("seconds")[1:], runs["saving"]["seconds"][1:]
   median = statistics.median(saving)
   # Step k + 1 follows the save of step k and is at index k - 1 of the list.
-  behind = [saving[step - 1] - median for step in range(every, steps, every)]
-  save = (sum(saving) - sum(never)) / len(behind)
+  after_save = [saving[step - 1] - median for step in range(every, steps, every)]
+  save = (sum(saving) - sum(never)) / len(after_save)
   step = statistics.mean(never)
   return {
     **runs["never"],
-    "saves": len(behind),
+    "saves": len(after_save),
     "step_seconds_never": round(step, 4),
     "step_seconds_saving": round(statistics.mean(saving), 4),
     "percent_at_every": round(100 * (sum(saving) / sum(never) - 1), 1),
-    "blocked_seconds": round(statistics.mean(behind), 3),
+    "blocked_seconds": round(statistics.mean(after_save), 3),
     "save_seconds": round(save, 3),
     "percent_at_period": round(100 * save / (period * step), 2),
   }

@@ -194,7 +194,7 @@ def placed(abstract, mesh: Mesh, axes: tuple[str | None, ...]):
 
 
 def replicated(mesh: Mesh) -> NamedSharding | None:
-  """The sharding of a value of which every device has a copy."""
+  """The sharding of a value that every device holds in full."""
   return _sharding(mesh)
 
 
