@@ -8,6 +8,7 @@ import html
 
 import numpy as np
 
+from musiclm_jax import windows
 from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.humming import hum
@@ -23,12 +24,12 @@ def text_rows(bundle: str, texts: list[str]) -> np.ndarray:
 
 def clip_embeddings(held_out: HeldOut) -> np.ndarray:
   """MuLan embeddings [clips, dim] of length 1: the mean over the windows inside the clip."""
-  window = held_out.source("mulan")["window_seconds"]
-  rows = []
+  source, means = held_out.source("mulan"), []
   for clip, row in zip(held_out.clips, held_out.shards):
-    spare = len(clip["waveform"]) / held_out.sample_rate - window
-    rows.append(row["mulan"][: 1 + int(max(spare, 0))].mean(axis=0))
-  return metrics.unit(np.stack(rows))
+    seconds, embeddings = len(clip["waveform"]) / held_out.sample_rate, row["mulan"]
+    sizes = source["window_seconds"], source["hop_seconds"], len(embeddings)
+    means.append(embeddings[windows.inside(0.0, seconds, *sizes)].mean(axis=0))
+  return metrics.unit(np.stack(means))
 
 
 @dataclasses.dataclass(frozen=True)
