@@ -38,7 +38,7 @@ def world(tmp_path_factory):
 def sections():
   return (
     codec.Codec(clips=4, seconds=1.0, levels=(1, 2, 3, 4, 12), opus_kbps=(6, 24), batch_size=3),
-    semantic.W2vBert(clips=6, seconds=1.0, shuffles=20, batch_size=4, seed=0),
+    semantic.W2vBert(clips=8, seconds=1.0, shuffles=20, batch_size=4, seed=0),
     retrieval.MuLan(batch_size=8),
     retrieval.Melody(hums={"hummed_melody": (1.0, 0), "higher": (1.25, 3)}, batch_size=8),
     stages.StageLoss(stage="semantic", swapped="mulan", clips=9, batch_size=4),

@@ -15,6 +15,8 @@ from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.semantic import labels
 from musiclm_jax.tokenizers.quantizer import kmeans
 
+_kmeans = jax.jit(kmeans, static_argnames=("codebook_size", "iterations"))
+
 
 def abx(embeddings: np.ndarray, triples: np.ndarray) -> float:
   """The share of triples (a, b, x) with x nearer to a than to b by the cosine; chance is 0.5.
@@ -120,6 +122,6 @@ class Layers:
 
   def _use(self, x: np.ndarray) -> float:
     """Perplexity of k-means codes of x [frames, dim] as a share of the codebook."""
-    fit = jax.jit(functools.partial(kmeans, codebook_size=self.codebook_size, iterations=10))
-    counts = np.asarray(fit(jax.random.key(self.seed), x, np.ones(len(x), np.float32))[1])
-    return float(np.exp(metrics.entropy(counts))) / self.codebook_size
+    key, weights = jax.random.key(self.seed), np.ones(len(x), np.float32)
+    _, counts = _kmeans(key, x, weights, codebook_size=self.codebook_size, iterations=10)
+    return float(np.exp(metrics.entropy(np.asarray(counts)))) / self.codebook_size
