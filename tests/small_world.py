@@ -205,6 +205,15 @@ TOKEN_FEATURES = {
 }
 
 
+WINDOWS = {"window_seconds": 1.0, "hop_seconds": 1.0}
+ENTRIES = {
+  "acoustic": {"width": 3, "codebook_size": CODES, "frame_rate": 50.0},
+  "semantic": {"width": 1, "codebook_size": CODES, "frame_rate": 25.0},
+  "melody": {"width": 2, "codebook_size": CODES, **WINDOWS},
+  "mulan": {"width": 6, **WINDOWS},
+}
+
+
 def build(root: pathlib.Path) -> dict[str, str]:
   """Directories of all that an evaluation takes: {runs_dir, data_dir, tokens_dir, bundle}."""
   runs = root / "runs"
@@ -248,13 +257,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
   manifest = {
     "sample_rate": RATE,
     "records": {"train": len(train), "test": len(test)},
-    "sources": {
-      name: entry
-      | {"frame_rate": 25.0 if name == "semantic" else 50.0, "width": 3}
-      | ({} if name == "mulan" else {"codebook_size": CODES})
-      | ({"window_seconds": 1.0, "hop_seconds": 1.0} if name in ("mulan", "melody") else {})
-      for name, entry in sources.items()
-    },
+    "sources": {name: entry | ENTRIES[name] for name, entry in sources.items()},
   }
   (root / "tokens" / "manifest.json").write_text(json.dumps(manifest))
   bundle.export(

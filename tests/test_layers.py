@@ -34,6 +34,7 @@ LAYERS = (
     "lm.patterns",
     "lm.sampling",
     "lm.decoding",
+    "lm.conditions",
     "training.orders",
     "training.reading",
   ),

@@ -77,7 +77,7 @@ def test_it_gives_up_after_failures_without_progress_alone(supervise, capfd):
     "failure 2 of 3)",
   ]
   assert lines[4] == (
-    "supervisor: process 0 ended with exit code 70; given up after 3 failures in a row without a "
+    "supervisor: process 0 ended with exit code 70; gave up after 3 failures in a row without a "
     "new checkpoint"
   )
   assert len(lines) == 5
