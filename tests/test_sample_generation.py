@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from musiclm_jax.lm.audition import SampleGeneration
 
 from musiclm_jax import checkpointing, partitioning
-from musiclm_jax.lm.audition import SampleGeneration
 from musiclm_jax.lm.generation import Composer, Sampling
 from musiclm_jax.tokenizers.soundstream import SoundStream
 from tests import bundles

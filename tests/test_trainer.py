@@ -15,12 +15,10 @@ import numpy as np
 import pytest
 
 from musiclm_jax import checkpointing, main
-from musiclm_jax.lm.audition import SampleGeneration
 from musiclm_jax.partitioning import MeshShape
 from musiclm_jax.training import optimizers, progress, trainer
 from musiclm_jax.training.checkpoints import CheckpointPolicy
 from musiclm_jax.training.health import Health, Limits
-from musiclm_jax.training.profiling import Window
 from musiclm_jax.training.step import TrainConfig, init_state, microbatches, state_shardings
 from tests.programs import program
 
@@ -98,14 +96,12 @@ def train(model_dir, *, steps=30, stop_at=None, mesh=(1, 1, 8), microbatches=1, 
     train_data=Data(stop_at),
     eval_data=Data(),
     model_dir=str(model_dir),
-    steps=trainer.Steps(total=steps, log=10, evaluate=20),
-    policy=CheckpointPolicy(period=10, keep=2, keep_period=0, best=""),
-    limits=Limits(skipped=5, floors={}),
+    steps=trainer.Steps(total=steps, evaluate=options.pop("evaluate", 20)),
+    policy=CheckpointPolicy(period=options.pop("saves", 10), keep=2, keep_period=0, best=""),
     logging=trainer.Logging(
-      options.pop("wandb_project", ""),
-      Window(first=options.pop("profile", 0), count=2),
-      options.pop("audition", SampleGeneration(0, "", "", 0.0, 0, ())),
+      period=options.pop("log", 10), wandb_project=options.pop("wandb_project", "")
     ),
+    hooks=(Limits(skipped=5, floors={}, period=10), *options.pop("hooks", ())),
     **{"initial": {}, "compile_cache": ""} | options,
   )
 

@@ -9,7 +9,7 @@ import soundfile
 from musiclm_jax import checkpointing
 from musiclm_jax.evaluation import pictures
 from musiclm_jax.evaluation.page import STYLE, amount, bullet, mark, section, table
-from musiclm_jax.training.progress import read_lines
+from musiclm_jax.training.writers import read_lines
 
 _PLAYERS = (("generated", "generated"), ("real", "real clip"), ("roundtrip", "codec round trip"))
 

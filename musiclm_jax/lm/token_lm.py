@@ -117,3 +117,18 @@ class TokenLM(nn.Module):
     for level in range(levels):
       metrics[f"loss_level_{level}"] = (nll[:, :, level].sum(), weights[:, :, level].sum())
     return loss, metrics
+
+  def decode_program(self, rows: int):
+    """The step that samples a token for each of `rows` sequences as long as those of training.
+
+    (function, arguments): function(params, *arguments) is (scores [rows, codebook_size], the longer
+    cache); `arguments` are pairs of (abstract arrays, logical axes), the cache last.
+    """
+    cache = jax.eval_shape(lambda: self.decoder.init_cache(rows, self.stage.length))
+    token, level = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((rows, 1), ()))
+
+    def step(params, token, level, cache):
+      return self.apply({"params": params}, token, level, cache, method="decode")
+
+    axes = (None, "batch", "heads", None, None)
+    return step, ((token, ("batch", None)), (level, ()), (cache, axes))
