@@ -51,6 +51,7 @@ LAYERS = (
     "training.checkpoints",
     "training.checkpoint_jobs",
     "training.collectives",
+    "training.disk",
     "training.hardware",
     "training.health",
     "training.preemption",

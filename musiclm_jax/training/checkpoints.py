@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import operator
 import os
 import pathlib
@@ -20,7 +19,6 @@ from musiclm_jax import checkpointing
 
 # Orbax writes metrics only where something ranks checkpoints by them.
 WRITE_METRICS = operator.itemgetter("loss")
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,21 +63,19 @@ class Checkpoints:
     )
     self._path = pathlib.Path(directory).resolve() / "checkpoints"
     handler = ocp.StandardCheckpointHandler()
-    with _disk_errors(self._path):
-      self._manager = ocp.CheckpointManager(self._path, options=options, item_handlers=handler)
+    self._manager = ocp.CheckpointManager(self._path, options=options, item_handlers=handler)
 
   def save(self, step: int, state, metrics: dict[str, float] | None) -> None:
     """Starts saving; returns when the state has been copied, not when it is written.
 
     `metrics` are those of the evaluation after this step, if there was one. Raises ValueError where
-    they lack the metric that ranks checkpoints, and OSError where the disk is full.
+    they lack the metric that ranks checkpoints.
     """
     if metrics and self.policy.best and self.policy.best not in metrics:
       raise ValueError(f"best: no metric {self.policy.best!r}; there are {sorted(metrics)}")
     if step not in self._manager.all_steps():
       args = ocp.args.StandardSave(state)
-      with _disk_errors(self._path):
-        self._manager.save(step, args=args, metrics=metrics, custom_metadata=self._about)
+      self._manager.save(step, args=args, metrics=metrics, custom_metadata=self._about)
 
   def restore(self, abstract_state):
     """The newest state, with the shapes and shardings of `abstract_state`; None if there is none.
@@ -133,10 +129,9 @@ class Checkpoints:
     print(f"{self._path}/{step}: {line}", file=sys.stderr)
 
   def close(self) -> None:
-    """Waits until everything is written. Raises OSError where the disk is full."""
-    with _disk_errors(self._path):
-      self._manager.wait_until_finished()
-      self._manager.close()
+    """Waits until everything is written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
 
 
 class Unreadable(ValueError):
@@ -164,20 +159,6 @@ def reading():
     raise Unreadable(str(error).splitlines()[0]) from None
   finally:
     sys.excepthook = previous
-
-
-@contextlib.contextmanager
-def _disk_errors(path: pathlib.Path):
-  """Raises OSError with the number of the operating system where a disk is full: TensorStore raises
-  ValueError with the text alone.
-  """
-  try:
-    yield
-  except (ValueError, OSError) as error:
-    for number in _DISK_FULL:
-      if os.strerror(number) in str(error):
-        raise OSError(number, os.strerror(number), str(path)) from None
-    raise
 
 
 def tree_metadata(manager: ocp.CheckpointManager, step: int):

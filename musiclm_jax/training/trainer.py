@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax import checkpointing, partitioning
-from musiclm_jax.training import flops, hardware, lock, preflight
+from musiclm_jax.training import disk, flops, hardware, lock, preflight
 from musiclm_jax.training.checkpoints import CheckpointPolicy, Checkpoints
 from musiclm_jax.training.preemption import PreemptionHandler
 from musiclm_jax.training.progress import Progress, Rates, due, means
@@ -83,7 +83,7 @@ def train(
   provenance = train_data.provenance | checkpointing.origins(initial)
   data = f"{train_data.fingerprint}, {eval_data.fingerprint} held out"
   preflight.agree({"configuration": checkpointing.digest(config_text), "data": data})
-  with lock.exclusive(model_dir):
+  with disk.errors(model_dir), lock.exclusive(model_dir):
     if jax.process_index() == 0:
       checkpointing.describe_run(model_dir, config.model, provenance)
     checkpoints = Checkpoints(model_dir, policy, config_text)
