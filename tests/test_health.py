@@ -46,8 +46,8 @@ FLOORS = {"perplexity_0": (1.1, "the codebook has collapsed")}
 @pytest.mark.parametrize(
   ("values", "period", "step"),
   [
-    ([1.2, 0.9, 1.3, 1.3], 2, None),
-    ([1.2, 0.9, 1.0, 1.1], 2, 4),
+    ([1.4, 0.9, 1.3, 1.3], 2, None),
+    ([1.4, 0.9, 1.0, 1.1], 2, 4),
     ([1.0] * 5, 0, None),
     ([1.0] * 6, 0, 6),
     ([None, None, 1.2], 2, None),  # of the first two nothing was measured

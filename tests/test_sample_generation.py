@@ -1,13 +1,18 @@
-"""Music while a model trains: the trained model makes it, and the rest of the bundle."""
+"""Music while a model trains: by the model that trains and the other parts of a bundle."""
+
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from musiclm_jax.lm.audition import SampleGeneration
 
-from musiclm_jax import checkpointing, partitioning
+from musiclm_jax import audio, checkpointing, partitioning
 from musiclm_jax.lm.generation import Composer, Sampling
-from musiclm_jax.tokenizers.soundstream import SoundStream
+from musiclm_jax.lm.sample_generation import SampleGeneration, Samples
+from musiclm_jax.training.progress import Progress, Rates
+from musiclm_jax.training.protocols import Run
+from musiclm_jax.training.step import TrainState
 from tests import bundles
 
 SAMPLINGS = tuple(Sampling(stage.name, 1.0, 0.0, 0.5) for stage in bundles.STAGES)
@@ -17,57 +22,67 @@ PROMPTS = ["a calm flute", "drums"]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
   """(bundle, model directories, file of prompts)."""
-  root = tmp_path_factory.mktemp("audition")
+  root = tmp_path_factory.mktemp("samples")
   runs, text = bundles.make_runs(root / "runs")
   bundles.export(runs, text, root / "bundle")
   (root / "prompts.txt").write_text("\n".join(PROMPTS))
   return str(root / "bundle"), runs, str(root / "prompts.txt")
 
 
-def audition(made, **changes):
+def settings(made, **changes):
   bundle, _, prompts = made
   fields = dict(period=10, bundle=bundle, prompts=prompts, seconds=0.5, seed=3)
   return SampleGeneration(**fields | changes, samplings=SAMPLINGS)
 
 
-@pytest.mark.parametrize("role", ["semantic", "soundstream"])
-def test_a_model_with_the_values_of_the_bundle_makes_its_music(made, role):
+def test_a_model_with_the_values_of_the_bundle_makes_its_music(made):
   bundle, runs, _ = made
-  module, variables, _ = checkpointing.read_part(runs[role])
-  mesh = partitioning.make_mesh(partitioning.MeshShape(1, 2, 2, 2), jax.devices())
-  with partitioning.use(mesh):
-    music, rate = audition(made)(module, variables)
   wanted = Composer(bundle, SAMPLINGS).waveforms(PROMPTS, 0.5, 3)
-  assert rate == bundles.SAMPLE_RATE
-  np.testing.assert_array_equal(music, wanted)
+  mesh = partitioning.make_mesh(partitioning.MeshShape(1, 2, 2, 2), jax.devices())
+  for role in ("semantic", "soundstream"):
+    module, variables, _ = checkpointing.read_part(runs[role])
+    samples = Samples(settings(made), module)
+    assert samples.sample_rate == bundles.SAMPLE_RATE
+    with partitioning.use(mesh):
+      np.testing.assert_array_equal(samples(variables), wanted)
 
 
-def test_the_values_that_train_take_the_place_of_those_in_the_bundle(made):
+def test_a_hook_writes_the_music_of_the_values_that_train(made, tmp_path, capsys):
   _, runs, _ = made
   module, variables, _ = checkpointing.read_part(runs["soundstream"])
-  hearing = audition(made)
-  loud, _ = hearing(module, variables)
-  silent, _ = hearing(module, jax.tree.map(np.zeros_like, variables))
-  assert np.abs(loud).max() > 0 and np.abs(silent).max() == 0
-  again, _ = hearing(module, variables)
-  np.testing.assert_array_equal(again, loud)
+  with Progress(str(tmp_path), 1, 40, Rates(1, None), wandb_project="") as progress:
+    run = Run(SimpleNamespace(model=module), None, str(tmp_path), 1, 40, progress)
+    with settings(made).start(run) as hook:
+      for step in (9, 10, 19, 20):
+        values = jax.tree.map(jnp.zeros_like if step == 20 else jnp.asarray, variables)
+        collections = {name: x for name, x in values.items() if name != "params"}
+        state = TrainState(step, values["params"], collections, opt_state=())
+        hook(step, state, {})
+  names = [f"{step:06}_{index:02}.wav" for step in (10, 20) for index in (0, 1)]
+  assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == names
+  assert np.abs(audio.read(str(tmp_path / "samples" / names[0]), bundles.SAMPLE_RATE)).max() > 0
+  with pytest.raises(ValueError, match="silent"):
+    audio.read(str(tmp_path / "samples" / names[2]), bundles.SAMPLE_RATE)
+  events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+  assert events.count(b"samples/01") == 2
+  assert "10/40  2 x music in" in capsys.readouterr().err
 
 
-def test_it_is_due_every_period_or_never(made):
-  assert [step for step in range(1, 31) if audition(made).due(step)] == [10, 20, 30]
-  assert not any(audition(made, period=0).due(step) for step in range(1, 31))
-
-
-def test_what_makes_no_music_is_refused_before_the_first_step(made, tmp_path):
-  _, runs, _ = made
-  module, _, _ = checkpointing.read_part(runs["semantic"])
-  audition(made).check(module)
-  with pytest.raises(ValueError, match="TokenLM wants the place of one part, fits no part"):
-    audition(made).check(module.clone(stage=module.stage.__class__("other", (), bundles.FINE, 1.0)))
+def test_settings_that_can_generate_nothing_are_refused_before_the_first_step(made, tmp_path):
   with pytest.raises(ValueError, match="nowhere.txt: no such file"):
-    audition(made, prompts=str(tmp_path / "nowhere.txt")).check(module)
+    settings(made, prompts=str(tmp_path / "nowhere.txt"))
+  with pytest.raises(ValueError, match="needs --sample_bundle and --sample_prompts too"):
+    settings(made, bundle="")
+  module, _, _ = checkpointing.read_part(made[1]["semantic"])
+
+  def start(module, **changes):
+    run = Run(SimpleNamespace(model=module), None, str(tmp_path), 1, 40, None)
+    with settings(made, **changes).start(run) as hook:
+      return hook
+
+  other = module.clone(stage=module.stage.__class__("other", (), bundles.FINE, 1.0))
+  with pytest.raises(ValueError, match="TokenLM wants the place of one part, fits no part"):
+    start(other)
   with pytest.raises(ValueError, match="no bundle here"):
-    audition(made, bundle=str(tmp_path)).check(module)
-  with pytest.raises(ValueError, match="wants --audition_bundle and --audition_prompts too"):
-    audition(made, bundle="").check(module)
-  audition(made, period=0, bundle="", prompts="").check(SoundStream)
+    start(module, bundle=str(tmp_path))
+  assert start(other, period=0, bundle="", prompts="")(10, None, {}) is None
