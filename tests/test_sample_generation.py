@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from musiclm_jax import audio, checkpointing, partitioning
-from musiclm_jax.lm.generation import Composer, Sampling
+from musiclm_jax.lm.generation import Composer
 from musiclm_jax.lm.sample_generation import SampleGeneration, Samples
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.training.progress import Progress, Rates
 from musiclm_jax.training.protocols import Run
 from musiclm_jax.training.step import TrainState
@@ -39,12 +40,11 @@ def test_a_model_with_the_values_of_the_bundle_makes_its_music(made):
   bundle, runs, _ = made
   wanted = Composer(bundle, SAMPLINGS).waveforms(PROMPTS, 0.5, 3)
   mesh = partitioning.make_mesh(partitioning.MeshShape(1, 2, 2, 2), jax.devices())
-  for role in ("semantic", "soundstream"):
-    module, variables, _ = checkpointing.read_part(runs[role])
-    samples = Samples(settings(made), module)
-    assert samples.sample_rate == bundles.SAMPLE_RATE
-    with partitioning.use(mesh):
-      np.testing.assert_array_equal(samples(variables), wanted)
+  module, variables, _ = checkpointing.read_part(runs["semantic"])
+  samples = Samples(settings(made), module)
+  assert samples.sample_rate == bundles.SAMPLE_RATE
+  with partitioning.use(mesh):
+    np.testing.assert_array_equal(samples(variables), wanted)
 
 
 def test_a_hook_writes_the_music_of_the_values_that_train(made, tmp_path, capsys):
@@ -61,7 +61,7 @@ def test_a_hook_writes_the_music_of_the_values_that_train(made, tmp_path, capsys
   names = [f"{step:06}_{index:02}.wav" for step in (10, 20) for index in (0, 1)]
   assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == names
   assert np.abs(audio.read(str(tmp_path / "samples" / names[0]), bundles.SAMPLE_RATE)).max() > 0
-  with pytest.raises(ValueError, match="silent"):
+  with pytest.raises(ValueError, match="found silence"):
     audio.read(str(tmp_path / "samples" / names[2]), bundles.SAMPLE_RATE)
   events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
   assert events.count(b"samples/01") == 2

@@ -10,7 +10,8 @@ import numpy as np
 
 from musiclm_jax import audio, partitioning
 from musiclm_jax.lm.generate import read_prompts
-from musiclm_jax.lm.generation import Composer, Sampling
+from musiclm_jax.lm.generation import Composer
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.training.progress import due
 from musiclm_jax.training.protocols import Run
 from musiclm_jax.training.step import Metrics, TrainState
