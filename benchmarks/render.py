@@ -49,7 +49,7 @@ def synthesis_speed(soundfont: str) -> float:
   """Seconds of audio that the synthesizer alone makes in a second: a solo passage over and over."""
   config = corpus_builder.size_config("demo", seed=0, soundfont="")
   job = corpus_builder.split_jobs(config, "train", soundfont)[0]
-  music = synthesis.played_round(scores.read_music(job.work), job.clip_seconds, 1.0)
+  music = synthesis.repeated(scores.read_music(job.work), job.clip_seconds, 1.0)
   passage = synthesis.passages_of(music, job.work, job.clip_seconds)[0]
   begin = time.process_time()
   for _ in range(20):

@@ -8,9 +8,9 @@ import librosa
 import numpy as np
 import pytest
 
-from musiclm_jax.datasets import corpus_clips, scores, soundfonts, synthesis
+from musiclm_jax.datasets import catalogue, corpus_clips, scores, soundfonts, synthesis
 
-WORK = next(work for work in scores.list_works() if work.parts == 1 and work.metre == "4/4")
+WORK = next(work for work in catalogue.list_works() if work.parts == 1 and work.metre == "4/4")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_onsets_are_heard_where_they_are_said_to_be(examples):
 
 
 def test_passage_starts_where_the_clip_says(examples):
-  music = synthesis.played_round(scores.read_music(WORK), 6.0, 1.0)
+  music = synthesis.repeated(scores.read_music(WORK), 6.0, 1.0)
   for example in examples:
     start = example["start_s"] * example["bpm"] / 60
     heard = synthesis.between(music.parts[0], start, start + 6.0 * example["bpm"] / 60)

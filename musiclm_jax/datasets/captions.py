@@ -13,7 +13,7 @@ import re
 
 import numpy as np
 
-from musiclm_jax.datasets import scores, synthesis
+from musiclm_jax.datasets import catalogue, scores, synthesis
 
 LOW, HIGH = 58.0, 76.0  # mean MIDI pitch of a melody below, above which its register is low, high
 SPARSE, BUSY = 1.6, 4.0  # melody notes a second below, above which it is sparse, busy
@@ -22,7 +22,7 @@ SPARSE, BUSY = 1.6, 4.0  # melody notes a second below, above which it is sparse
 @functools.cache
 def phrasings() -> dict:
   """The phrasings of `data/phrasings.json`."""
-  return json.loads((scores.data_folder() / "phrasings.json").read_text("utf-8"))
+  return json.loads((catalogue.data_folder() / "phrasings.json").read_text("utf-8"))
 
 
 def describe(rendition: synthesis.Rendition, rng: np.random.Generator) -> tuple[str, list[str]]:

@@ -1,20 +1,14 @@
-"""Works of the built-in corpus: which scores music21 ships under a free licence, and their notes.
+"""The notes of music21's scores as plain arrays, and what keys and metres are."""
 
-`data/works.csv` is the list of usable works; `read_music` reads one of them into plain arrays.
-Run as a program, this module writes that list anew (`python -m musiclm_jax.datasets.scores
-data/works.csv`).
-"""
-
-import csv
 import dataclasses
-import functools
-import hashlib
 import io
 import pathlib
 import re
 import zipfile
 
 import numpy as np
+
+from musiclm_jax.datasets.catalogue import Work
 
 SCALES = {
   "major": (0, 2, 4, 5, 7, 9, 11),
@@ -34,31 +28,6 @@ BEAT_QUARTERS = {"2/4": 1.0, "3/4": 1.0, "4/4": 1.0, "6/8": 1.5, "9/8": 1.5, "12
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-  """One row of `data/works.csv`.
-
-  `path` is relative to music21's corpus folder, `number` the place of the tune in its file (from
-  1). `key` and `metre` are those of the notes that `read_music` returns; `stretch` is the factor
-  by which it lengthens the written values (2 where a reel is written in sixteenths of 2/4, so
-  that the beat is felt).
-  """
-
-  id: str
-  path: str
-  number: int
-  title: str
-  composer: str
-  key: str
-  metre: str
-  form: str
-  stretch: float
-  parts: int
-  split: str
-  collection: str
-  licence: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Music:
   """Notes of a work: one array [notes, 3] float64 (onset, duration in quarters, MIDI pitch) per
   part, highest part first; `pickup` and `length` in quarters, the length a whole number of
@@ -69,45 +38,11 @@ class Music:
   length: float
 
 
-def data_folder() -> pathlib.Path:
-  """Folder of the lists that the corpus is made from: in the wheel's package, or beside it in a
-  checkout."""
-  package = pathlib.Path(__file__).resolve().parents[1]
-  for folder in (package / "data", package.parent / "data"):
-    if (folder / "works.csv").exists():
-      return folder
-  raise FileNotFoundError(
-    f"works.csv: wanted in {package / 'data'} or {package.parent / 'data'}, found in neither"
-  )
-
-
 def corpus_folder() -> pathlib.Path:
   """Folder of the scores that music21 ships."""
   import music21  # takes two seconds, and listing works needs none of it
 
   return pathlib.Path(music21.__file__).parent / "corpus"
-
-
-@functools.cache
-def list_works() -> tuple[Work, ...]:
-  """All usable works, in an order that mixes the collections, the same for every size of corpus.
-
-  Polyphonic works are few, so they are moved forward: a small corpus holds about a third of them.
-  """
-  with open(data_folder() / "works.csv", encoding="utf-8", newline="") as file:
-    rows = list(csv.DictReader(file))
-  convert = {field.name: field.type for field in dataclasses.fields(Work)}
-  works = [Work(**{name: convert[name](value) for name, value in row.items()}) for row in rows]
-
-  def rank(work):
-    return fraction_of(work.id) * (0.2 if work.parts > 1 else 1.0)
-
-  return tuple(sorted(works, key=rank))
-
-
-def fraction_of(text: str) -> float:
-  """A number in [0, 1) that depends on nothing but the text."""
-  return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def read_music(work: Work) -> Music:

@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 from jax import ShapeDtypeStruct as Shape
 
+from musiclm_jax import audio
 from musiclm_jax.text import Tokenizer
 
 Shapes = dict[str, Shape]
@@ -55,7 +56,7 @@ def _crop_waveform(example, *, seed: int, samples: int):
   waveform = example["waveform"]
   spare = tf.maximum(tf.size(waveform, tf.int64) - samples, 0)
   start = uniform(seed, example["position"], spare + 1)
-  crop = tf.cast(waveform[start : start + samples], tf.float32) / 32768.0
+  crop = tf.cast(waveform[start : start + samples], tf.float32) / audio.INT16_SCALE
   crop = tf.pad(crop, [[0, samples - tf.size(crop)]])
   return tf.ensure_shape(crop, [samples])
 
@@ -101,7 +102,7 @@ class Melodies:
     samples = self.shapes["waveform"].shape[0]
 
     def preprocess(example):
-      waveform = tf.cast(example["waveform"][:samples], tf.float32) / 32768.0
+      waveform = tf.cast(example["waveform"][:samples], tf.float32) / audio.INT16_SCALE
       waveform = tf.ensure_shape(tf.pad(waveform, [[0, samples - tf.size(waveform)]]), [samples])
       label = tf.strings.to_hash_bucket_fast(example["melody"], 2**31 - 1)
       return {"waveform": waveform, "melody": tf.cast(label, tf.int32)}
