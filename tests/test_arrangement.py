@@ -1,4 +1,4 @@
-"""Who plays what: ranges, keys, held-out pairs and accompaniments that follow the metre."""
+"""Arrangements: ranges, keys, held-out pairs, accompaniments that follow the metre."""
 
 import numpy as np
 import pytest

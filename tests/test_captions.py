@@ -26,7 +26,7 @@ def described():
   return found
 
 
-def test_captions_say_only_what_is_true(described):
+def test_captions_are_true(described):
   table = captions.phrasings()
   names = sorted((each.name for each in synthesis.instruments()), key=len, reverse=True)
   for rendition, caption, aspect_list in described:

@@ -168,6 +168,32 @@ def test_bad_files_can_be_skipped_and_are_listed(tmp_path, capsys):
   assert code == 1 and f"lacks {len(bad)} bad files, see {directory}/rejects.jsonl" in lines[0]
 
 
+def test_where_all_files_are_bad_their_reasons_are_given(tmp_path, capsys):
+  (tmp_path / "songs").mkdir()
+  for name in "ab":
+    (tmp_path / f"songs/{name}.wav").touch()
+  flags = dict(skip_bad=True, shares="(1.0, 0.0, 0.0)")
+  first, *rest = refused(capsys, tmp_path, count=3, **flags).split("\n")
+  assert first.startswith("shares: train gets 2 of 2 files and no clip of 0.5 s")
+  reason = "the file is empty (0 bytes)"
+  assert rest == [f"{tmp_path}/songs/{name}.wav: {reason}" for name in "ab"]
+
+
+def test_the_text_model_is_that_of_the_files_that_are_used(tmp_path, capsys):
+  """The same bytes as without the bad file and its caption."""
+  write_songs(tmp_path / "songs")
+  flags = dict(skip_bad=True, shares="(1.0, 0.0, 0.0)")
+  files, models = [f"album {i % 2}/song {i}.wav" for i in range(8)], []
+  for name in ("without", "with"):
+    table = captions(tmp_path / "x.csv", files)
+    out = tmp_path / name
+    assert prepare(capsys, tmp_path, captions=table, data_dir=out, **flags)[0] == 0
+    models.append((out / "folder/1.0.0/captions.model").read_bytes())
+    (tmp_path / "songs/bad.wav").touch()
+    files.append("bad.wav")
+  assert models[0] == models[1]
+
+
 def test_few_bad_files_bring_no_warning_and_none_no_list(tmp_path, capsys):
   path = write_songs(tmp_path / "songs") / "bad.wav"
   path.touch()

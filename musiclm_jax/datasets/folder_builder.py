@@ -59,6 +59,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _split_generators(self, dl_manager):
     del dl_manager
     self.cuts, self.rejects = [], list(self.plan.listing.rejects)
+    self._train_text_model()  # before the files are read: a vocabulary may be too small
     made = parallel_build.spread(
       self.map, audio_folder.cut, self.plan.jobs, unit="file", verb="reading"
     )
@@ -90,7 +91,10 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for cut in rest:
           self._note(cut)
       self._refuse_rejects()
-      raise ValueError(_empty_split(self.plan, split))
+      error = ValueError(_empty_split(self.plan, split))
+      for line in _reasons(self.plan.audio_dir, self.rejects):
+        error.add_note(line)
+      raise error
 
   def _note(self, cut: Cut) -> None:
     self.cuts.append(dataclasses.replace(cut, clips=dict.fromkeys(cut.clips)))
@@ -98,9 +102,18 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       self.rejects.append(Reject(cut.job.name, cut.reason))
 
   def _refuse_rejects(self) -> None:
-    if self.plan.skip_bad:
-      return
-    _refuse(self.plan.audio_dir, self.rejects)
+    if not self.plan.skip_bad:
+      _refuse(self.plan.audio_dir, self.rejects)
+
+  def _train_text_model(self) -> None:
+    """Writes the text model of the captions of train, without those of rejects, where there are
+    any."""
+    bad = {each.file for each in self.rejects}
+    jobs = [job for job in self.plan.jobs["train"] if job.name not in bad]
+    texts = [job.caption for job in jobs if job.caption]
+    if texts:
+      path = pathlib.Path(self.data_dir, "captions.model")
+      train_text_model(texts, path, self.plan.vocab_size)
 
   def _download_and_prepare(self, dl_manager, download_config):
     super()._download_and_prepare(dl_manager, download_config)
@@ -109,13 +122,9 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     description = json.dumps(self.plan.description, indent=1) + "\n"
     checkpointing.write_text(directory / "folder.json", description)
     if self.rejects:
+      self._train_text_model()
       rows = sorted(json.dumps(dataclasses.asdict(each)) for each in self.rejects)
       checkpointing.write_text(directory / "rejects.jsonl", "".join(f"{row}\n" for row in rows))
-    bad = {each.file for each in self.rejects}
-    jobs = [job for job in self.plan.jobs["train"] if job.name not in bad]
-    texts = [job.caption for job in jobs if job.caption]
-    if texts:
-      train_text_model(texts, directory / "captions.model", self.plan.vocab_size)
 
 
 def prepare(
@@ -228,10 +237,14 @@ def _empty_split(plan: Plan, split: str) -> str:
 def _refuse(audio_dir: str, rejects: list[Reject]) -> None:
   """Raises ValueError where there are rejects."""
   hint = "--skip_bad=True leaves out what cannot be used"
-  faults = [f"{pathlib.Path(audio_dir, each.file)}: {each.reason}" for each in rejects]
+  faults = _reasons(audio_dir, rejects)
   if len(faults) == 1:
     faults[0] += f"; {hint}"
   raise_faults(faults, f"{audio_dir}: {len(faults)} audio files cannot be used; {hint}")
+
+
+def _reasons(audio_dir: str, rejects: list[Reject]) -> list[str]:
+  return [f"{pathlib.Path(audio_dir, each.file)}: {each.reason}" for each in rejects]
 
 
 def _check_same(directory: pathlib.Path, plan: Plan) -> None:
