@@ -9,19 +9,33 @@ import itertools
 import numpy as np
 
 from musiclm_jax.datasets import scores, synthesis
+from musiclm_jax.datasets.catalogue import Work
+from musiclm_jax.datasets.scores import Music
 from musiclm_jax.datasets.synthesis import Instrument, Passage, Rendition, Voice
 
 ACCOMPANIMENTS = ("solo", "drone", "bass", "chords", "band")
 OCTAVES = (0, -12, 12, -24, 24)
+# Onset and duration in quarters, pitch classes from the root.
+Chord = tuple[float, float, tuple[int, ...]]
 
 
-def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, held_out) -> Rendition:
+def arrange(
+  music: Music,
+  work: Work,
+  passage: Passage,
+  number: int,
+  *,
+  seed: int,
+  clip_seconds: float,
+  renditions: int,
+  held_out: bool,
+) -> Rendition:
   """Rendition `number` (of `renditions`) of a passage of a work from `synthesis.repeated`.
 
   The renditions of a passage are one melody: they share the tempo word and, where the instruments
   allow it, the key; the leading instrument, the accompaniment, the exact tempo, dynamics and
   articulation differ. With `held_out` the leading instrument and the tempo are one of the pairs
-  kept for the split `combinations`; without it no instrument plays at its held-out tempo. Raises
+  of the split `combinations`; without it no instrument plays at its held-out tempo. Raises
   ValueError where no instrument can play the passage.
   """
   place = (seed, work.id, passage.name, held_out)
@@ -47,11 +61,7 @@ def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, hel
     )
   key = transpose_key(work.key, int(shift))
   melody = scores.melody_of(voices[0].notes)
-  articulation = str(own.choice(["legato", "legato", "detached"]))
-  if passage.place == "ending":
-    articulation = "legato"  # so that the last note rings out
-  share = np.array([[1.0, synthesis.ARTICULATION[articulation], 1.0]])
-  voices = tuple(dataclasses.replace(voice, notes=voice.notes * share) for voice in voices)
+  articulation, voices = articulate(voices, passage, own)
   if len(parts) == 1:
     downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
     voices += accompany(
@@ -73,7 +83,7 @@ def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, hel
 
 
 def excerpt(
-  music, work, passage: Passage, bpm: float, clip_seconds: float
+  music: Music, work: Work, passage: Passage, bpm: float, clip_seconds: float
 ) -> tuple[float, list[np.ndarray]]:
   """Start in quarters and the notes [notes, 3] of each part of a clip.
 
@@ -88,7 +98,7 @@ def excerpt(
   return float(start), [part for part in parts if len(part)]
 
 
-def cast(parts, lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
+def cast(parts: list[np.ndarray], lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
   """Voices for the parts transposed by `shift` semitones, or () where one is out of range.
 
   A single part may move by octaves. Several parts go to the leading instrument or, where it plays
@@ -118,6 +128,19 @@ def cast(parts, lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
   return tuple(voices)
 
 
+def articulate(
+  voices: tuple[Voice, ...], passage: Passage, rng: np.random.Generator
+) -> tuple[str, tuple[Voice, ...]]:
+  """A random articulation, and the voices with notes that sound for its share of their value."""
+  articulation = str(rng.choice(["legato", "legato", "detached"]))
+  if passage.place == "ending":
+    articulation = "legato"  # so that the last note rings out
+  share = np.array([[1.0, synthesis.ARTICULATION[articulation], 1.0]])
+  return articulation, tuple(
+    dataclasses.replace(voice, notes=voice.notes * share) for voice in voices
+  )
+
+
 def in_range(notes: np.ndarray, instrument: Instrument) -> bool:
   """Whether all pitches of notes [notes, 3] are in the instrument's range."""
   return bool(notes[:, 2].min() >= instrument.low and notes[:, 2].max() <= instrument.high)
@@ -129,7 +152,16 @@ def transpose_key(key: str, shift: int) -> str:
   return f"{scores.TONICS[(tonic + shift) % 12]} {mode}"
 
 
-def accompany(kind, melody, key, metre, *, downbeat, word, rng) -> tuple[Voice, ...]:
+def accompany(
+  kind: str,
+  melody: np.ndarray,
+  key: str,
+  metre: str,
+  *,
+  downbeat: float,
+  word: str,
+  rng: np.random.Generator,
+) -> tuple[Voice, ...]:
   """The accompaniment of a melody [notes, 3] whose first downbeat is at `downbeat` quarters.
 
   `kind` is one of `ACCOMPANIMENTS`; () for "solo".
@@ -166,9 +198,9 @@ def within(rows: list, end: float) -> np.ndarray:
 
 
 def harmonise(
-  melody, key, metre, *, downbeat: float, end: float
-) -> list[tuple[float, float, tuple[int, ...]]]:
-  """Chords for a melody: (onset, duration in quarters, pitch classes from the root).
+  melody: np.ndarray, key: str, metre: str, *, downbeat: float, end: float
+) -> list[Chord]:
+  """Chords for a melody [notes, 3] from its first beat to `end` quarters.
 
   One chord a bar, two in long bars. Each is the triad of the key (on degrees 1, 4, 5, and 2 or 6,
   or 7 in minor-like modes) that has most of the melody's sounding time; the last one is the tonic
@@ -194,7 +226,7 @@ def harmonise(
   return chords
 
 
-def strum(harmony, beat: float) -> list[tuple[float, float, float]]:
+def strum(harmony: list[Chord], beat: float) -> list[tuple[float, float, float]]:
   """The chords' notes on every beat, voiced from G3 to F#4."""
   return [
     (onset + i * beat, 0.9 * beat, 55 + (pitch_class - 55) % 12)
