@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.attention import RelativeBias
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.encoder import Encoder
@@ -84,8 +84,8 @@ def write_part(directory, module, batch, sources=None, parts=None):
   variables = jax.tree.map(np.array, dict(nn.unbox(variables)))
   if "codebooks" in variables:
     _randomise(variables["codebooks"])
-  checkpointing.describe_run(directory, module, {"sources": sources or {}, "parts": parts or {}})
-  checkpointing.write_weights(directory, variables)
+  part_files.describe_run(directory, module, {"sources": sources or {}, "parts": parts or {}})
+  part_files.write_weights(directory, variables)
   return directory
 
 
@@ -113,17 +113,17 @@ def make_runs(root, text=None):
       root / "mulan",
       joint(),
       {"waveform": waveform, "text": np.zeros((2, 8), np.int32)},
-      parts={pathlib.Path(text).name: checkpointing.fingerprint(text)} if text else {},
+      parts={pathlib.Path(text).name: part_files.fingerprint(text)} if text else {},
     ),
   }
-  prints = {role: checkpointing.fingerprint(path) for role, path in runs.items()}
+  prints = {role: part_files.fingerprint(path) for role, path in runs.items()}
   mulan_source = {"mulan": {"encoder": prints["mulan"]}}
   rvq = quantizer.EmbeddingQuantizer(
     quantizer.ResidualQuantizer(2, 8, 8, 0.9, 1.0, 2, False), standardise=False
   )
   embeddings = {"embeddings": np.zeros((2, 4, 8), np.float32)}
   runs["mulan_rvq"] = write_part(root / "mulan_rvq", rvq, embeddings, mulan_source)
-  parts = {"mulan_rvq": checkpointing.fingerprint(runs["mulan_rvq"])}
+  parts = {"mulan_rvq": part_files.fingerprint(runs["mulan_rvq"])}
   sources = {**mulan_source, "acoustic": {"encoder": prints["soundstream"]}}
   for stage in STAGES:
     model = TokenLM(stage, VOCABULARY, transformer(), 0.0, 0.0)

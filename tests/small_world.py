@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.attention import RelativeBias
 from musiclm_jax.datasets import captions
 from musiclm_jax.encoder import Encoder
@@ -130,12 +130,12 @@ def write_part(directory: pathlib.Path, module, batch: dict, provenance: dict) -
   shapes = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), batch, train=False)))
   draw = np.random.default_rng(0).normal
   variables = jax.tree.map(lambda x: (0.3 * draw(size=x.shape)).astype(x.dtype), dict(shapes))
-  checkpointing.describe_run(directory, module, provenance)
-  checkpointing.write_weights(directory, variables)
+  part_files.describe_run(directory, module, provenance)
+  part_files.write_weights(directory, variables)
   lines = [dict(step=s, split="train", loss=3.0 / s, chance=3.0) for s in (1, 2, 3)]
   lines.append(dict(step=3, split="eval", loss=1.5, chance=3.0))
   (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-  return checkpointing.fingerprint(directory)
+  return part_files.fingerprint(directory)
 
 
 def tone(index: int) -> dict:
@@ -212,7 +212,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
   captions.train_text_model([c["caption"] for c in train + test], root / "text.model", 300)
   wave = {"waveform": np.zeros((2, 7200), np.float32)}
   nothing = {"sources": {}, "parts": {}}
-  read = nothing | {"parts": {"text.model": checkpointing.fingerprint(root / "text.model")}}
+  read = nothing | {"parts": {"text.model": part_files.fingerprint(root / "text.model")}}
   prints = {
     "soundstream": write_part(runs / "soundstream", codec(), wave, nothing),
     "w2v_bert": write_part(runs / "w2v_bert", self_supervised(), wave, nothing),

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from musiclm_jax import checkpointing, partitioning
+from musiclm_jax import part_files, partitioning
 from musiclm_jax.lm.audition import SampleGeneration
 from musiclm_jax.lm.generation import Composer, Sampling
 from musiclm_jax.tokenizers.soundstream import SoundStream
@@ -33,7 +33,7 @@ def audition(made, **changes):
 @pytest.mark.parametrize("role", ["semantic", "soundstream"])
 def test_a_model_with_the_values_of_the_bundle_makes_its_music(made, role):
   bundle, runs, _ = made
-  module, variables, _ = checkpointing.read_part(runs[role])
+  module, variables, _ = part_files.read_part(runs[role])
   mesh = partitioning.make_mesh(partitioning.MeshShape(1, 2, 2, 2), jax.devices())
   with partitioning.use(mesh):
     music, rate = audition(made)(module, variables)
@@ -44,7 +44,7 @@ def test_a_model_with_the_values_of_the_bundle_makes_its_music(made, role):
 
 def test_the_values_that_train_take_the_place_of_those_in_the_bundle(made):
   _, runs, _ = made
-  module, variables, _ = checkpointing.read_part(runs["soundstream"])
+  module, variables, _ = part_files.read_part(runs["soundstream"])
   hearing = audition(made)
   loud, _ = hearing(module, variables)
   silent, _ = hearing(module, jax.tree.map(np.zeros_like, variables))
@@ -60,7 +60,7 @@ def test_it_is_due_every_period_or_never(made):
 
 def test_what_makes_no_music_is_refused_before_the_first_step(made, tmp_path):
   _, runs, _ = made
-  module, _, _ = checkpointing.read_part(runs["semantic"])
+  module, _, _ = part_files.read_part(runs["semantic"])
   audition(made).check(module)
   with pytest.raises(ValueError, match="TokenLM wants the place of one part, fits no part"):
     audition(made).check(module.clone(stage=module.stage.__class__("other", (), bundles.FINE, 1.0)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from musiclm_jax import checkpointing
+from musiclm_jax import storage
 from musiclm_jax.evaluation import retrieval
 from musiclm_jax.lm.generate import generate
 from musiclm_jax.lm.generation import Composer, Sampling
@@ -210,7 +210,7 @@ def test_parts_that_do_not_belong_together_are_refused(runs, tmp_path):
     ("sample_rate", 4800, "soundstream: is of 4800 Hz, SAMPLE_RATE is 2400"),
   ):
     description["module"][name] = value
-    checkpointing.write_text(tmp_path / "soundstream" / "model.json", json.dumps(description))
+    storage.write_text(tmp_path / "soundstream" / "model.json", json.dumps(description))
     with pytest.raises(ValueError, match=message):
       bundles.export({**directories, "soundstream": other}, text, tmp_path / "bundle")
   assert not (tmp_path / "bundle").exists()

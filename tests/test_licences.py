@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files, storage
 from musiclm_jax.export import licences
 from tests import bundles
 
@@ -48,8 +48,8 @@ def _license(bundle, role, name):
   with open(path) as file:
     description = json.load(file)
   description["provenance"]["licence"] = name
-  checkpointing.write_text(path, json.dumps(description))
+  storage.write_text(path, json.dumps(description))
   with open(f"{bundle}/bundle.json") as file:
     whole = json.load(file)
-  whole["parts"][role] = checkpointing.fingerprint(f"{bundle}/{role}")
-  checkpointing.write_text(f"{bundle}/bundle.json", json.dumps(whole))
+  whole["parts"][role] = part_files.fingerprint(f"{bundle}/{role}")
+  storage.write_text(f"{bundle}/bundle.json", json.dumps(whole))

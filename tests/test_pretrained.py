@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from musiclm_jax import audio, checkpointing
+from musiclm_jax import audio, part_files
 from musiclm_jax.datasets import features
 from musiclm_jax.tokenizers import frozen, importing
 from musiclm_jax.tokenizers.quantizer import dequantize, quantize
@@ -173,7 +173,7 @@ def test_a_source_of_extraction_runs_it_and_asserts_its_rate(checkpoints, tmp_pa
   codes = features.Encoder(source, RATE)(sound(2))
   assert codes.shape == (2, 50, 2) and codes.dtype == np.uint16
   entry = features.Encoder(source, RATE).describe(codes)
-  assert entry["codebook_size"] == 16 and entry["encoder"] == checkpointing.fingerprint(tmp_path)
+  assert entry["codebook_size"] == 16 and entry["encoder"] == part_files.fingerprint(tmp_path)
   with pytest.raises(ValueError, match="75.0 Hz would give 75 frames"):
     features.Encoder(features.Source(*(*vars(source).values(),)[:-1], 75.0), RATE)(sound(2))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer, ResidualQuantizer, quantize
@@ -53,8 +53,8 @@ def quantizer(tmp_path_factory):
     rngs={"dropout": jax.random.key(1)},
     mutable=list(variables),
   )
-  checkpointing.describe_run(directory, module, {"sources": {}, "parts": {}})
-  checkpointing.write_weights(directory, {**variables, **updates})
+  part_files.describe_run(directory, module, {"sources": {}, "parts": {}})
+  part_files.write_weights(directory, {**variables, **updates})
   return directory
 
 
@@ -167,7 +167,7 @@ def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quanti
   found = unflatten(batch["decoder_target_tokens"][:, :2], VOCABULARY.offsets(MULAN))[:, 0]
   means = np.stack([row["mulan"][:3].mean(axis=0) for row in rows])
   means /= np.linalg.norm(means, axis=1, keepdims=True)
-  codebooks = checkpointing.read_weights(quantizer)["codebooks"]["quantizer"]["vectors"]
+  codebooks = part_files.read_weights(quantizer)["codebooks"]["quantizer"]["vectors"]
   wanted, _ = quantize(means.astype(np.float32), codebooks)
   assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, wanted.tolist()))
 

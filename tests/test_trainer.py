@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musiclm_jax import checkpointing, main
+from musiclm_jax import descriptions, main, part_files
 from musiclm_jax.lm.audition import SampleGeneration
 from musiclm_jax.partitioning import MeshShape
 from musiclm_jax.training import optimizers, progress, trainer
@@ -148,7 +148,7 @@ def metrics(model_dir, split):
 
 
 def weights(model_dir):
-  return checkpointing.read_weights(str(model_dir))
+  return part_files.read_weights(str(model_dir))
 
 
 def allclose(a, b, **tolerance):
@@ -233,21 +233,21 @@ def test_another_configuration_in_the_same_directory_is_refused(tmp_path):
 
 @pytest.mark.parametrize("mesh", [(1, 1, 8), (8, 1, 1)])
 def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys, monkeypatch, mesh):
-  monkeypatch.setattr(checkpointing, "_PACKAGE", "tests")  # where this model comes from
+  monkeypatch.setattr(descriptions, "_PACKAGE", "tests")  # where this model comes from
   train(tmp_path / "first")
   train(tmp_path / "second", steps=0, seed=5, initial={"": str(tmp_path / "first")}, mesh=mesh)
   first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
   jax.tree.map(np.testing.assert_array_equal, first, second)
   assert "the model starts from" in capsys.readouterr().err
   origin = json.loads((tmp_path / "second" / "model.json").read_text())["provenance"]["initial"]
-  assert origin == {"": {"part": checkpointing.fingerprint(tmp_path / "first")}}
+  assert origin == {"": {"part": part_files.fingerprint(tmp_path / "first")}}
 
 
 def test_a_part_of_another_shape_is_no_start(tmp_path, monkeypatch):
-  monkeypatch.setattr(checkpointing, "_PACKAGE", "tests")
+  monkeypatch.setattr(descriptions, "_PACKAGE", "tests")
   train(tmp_path / "first", steps=1)
   path = tmp_path / "first"
-  checkpointing.write_weights(path, {"params": {"other": np.zeros((3,), np.float32)}})
+  part_files.write_weights(path, {"params": {"other": np.zeros((3,), np.float32)}})
   with pytest.raises(ValueError, match="part lacks params/kernel.*part has params/other"):
     train(tmp_path / "second", initial={"": str(path)})
   with pytest.raises(ValueError, match="nowhere: model.json is missing"):

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files, storage
 from musiclm_jax.datasets.features import Encoder, Source
 from musiclm_jax.tokenizers import inputs
 
@@ -66,7 +66,7 @@ def extract_shard(job: Job, split: str, shard: int) -> tuple[str, int, int]:
     writer.write(features.serialize_example({"id": clip["id"], **row}))
   writer.close()
   os.replace(partial, path)
-  checkpointing.write_text(done, json.dumps({"records": len(clips)}))
+  storage.write_text(done, json.dumps({"records": len(clips)}))
   return split, shard, len(clips)
 
 
@@ -113,7 +113,7 @@ def extract(
   shards of other tokenizers or of other audio, OSError where data_dir holds no data set.
   """
   parts = [p for s in sources for p in (s.encoder, s.quantizer) if p]
-  fingerprints = {part: checkpointing.fingerprint(_checked(part)) for part in parts}
+  fingerprints = {part: part_files.fingerprint(_checked(part)) for part in parts}
   audio = pathlib.Path(data_dir, "dataset_info.json").read_text()  # tells its shards and bytes
   identity = json.dumps([[dataclasses.astuple(s) for s in sources], fingerprints, data_dir, audio])
   identity = hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -139,7 +139,7 @@ def extract(
 
 
 def _checked(part: str) -> str:
-  checkpointing.read_part(part)
+  part_files.read_part(part)
   return part
 
 
@@ -151,7 +151,7 @@ def _claim(output_dir: str, identity: str) -> None:
       f"{output_dir}: holds shards of other tokenizers or audio (identity {path.read_text()}, "
       f"this extraction is {identity}); choose another directory"
     )
-  checkpointing.write_text(path, identity)
+  storage.write_text(path, identity)
 
 
 def _report(result, began: float):
@@ -196,5 +196,5 @@ def _write_manifest(job: Job, splits, path: pathlib.Path) -> dict:
     "records": {split: sum(counts[split]) for split in splits},
     "sources": {e.source.name: e.describe(row[e.source.name]) for e in encoders},
   }
-  checkpointing.write_text(path, json.dumps(manifest, indent=1) + "\n")
+  storage.write_text(path, json.dumps(manifest, indent=1) + "\n")
   return manifest

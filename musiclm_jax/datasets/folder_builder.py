@@ -12,7 +12,7 @@ import time
 
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import descriptions, storage
 from musiclm_jax.datasets import audio_folder, parallel_build
 from musiclm_jax.datasets.captions import train_text_model
 
@@ -37,9 +37,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _split_generators(self, dl_manager):
     del dl_manager
     self.left, directory = [], pathlib.Path(self.data_dir)
-    checkpointing.write_text(
-      directory / "folder.json", json.dumps(self.description, indent=1) + "\n"
-    )
+    storage.write_text(directory / "folder.json", json.dumps(self.description, indent=1) + "\n")
     texts = [job.caption for job in self.jobs["train"] if job.caption]
     if texts:
       train_text_model(texts, directory / "captions.model", self.vocab_size)
@@ -169,7 +167,7 @@ def _check_same(directory: pathlib.Path, description: dict) -> None:
   """The data set that is there must be of these files and settings."""
   there = json.loads((directory / "folder.json").read_text())
   if there != description:
-    difference = checkpointing.difference(description, there, "this run", "the data set")
+    difference = descriptions.difference(description, there, "this run", "the data set")
     raise ValueError(f"{directory}: {difference}; choose another DATA_DIR, or remove it")
 
 

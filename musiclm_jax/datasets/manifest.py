@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.tokens import Stream
 
 
@@ -17,7 +17,7 @@ def provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[s
   streams = [source for source in sources if isinstance(source, Stream)]
   sources = [source.source if isinstance(source, Stream) else source for source in sources]
   parts = [part for part in parts if part]
-  fingerprints = {pathlib.Path(part).name: checkpointing.fingerprint(part) for part in parts}
+  fingerprints = {pathlib.Path(part).name: part_files.fingerprint(part) for part in parts}
   if not sources:
     return {"sources": {}, "parts": fingerprints}
   path = pathlib.Path(directory, "manifest.json")
@@ -31,7 +31,7 @@ def provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[s
     if stream.frame_rate:  # MuLan's are embeddings, which the stage quantises
       _check_stream(stream, made[stream.source], path)
   for part in parts:
-    _, _, provenance = checkpointing.read_part(part)
+    _, _, provenance = part_files.read_part(part)
     for name, entry in provenance["sources"].items():
       if name in made and made[name]["encoder"] != entry["encoder"]:
         raise ValueError(

@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 
-from musiclm_jax import checkpointing
+from musiclm_jax import descriptions, storage
 from musiclm_jax.evaluation.held_out import HeldOut
 
 
@@ -35,13 +35,13 @@ def evaluate(
       began = time.perf_counter()
       result = {"key": key, **section(held_out, out_dir)}
       result["took_seconds"] = round(time.perf_counter() - began, 1)
-      checkpointing.write_text(path, json.dumps(result, indent=1) + "\n")
+      storage.write_text(path, json.dumps(result, indent=1) + "\n")
       print(f"evaluate {section.name}: {_summary(result)}", file=sys.stderr, flush=True)
     results[section.name] = result
   text = json.dumps(results, indent=1) + "\n"
   path = pathlib.Path(out_dir, "metrics.json")
   if not path.exists() or path.read_text() != text:
-    checkpointing.write_text(path, text)
+    storage.write_text(path, text)
   return results
 
 
@@ -49,7 +49,7 @@ def _key(section, held_out: HeldOut) -> str:
   """What changes when the section would have another result."""
   parts = {name: held_out.fingerprint(name) for name in section.parts}
   source = pathlib.Path(inspect.getfile(type(section))).read_text()
-  settings = checkpointing.describe(section)
+  settings = descriptions.describe(section)
   identity = json.dumps([settings, parts, held_out.data_fingerprint, source])
   return hashlib.sha256(identity.encode()).hexdigest()[:12]
 

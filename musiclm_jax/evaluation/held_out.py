@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.tokenizers import frozen
 
 SPLIT = "test"
@@ -57,8 +57,8 @@ class HeldOut:
   def fingerprint(self, name: str) -> str:
     """What changes when the run `name`, or the "bundle", does. Raises as `part`."""
     if name != "bundle":
-      checkpointing.read_part(str(pathlib.Path(self.runs_dir, name)))
-      return checkpointing.fingerprint(str(pathlib.Path(self.runs_dir, name)))
+      part_files.read_part(str(pathlib.Path(self.runs_dir, name)))
+      return part_files.fingerprint(str(pathlib.Path(self.runs_dir, name)))
     path = pathlib.Path(self.bundle, "bundle.json")
     if not path.is_file():
       raise ValueError(f"{self.bundle}: no bundle here (bundle.json is missing)")

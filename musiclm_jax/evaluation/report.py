@@ -6,7 +6,7 @@ import pathlib
 
 import soundfile
 
-from musiclm_jax import checkpointing
+from musiclm_jax import storage
 from musiclm_jax.evaluation import pictures
 from musiclm_jax.evaluation.page import STYLE, amount, bullet, mark, section, table
 from musiclm_jax.training.progress import read_lines
@@ -46,7 +46,7 @@ def report(*, out_dir: str, runs_dir: str, progress: str, title: str) -> str:
     f"<body><main><h1>{html.escape(title)}</h1>{''.join(parts)}</main></body></html>\n"
   )
   target = pathlib.Path(out_dir, "report.html")
-  checkpointing.write_text(target, text)
+  storage.write_text(target, text)
   return str(target)
 
 

@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import sys
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files, storage
 from musiclm_jax.text import file_name
 
 _FORMAT = 2
@@ -49,8 +49,8 @@ def export(
   parts = {pathlib.Path(stage).name: stage for stage in stages} | tokenizers
   prints = {}
   for role, directory in parts.items():
-    module, _, provenance = checkpointing.read_part(directory)
-    prints[role] = checkpointing.fingerprint(directory)
+    module, _, provenance = part_files.read_part(directory)
+    prints[role] = part_files.fingerprint(directory)
     if role == "soundstream" and module.sample_rate != sample_rate:
       raise ValueError(f"{directory}: is of {module.sample_rate} Hz, SAMPLE_RATE is {sample_rate}")
     if role == "mulan":
@@ -73,7 +73,7 @@ def export(
     "text_length": text.length,
     "parts": prints,
   }
-  checkpointing.write_text(partial / "bundle.json", json.dumps(description, indent=1) + "\n")
+  storage.write_text(partial / "bundle.json", json.dumps(description, indent=1) + "\n")
   if pathlib.Path(output_dir).exists():
     _refuse_other(output_dir)
     shutil.rmtree(output_dir)
@@ -92,7 +92,7 @@ def _check_text(text: Text, mulan: str, tower, parts: dict[str, str]) -> None:
   have places for all tokens.
   """
   wanted = next(iter(parts.items()), ("bytes", ""))
-  found = checkpointing.fingerprint(text.model) if text.model else ""
+  found = part_files.fingerprint(text.model) if text.model else ""
   if found != wanted[1]:
     wanted, found = " ".join(wanted).strip(), f"{text.model or 'bytes'} {found}".strip()
     raise ValueError(f"{mulan}: was trained on texts by {wanted}, TEXT_MODEL is {found}")
@@ -103,7 +103,7 @@ def _check_text(text: Text, mulan: str, tower, parts: dict[str, str]) -> None:
 
 def _check_stage(stage: str, prints: dict[str, str]) -> None:
   """A stage must have been trained on tokens of these very tokenizers."""
-  _, _, provenance = checkpointing.read_part(stage)
+  _, _, provenance = part_files.read_part(stage)
   used = dict(provenance["parts"])
   roles = {"acoustic": ("soundstream", "encoder"), "mulan": ("mulan", "encoder")}
   for source, entry in provenance["sources"].items():
@@ -137,7 +137,7 @@ def load_description(directory: str) -> dict:
     for name in ("model.json", "weights.safetensors"):
       if not (part / name).is_file():
         raise ValueError(f"{directory}: part {role} is incomplete ({name} is missing)")
-    found = checkpointing.fingerprint(part)
+    found = part_files.fingerprint(part)
     if found != wanted:
       raise ValueError(f"{part}: has fingerprint {found}, bundle.json wants {wanted}")
   name = description["text_model"]

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.export import bundle as bundles
 
 _OWN = "trained here"
@@ -27,7 +27,7 @@ def licences(bundle: str) -> dict[str, str]:
   """
   found = {}
   for role in bundles.load_description(bundle)["parts"]:
-    _, _, provenance = checkpointing.read_part(str(pathlib.Path(bundle, role)))
+    _, _, provenance = part_files.read_part(str(pathlib.Path(bundle, role)))
     found[role] = _strictest(_of(provenance))
   width = max(map(len, found))
   for role, licence in found.items():

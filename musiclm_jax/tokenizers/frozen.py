@@ -5,7 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.tokenizers import inputs, pretrained
 
 
@@ -51,6 +51,6 @@ def load(directory: str) -> Frozen | pretrained.TorchPart:
 
   Raises ValueError where the directory holds no finished model.
   """
-  module, variables, provenance = checkpointing.read_part(directory)
+  module, variables, provenance = part_files.read_part(directory)
   kind = Frozen if isinstance(module, nn.Module) else pretrained.TorchPart
-  return kind(module, variables, provenance, checkpointing.fingerprint(directory))
+  return kind(module, variables, provenance, part_files.fingerprint(directory))

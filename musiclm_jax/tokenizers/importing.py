@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.tokenizers import conversion
 from musiclm_jax.tokenizers.pretrained import Codec, Encoder, Joint, libraries
 
@@ -92,10 +92,10 @@ def import_checkpoint(
   config = transformers.AutoConfig.for_model(**config)
   module, variables, about = _KINDS[kind](checkpoint, config, sample_rate, levels)
   tokenizer = checkpoint.folder / "tokenizer.json"
-  parts = {tokenizer.name: checkpointing.fingerprint(tokenizer)} if kind == "clap" else {}
+  parts = {tokenizer.name: part_files.fingerprint(tokenizer)} if kind == "clap" else {}
   provenance = {"sources": {}, "parts": parts, "checkpoint": source, "licence": licence}
-  checkpointing.describe_run(model_dir, module, provenance)
-  checkpointing.write_weights(model_dir, variables)
+  part_files.describe_run(model_dir, module, provenance)
+  part_files.write_weights(model_dir, variables)
   line = f"{model_dir}: {kind} of {source}, licence {licence}; {about}"
   print(line, file=sys.stderr)
   return line

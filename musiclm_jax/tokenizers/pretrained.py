@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from musiclm_jax import audio, checkpointing
+from musiclm_jax import audio, descriptions
 from musiclm_jax.tokenizers import inputs
 
 
@@ -175,7 +175,7 @@ def _network(config: dict, weights: dict):
   wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
   found = {name: array.shape for name, array in weights.items()}
   if wanted != found:
-    line = checkpointing.difference(wanted, found, config.model_type, "weights.safetensors")
+    line = descriptions.difference(wanted, found, config.model_type, "weights.safetensors")
     raise ValueError(f"this transformers has another {config.model_type}: {line}")
   network.load_state_dict({name: _tensor(array) for name, array in weights.items()})
   return network.requires_grad_(False)

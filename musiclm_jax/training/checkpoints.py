@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from musiclm_jax import checkpointing
+from musiclm_jax import descriptions, part_files
 from musiclm_jax.training.step import TrainState
 
 # Orbax writes metrics only where something ranks by them.
@@ -87,7 +87,7 @@ class Checkpoints:
     saved = _shapes(self._manager.item_metadata(step).tree)
     wanted = _shapes(abstract_state)
     if saved != wanted:
-      difference = checkpointing.difference(wanted, saved, "this run", "checkpoint")
+      difference = descriptions.difference(wanted, saved, "this run", "checkpoint")
       raise ValueError(f"{self._manager.directory}/{step}: {difference}")
     state = self._manager.restore(step, args=ocp.args.StandardRestore(_placed(abstract_state)))
     # What has no sharding of its own stays uncommitted, as a state that was just made.
@@ -131,8 +131,8 @@ def inspect(*, action: str, directory: str, step: int, out: str, json: bool) -> 
         line = str(error).splitlines()[0]
         raise ValueError(f"{folder}/{each}: not whole: {line}") from None
       if action == "part":
-        checkpointing.copy_description(directory, out)
-        checkpointing.write_weights(out, TrainState(**state).variables)
+        part_files.copy_description(directory, out)
+        part_files.write_weights(out, TrainState(**state).variables)
       if not json:
         print(_row(rows[-1], verified=action != "ls"))
   if not rows:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import serialize_executable
 
-from musiclm_jax import checkpointing, partitioning
+from musiclm_jax import partitioning, storage
 from musiclm_jax.layers import with_field
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.training import flops, hardware, topologies
@@ -85,7 +85,7 @@ def describe(program: Program, save: str = "") -> dict:
   report |= {"flops_per_step": useful, "flops_with_recomputation": done}
   if save:
     payload, _, _ = serialize_executable.serialize(compiled)
-    checkpointing.write_bytes(save, payload)
+    storage.write_bytes(save, payload)
   chip = hardware.chip(_kind(program))
   if chip:
     compute = done / program.mesh.size / chip.flops

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax import audio
-from musiclm_jax.checkpointing import digest
+from musiclm_jax.storage import digest
 
 
 def means(metrics: dict) -> dict[str, float]:

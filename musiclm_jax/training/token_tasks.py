@@ -11,7 +11,7 @@ import seqio
 import tensorflow as tf
 from jax import ShapeDtypeStruct as Shape
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.tokenizers.quantizer import quantize, squared_lengths
 from musiclm_jax.tokens import PAD, Stage, Stream, Vocabulary
 from musiclm_jax.training.tasks import Shapes, features_of, make_task, uniform
@@ -123,7 +123,7 @@ class MulanCodes:
     Raises ValueError where the quantizer wants standardised inputs, or gives other codes than the
     stream is told to have.
     """
-    module, variables, _ = checkpointing.read_part(self.directory)
+    module, variables, _ = part_files.read_part(self.directory)
     if module.standardise:
       raise ValueError(f"{self.directory}: the MuLan quantizer must not standardise its inputs")
     codebooks = np.asarray(variables["codebooks"]["quantizer"]["vectors"])

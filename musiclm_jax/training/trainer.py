@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
-from musiclm_jax import checkpointing, partitioning
+from musiclm_jax import part_files, partitioning, storage
 from musiclm_jax.lm.audition import SampleGeneration
 from musiclm_jax.training import flops, hardware, preflight, progress
 from musiclm_jax.training.checkpoints import CheckpointPolicy, Checkpoints
@@ -95,11 +95,11 @@ def train(
   logging.audition.check(config.model)
   program = config.program(train_data.shapes)
   initial = {path: directory for path, directory in initial.items() if directory}
-  provenance = train_data.provenance | checkpointing.origins(initial)
+  provenance = train_data.provenance | part_files.origins(initial)
   data = f"{train_data.fingerprint}, {eval_data.fingerprint} held out"
-  preflight.agree({"configuration": checkpointing.digest(config_text), "data": data})
+  preflight.agree({"configuration": storage.digest(config_text), "data": data})
   if jax.process_index() == 0:
-    checkpointing.describe_run(model_dir, config.model, provenance)
+    part_files.describe_run(model_dir, config.model, provenance)
   checkpoints = Checkpoints(model_dir, policy, config_text)
   with (
     partitioning.use(program.mesh),
@@ -108,7 +108,7 @@ def train(
   ):
     state = checkpoints.restore(program.state) or _start(program, initial)
     if jax.process_index() == 0:
-      checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
+      storage.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
     first = int(state.step) + 1
     health = Health(limits, model_dir, train_data.records_of)
     held_out = functools.partial(evaluate, program, data=eval_data)
@@ -128,7 +128,7 @@ def train(
     checkpoints.save(steps.total, state, final)
   variables = jax.tree.map(_whole, state.variables)
   if jax.process_index() == 0:
-    checkpointing.write_weights(model_dir, variables)
+    part_files.write_weights(model_dir, variables)
   return final
 
 
@@ -142,7 +142,7 @@ def _start(program: Program, initial: dict[str, str]) -> TrainState:
   state = program.init()
   if not initial:
     return state
-  variables = checkpointing.load_initial_weights(
+  variables = part_files.load_initial_weights(
     {"params": state.params, **state.collections}, initial
   )
 
