@@ -7,7 +7,6 @@ Compilation is not counted. Cores are those the process may use.
 """
 
 import argparse
-import inspect
 import json
 import os
 import pathlib
@@ -17,10 +16,8 @@ import time
 import jax
 import numpy as np
 
-from musiclm_jax.tokenizers import frozen
+from musiclm_jax.tokenizers import frozen, protocols
 
-_METHODS = ("encode", "embed", "embed_audio")  # of codecs, of encoders, of MuLan
-_RATE = 24000  # of parts that do not name theirs
 _SECONDS = 10.0
 
 
@@ -29,29 +26,23 @@ def measure(part: str, layer: int, clips: int) -> dict[str, float | str]:
   directory, _, seconds = part.partition("@")
   seconds = float(seconds or _SECONDS)
   part = frozen.load(directory)
-  method = next(name for name in _METHODS if hasattr(part.module, name))
-  static = {"layer": layer} if takes_layer(part.module) else {}
-  rate = getattr(part.module, "sample_rate", _RATE)
+  method = next(iter(part.module.methods))
+  static = {"layer": layer} if isinstance(part.module, protocols.FrameEncoder) else {}
+  rate = part.module.sample_rate
   rng = np.random.default_rng(0)
   waveform = rng.normal(0, 0.1, (clips, round(seconds * rate))).astype(np.float32)
   codes, speed = timed(lambda: part(method, waveform, **static), clips * seconds)
   name = pathlib.Path(directory).name
   result = {"part": name, "seconds": seconds, "method": method, "hours_per_core_hour": speed}
-  if hasattr(part.module, "decode"):
+  if "decode" in part.module.methods:
     _, result["decoded_hours_per_core_hour"] = timed(
       lambda: part("decode", np.asarray(codes)), clips * seconds
     )
   return result
 
 
-def takes_layer(module) -> bool:
-  """Whether the encoder has layers to choose from."""
-  embed = getattr(module, "embed", None)
-  return embed is not None and "layer" in inspect.signature(embed).parameters
-
-
 def timed(run, audio_seconds: float) -> tuple[object, float]:
-  """(result, seconds of audio per second and core): the best of three runs behind a first."""
+  """(result, seconds of audio per second and core): the best of three runs after a first."""
   result = jax.block_until_ready(run())
   times = []
   for _ in range(3):

@@ -42,7 +42,7 @@ def read(setting: dict) -> dict[str, float]:
     batch_size=setting["batch"],
     seed=0,
     sources=(*stage.conditions, stage.target),
-    parts=(setting["part"],),
+    parts={"mulan_rvq": setting["part"]},
   )
   opened = time.perf_counter()
   batches = dataset.batches(0)
@@ -88,7 +88,7 @@ def part(setting: dict) -> dict[str, str]:
   from musiclm_jax import part_files
   from musiclm_jax.tokenizers import quantizer
 
-  levels = quantizer.ResidualQuantizer(12, _CODES, shards.MULAN_DIM, 0.99, 2.0, 50, False)
+  levels = quantizer.ResidualQuantizer(12, _CODES, shards.MULAN_DIM, 0.99, 2.0, None, 50, False)
   module = quantizer.EmbeddingQuantizer(levels, standardise=False)
   directory, shape = setting["part"], (12, _CODES, shards.MULAN_DIM)
   vectors = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

@@ -28,10 +28,10 @@ class Renames:
 RENAMES: Mapping[int, Renames] = {}  # {the format that last used the old names: Renames}
 
 
-def check_format(found, newest: int, where: str) -> None:
-  """Raises ValueError where a file's format is none, or newer than `newest`."""
-  if not isinstance(found, int) or found < 1:
-    raise ValueError(f"{where}: wanted a format of 1..{newest}, found {found}")
+def check_format(found, oldest: int, newest: int, where: str) -> None:
+  """Raises ValueError where a file's format is missing, or not one of oldest..newest."""
+  if not isinstance(found, int) or found < oldest:
+    raise ValueError(f"{where}: wanted a format of {oldest}..{newest}, found {found}")
   if found > newest:
     raise ValueError(
       f"{where}: has format {found}, this version reads up to {newest}; install a newer musiclm_jax"

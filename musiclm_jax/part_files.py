@@ -74,7 +74,7 @@ def _description(path: pathlib.Path) -> tuple[dict, int]:
   if not isinstance(description, dict) or not {"module", "provenance"} <= set(description):
     raise ValueError(f"{path}: not a model description (wanted a module and its provenance)")
   written = description.get("format")
-  check_format(written, FORMAT, str(path))
+  check_format(written, 1, FORMAT, str(path))
   module = renamed_description(description["module"], written)
   return description | {"format": FORMAT, "module": module}, written
 

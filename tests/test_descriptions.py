@@ -8,7 +8,9 @@ from musiclm_jax import descriptions
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer, ResidualQuantizer
 from musiclm_jax.tokens import Stage, Stream
 
-QUANTIZER = EmbeddingQuantizer(ResidualQuantizer(2, 4, 3, 0.9, 1.0, 5, False), standardise=False)
+QUANTIZER = EmbeddingQuantizer(
+  ResidualQuantizer(2, 4, 3, 0.9, 1.0, None, 5, False), standardise=False
+)
 
 
 def test_descriptions_round_trip_through_json():

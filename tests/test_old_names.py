@@ -45,10 +45,10 @@ def test_a_parameter_is_renamed_by_whole_components():
 @pytest.mark.parametrize("found", [None, 0, "1", 1.5])
 def test_what_states_no_format_is_refused(found):
   with pytest.raises(ValueError, match=rf"^a/model.json: wanted a format of 1..2, found {found}$"):
-    check_format(found, 2, "a/model.json")
+    check_format(found, 1, 2, "a/model.json")
 
 
 def test_a_newer_format_is_refused_in_one_line():
   with pytest.raises(ValueError, match=r"^b: has format 3, this version reads up to 2; install"):
-    check_format(3, 2, "b")
-  check_format(2, 2, "b")
+    check_format(3, 1, 2, "b")
+  check_format(2, 1, 2, "b")

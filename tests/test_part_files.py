@@ -11,7 +11,9 @@ from musiclm_jax.layers import with_field
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer, ResidualQuantizer
 from tests import trainings
 
-QUANTIZER = EmbeddingQuantizer(ResidualQuantizer(2, 4, 3, 0.9, 1.0, 5, False), standardise=False)
+QUANTIZER = EmbeddingQuantizer(
+  ResidualQuantizer(2, 4, 3, 0.9, 1.0, None, 5, False), standardise=False
+)
 
 
 def make_part(directory, seed=0, provenance=None):

@@ -129,7 +129,8 @@ def test_a_tower_of_mulan_is_that_of_the_checkpoint(kind, checkpoints, tmp_path,
     wanted = lambda: network(torch.from_numpy(x)).pooler_output  # noqa: E731
   with torch.no_grad():
     wanted = wanted().numpy()
-  found = frozen.load(str(tmp_path))("__call__", x)
+  part = frozen.load(str(tmp_path))
+  found = part.module.apply(part.variables, x)
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from musiclm_jax import part_files
-from musiclm_jax.tokenizers import frozen
+from musiclm_jax.tokenizers import frozen, protocols
 
 SPLIT = "test"
 
@@ -51,13 +51,15 @@ class HeldOut:
   def part(self, name: str) -> frozen.Frozen:
     """The trained part of a run. Raises ValueError, naming it, where it is not trained."""
     if name not in self._parts:
-      self._parts[name] = frozen.load(str(pathlib.Path(self.runs_dir, name)))
+      self._parts[name] = frozen.load(
+        str(pathlib.Path(self.runs_dir, name)), protocols.ROLES.get(name)
+      )
     return self._parts[name]
 
   def fingerprint(self, name: str) -> str:
     """What changes when the run `name`, or the "bundle", does. Raises as `part`."""
     if name != "bundle":
-      part_files.read_part(str(pathlib.Path(self.runs_dir, name)))
+      part_files.read_description(str(pathlib.Path(self.runs_dir, name)))
       return part_files.fingerprint(str(pathlib.Path(self.runs_dir, name)))
     path = pathlib.Path(self.bundle, "bundle.json")
     if not path.is_file():

@@ -12,7 +12,7 @@ import sys
 
 from musiclm_jax import part_files
 from musiclm_jax.tokenizers import conversion
-from musiclm_jax.tokenizers.pretrained import Codec, Encoder, Joint, libraries
+from musiclm_jax.tokenizers.pretrained import TorchCodec, TorchEncoder, TorchJoint, libraries
 
 _HEADS = re.compile(r"(^|\.)(pooler|cls|classifier)\.")  # of BERT and AST: not part of the towers
 
@@ -92,7 +92,7 @@ def import_checkpoint(
   config = transformers.AutoConfig.for_model(**config)
   module, variables, about = _KINDS[kind](checkpoint, config, sample_rate, levels)
   tokenizer = checkpoint.folder / "tokenizer.json"
-  parts = {tokenizer.name: part_files.fingerprint(tokenizer)} if kind == "clap" else {}
+  parts = {"text_model": part_files.fingerprint(tokenizer)} if kind == "clap" else {}
   provenance = {"sources": {}, "parts": parts, "checkpoint": source, "licence": licence}
   part_files.describe_run(model_dir, module, provenance)
   part_files.write_weights(model_dir, variables)
@@ -115,7 +115,9 @@ def _codec(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
   total = config.n_codebooks if hasattr(config, "n_codebooks") else config.num_quantizers
   if not 0 <= levels <= total:
     raise ValueError(f"{source}: has {total} levels, found --levels={levels}")
-  module = Codec(_text(config.to_dict()), rate, int(hop), levels or total, config.codebook_size)
+  module = TorchCodec(
+    _text(config.to_dict()), rate, int(hop), levels or total, config.codebook_size
+  )
   about = (
     f"{module.num_quantizers} levels of {module.codebook_size} at {module.frame_rate:g} Hz:"
     f" --acoustic_rate={module.frame_rate:g} --acoustic_codes={module.codebook_size}"
@@ -125,7 +127,7 @@ def _codec(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
 
 def _encoder(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
   preprocessor = checkpoint.json("preprocessor_config.json")
-  module = Encoder(_text(config.to_dict()), _text(preprocessor), sample_rate)
+  module = TorchEncoder(_text(config.to_dict()), _text(preprocessor), sample_rate)
   about = f"{config.num_hidden_layers} layers: --layer=N --embed_dim={config.hidden_size}"
   return module, checkpoint.tensors(config), about
 
@@ -133,7 +135,7 @@ def _encoder(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
 def _joint(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
   preprocessor = checkpoint.json("preprocessor_config.json")
   words = config.text_config
-  module = Joint(
+  module = TorchJoint(
     _text(config.to_dict()), _text(preprocessor), sample_rate, words.vocab_size, words.pad_token_id
   )
   tokenizer = checkpoint.folder / "tokenizer.json"
