@@ -14,6 +14,7 @@ from musiclm_jax.datasets import captions
 from musiclm_jax.encoder import Encoder
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.export import bundle
+from musiclm_jax.lm.generation import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.tokenizers import (
   conformer,
@@ -57,7 +58,7 @@ def encoder(norm_first: bool):
 
 
 def residual(levels: int, dim: int):
-  return quantizers.ResidualQuantizer(levels, CODES, dim, 0.9, 0.1, 2, False)
+  return quantizers.ResidualQuantizer(levels, CODES, dim, 0.9, 0.1, None, 2, False)
 
 
 def codec():
@@ -91,7 +92,7 @@ def self_supervised():
     contrastive=stack,
     masked=stack.clone(),
     targets=targets.Clusters(
-      quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, 2, False), 4, "float32"
+      quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, None, 2, False), 4, "float32"
     ),
     start_rate=0.1,
     span=5,
@@ -212,7 +213,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
   captions.train_text_model([c["caption"] for c in train + test], root / "text.model", 300)
   wave = {"waveform": np.zeros((2, 7200), np.float32)}
   nothing = {"sources": {}, "parts": {}}
-  read = nothing | {"parts": {"text.model": part_files.fingerprint(root / "text.model")}}
+  read = nothing | {"parts": {"text_model": part_files.fingerprint(root / "text.model")}}
   prints = {
     "soundstream": write_part(runs / "soundstream", codec(), wave, nothing),
     "w2v_bert": write_part(runs / "w2v_bert", self_supervised(), wave, nothing),
@@ -263,6 +264,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
     stages=tuple(str(runs / stage.name) for stage in STAGES),
     tokenizers={n: str(runs / n) for n in ("soundstream", "mulan", "mulan_rvq")},
     text=bundle.Text(str(root / "text.model"), 16),
+    samplings=tuple(Sampling(stage.name, 1.0, 0.0, 1.0) for stage in STAGES),
     sample_rate=RATE,
     to="bundle",
   )

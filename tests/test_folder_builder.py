@@ -283,7 +283,7 @@ def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
   from musiclm_jax.training import input_pipeline, tasks
 
   def batch(directory, examples, order=input_pipeline.shuffled):
-    settings = dict(split="train", batch_size=4, seed=0, sources=(), parts=())
+    settings = dict(split="train", batch_size=4, seed=0, sources=(), parts={})
     data = input_pipeline.Dataset(
       directory=str(directory), examples=examples, order=order, **settings
     )

@@ -33,7 +33,7 @@ def dataset(directory, *, seed=0, order=input_pipeline.shuffled, split="train", 
     batch_size=batch_size,
     seed=seed,
     sources=(),
-    parts=(),
+    parts={},
   )
 
 
@@ -234,10 +234,10 @@ def test_a_corrupt_shard_is_one_line_with_its_name(tmp_path, harm):
 
 def test_sources_and_parts_become_the_provenance(tmp_path, directory):
   write_manifest(directory, {"mulan": "aaa", "semantic": "bbb"})
-  found = manifest.provenance(directory, ("mulan",), ())
+  found = manifest.provenance(directory, ("mulan",), {})
   assert found == {"sources": {"mulan": {"encoder": "aaa"}}, "parts": {}}
   with pytest.raises(ValueError, match="no source 'acoustic'; the shards hold mulan, semantic"):
-    manifest.provenance(directory, ("acoustic",), ())
+    manifest.provenance(directory, ("acoustic",), {})
 
 
 @pytest.mark.parametrize(
@@ -252,10 +252,10 @@ def test_codes_that_a_stream_does_not_expect_are_refused(tmp_path, changes, mess
   made = {"encoder": "aaa", "frame_rate": 50, "codebook_size": 256, "width": 12}
   (tmp_path / "manifest.json").write_text(json.dumps({"sources": {"acoustic": made}}))
   stream = Stream("fine", "acoustic", 50.0, 4, 8, 256)
-  assert manifest.provenance(str(tmp_path), (stream,), ())["sources"] == {"acoustic": made}
+  assert manifest.provenance(str(tmp_path), (stream,), {})["sources"] == {"acoustic": made}
   stream = dataclasses.replace(stream, **changes)
   with pytest.raises(ValueError, match=f"manifest.json: .*{message}"):
-    manifest.provenance(str(tmp_path), (stream,), ())
+    manifest.provenance(str(tmp_path), (stream,), {})
 
 
 def test_shards_of_another_tokenizer_are_refused_by_name(tmp_path, directory):
@@ -265,4 +265,4 @@ def test_shards_of_another_tokenizer_are_refused_by_name(tmp_path, directory):
   part = str(tmp_path / "rvq")
   make_part(part, provenance={"sources": {"mulan": {"encoder": "zzz"}}, "parts": {}})
   with pytest.raises(ValueError, match="its mulan is of encoder aaa.*on that of zzz"):
-    manifest.provenance(directory, ("mulan",), (part,))
+    manifest.provenance(directory, ("mulan",), {"mulan_rvq": part})

@@ -43,7 +43,9 @@ def token_row(index, seconds):
 @pytest.fixture(scope="module")
 def quantizer(tmp_path_factory):
   directory = str(tmp_path_factory.mktemp("mulan_rvq"))
-  module = EmbeddingQuantizer(ResidualQuantizer(2, 8, 4, 0.9, 1.0, 5, False), standardise=False)
+  module = EmbeddingQuantizer(
+    ResidualQuantizer(2, 8, 4, 0.9, 1.0, None, 5, False), standardise=False
+  )
   batch = {"embeddings": np.random.default_rng(0).standard_normal((4, 8, 4)).astype(np.float32)}
   variables = module.init(jax.random.key(0), batch, train=False)
   _, updates = module.apply(
@@ -68,7 +70,7 @@ def data(directory, examples, features, rows, batch_size=8):
     batch_size=batch_size,
     seed=0,
     sources=(),
-    parts=(),
+    parts={},
   )
 
 

@@ -1,4 +1,4 @@
-"""The manifest of token shards: which tokenizers made them, against what a training wants."""
+"""The manifest of token shards: which tokenizers made them, and whether a training wants those."""
 
 import json
 import pathlib
@@ -7,17 +7,17 @@ from musiclm_jax import part_files
 from musiclm_jax.tokens import Stream
 
 
-def provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[str, ...]) -> dict:
-  """{sources: their entries in the manifest, parts: {folder or file: fingerprint}}.
+def provenance(directory: str, sources: tuple[str | Stream, ...], parts: dict[str, str]) -> dict:
+  """{"sources": their entries in the manifest, "parts": {role: fingerprint}}.
 
-  Of `parts`, "" names nothing. A Stream among the sources is held against its entry. Raises
-  ValueError, naming the directory, where it has no such source, and where a part was trained on
-  another encoder's.
+  `parts` is {role: model directory or file}, whatever these are called; a role whose value is "" is
+  left out. A Stream among the sources is checked against its entry. Raises ValueError, naming the
+  directory, where it has no such source, and where a part was trained on another encoder's.
   """
   streams = [source for source in sources if isinstance(source, Stream)]
   sources = [source.source if isinstance(source, Stream) else source for source in sources]
-  parts = [part for part in parts if part]
-  fingerprints = {pathlib.Path(part).name: part_files.fingerprint(part) for part in parts}
+  parts = {role: path for role, path in parts.items() if path}
+  fingerprints = {role: part_files.fingerprint(path) for role, path in parts.items()}
   if not sources:
     return {"sources": {}, "parts": fingerprints}
   path = pathlib.Path(directory, "manifest.json")
@@ -30,14 +30,8 @@ def provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[s
   for stream in streams:
     if stream.frame_rate:  # MuLan's are embeddings, which the stage quantises
       _check_stream(stream, made[stream.source], path)
-  for part in parts:
-    _, _, provenance = part_files.read_part(part)
-    for name, entry in provenance["sources"].items():
-      if name in made and made[name]["encoder"] != entry["encoder"]:
-        raise ValueError(
-          f"{directory}: its {name} is of encoder {made[name]['encoder']}, "
-          f"but {part} was trained on that of {entry['encoder']}"
-        )
+  for part in parts.values():
+    _check_part(part, made, directory)
   return {"sources": {name: made[name] for name in sources}, "parts": fingerprints}
 
 
@@ -52,8 +46,19 @@ def merged(provenances: list[tuple[str, dict]]) -> dict:
   return made
 
 
+def _check_part(part: str, made: dict, directory: str) -> None:
+  """A part must have been trained on sources of the encoders that made those of the shards."""
+  _, trained = part_files.read_description(part)
+  for name, entry in trained["sources"].items():
+    if name in made and made[name]["encoder"] != entry["encoder"]:
+      raise ValueError(
+        f"{directory}: its {name} is of encoder {made[name]['encoder']}, "
+        f"but {part} was trained on that of {entry['encoder']}"
+      )
+
+
 def _check_stream(stream: Stream, made: dict, path: pathlib.Path) -> None:
-  """The codes in the shards must be those that the stage was told of."""
+  """The codes in the shards must be those that the stage expects."""
   for name in ("frame_rate", "codebook_size"):
     if made[name] != getattr(stream, name):
       raise ValueError(

@@ -115,7 +115,7 @@ class Dataset:
     batch_size: int,
     seed: int,
     sources: tuple[str | Stream, ...],
-    parts: tuple[str, ...],
+    parts: dict[str, str],
   ):
     self.records, self.batch_size = Records(directory, split), batch_size
     self._order = order(self.records, seed)
