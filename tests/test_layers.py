@@ -13,7 +13,17 @@ PACKAGE = Path(__file__).parent.parent / "musiclm_jax"
 # Bottom to top. A module imports only modules of lower layers, or of its own layer where the
 # imports form no circle; a name that ends in .* stands for all modules of that folder.
 LAYERS = (
-  ("audio", "text", "tokens", "partitioning", "layers", "storage", "old_names", "descriptions"),
+  (
+    "audio",
+    "text",
+    "tokens",
+    "partitioning",
+    "layers",
+    "storage",
+    "licence_terms",
+    "old_names",
+    "descriptions",
+  ),
   (
     "attention",
     "transformer",
@@ -28,6 +38,7 @@ LAYERS = (
     "tokenizers.convolutions",
     "tokenizers.balancer",
     "tokenizers.inputs",
+    "tokenizers.model_card",
     "tokenizers.protocols",
     "tokenizers.pretrained",
     "evaluation.metrics",

@@ -134,7 +134,7 @@ def test_a_tower_of_mulan_is_that_of_the_checkpoint(kind, checkpoints, tmp_path,
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_a_tower_is_taken_without_the_heads_of_its_checkpoint(checkpoints, tmp_path):
+def test_a_tower_is_taken_without_the_heads_of_its_checkpoint(checkpoints, tmp_path, capsys):
   config = CONFIGS["audio-spectrogram-transformer"]
   for name, model in {
     "audio-spectrogram-transformer": transformers.ASTForAudioClassification(config),
@@ -144,6 +144,37 @@ def test_a_tower_is_taken_without_the_heads_of_its_checkpoint(checkpoints, tmp_p
     if PREPROCESSORS[name]:
       PREPROCESSORS[name]().save_pretrained(tmp_path / name)
     adopt(tmp_path / name, tmp_path / f"{name}_part", licence="MIT")
+  assert "left out the heads of its own tasks: classifier" in capsys.readouterr().err
+
+
+OLD_NAMES = {
+  "parametrizations.weight.original0": "weight_g",
+  "parametrizations.weight.original1": "weight_v",
+  "LayerNorm.weight": "LayerNorm.gamma",
+  "LayerNorm.bias": "LayerNorm.beta",
+}
+HEADS = {"hubert": "lm_head.bias", "bert": "cls.predictions.bias"}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_checkpoint_with_older_names_and_a_head_is_the_same_part(
+  kind, checkpoints, tmp_path, capsys
+):
+  folder, tensors = shutil.copytree(checkpoints[kind], tmp_path / "old"), {}
+  for name, tensor in load_file(folder / "model.safetensors").items():
+    for now, before in OLD_NAMES.items():
+      name = name.replace(now, before)
+    tensors[f"{kind}.{name}"] = tensor
+  tensors |= {HEADS[kind]: torch.zeros(40)}
+  if kind == "bert":
+    tensors["bert.embeddings.position_ids"] = torch.arange(12)[None]
+  torch.save(tensors, folder / "pytorch_model.bin")
+  (folder / "model.safetensors").unlink()
+  adopt(folder, tmp_path / "part")
+  head = HEADS[kind].partition(".")[0]
+  assert f"left out the heads of its own tasks: {head}\n" in capsys.readouterr().err
+  adopt(checkpoints[kind], tmp_path / "wanted")
+  assert part_files.fingerprint(tmp_path / "part") == part_files.fingerprint(tmp_path / "wanted")
 
 
 def _without(prefix):

@@ -77,12 +77,12 @@ def export(
   text_model = file_name(text.model)
   named = _stages(stages)
   parts = _tokenizers(tokenizers, named) | named
-  _check_makers(parts)
   if "soundstream" in parts and (rate := parts["soundstream"].module.sample_rate) != sample_rate:
     directory = parts["soundstream"].directory
     raise ValueError(f"{directory}: is of {rate} Hz, SAMPLE_RATE is {sample_rate}")
   if "mulan" in parts:
     _check_text(text, parts["mulan"])
+  _check_makers(parts)
   description = {
     "format": FORMAT,
     "sample_rate": sample_rate,
