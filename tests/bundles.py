@@ -11,7 +11,7 @@ from musiclm_jax.attention import RelativeBias
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.encoder import Encoder
 from musiclm_jax.export import bundle
-from musiclm_jax.lm.generation import Sampling
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.tokenizers import (
   convolutions,

@@ -14,7 +14,7 @@ from musiclm_jax.datasets import captions
 from musiclm_jax.encoder import Encoder
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.export import bundle
-from musiclm_jax.lm.generation import Sampling
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.tokenizers import (
   conformer,

@@ -17,6 +17,8 @@ LAYERS = (
     "audio",
     "text",
     "tokens",
+    "sequences",
+    "windows",
     "partitioning",
     "layers",
     "storage",
@@ -43,6 +45,12 @@ LAYERS = (
     "tokenizers.pretrained",
     "evaluation.metrics",
     "datasets.*",
+    "sources",
+    "lm.patterns",
+    "lm.sampling",
+    "lm.decoding",
+    "training.orders",
+    "training.reading",
   ),
   (
     "tokenizers.soundstream",
@@ -56,10 +64,11 @@ LAYERS = (
     "tokenizers.importing",
     "tokenizers.conversion",
     "tokenizers.streaming",
-    "lm.sampling",
     "export.*",
-    "training.tasks",
-    "training.token_tasks",
+    "training.audio_examples",
+    "training.token_examples",
+    "training.array_loader",
+    "training.seqio_loader",
     "training.optimizers",
     "training.checkpoints",
     "training.collectives",
@@ -74,6 +83,7 @@ LAYERS = (
   ),
   (
     "training.input_pipeline",
+    "lm.conditions",
     "lm.generation",
     "lm.generate",
     "lm.audition",
@@ -85,7 +95,7 @@ LAYERS = (
   ("supervisor",),
 )
 # Only these import TensorFlow.
-SEQIO_FILES = {"training.tasks", "training.token_tasks", "training.input_pipeline"}
+SEQIO_FILES = {"training.seqio_loader"}
 TORCH_FILES = {"tokenizers.pretrained"}  # only inside functions: importing it loads no torch
 GIN_FILES = {"main", "configuration"}
 

@@ -10,29 +10,31 @@ from musiclm_jax.tokens import Stream
 def provenance(directory: str, sources: tuple[str | Stream, ...], parts: dict[str, str]) -> dict:
   """{"sources": their entries in the manifest, "parts": {role: fingerprint}}.
 
-  `parts` is {role: model directory or file}, whatever these are called; a role whose value is "" is
-  left out. A Stream among the sources is checked against its entry. Raises ValueError, naming the
-  directory, where it has no such source, and where a part was trained on another encoder's.
+  `parts` is {role: model directory or file}, whatever these are called. A Stream among the sources
+  is checked against its entries. Raises ValueError, naming the directory, where it has no such
+  source, and where a part was trained on another encoder's.
   """
-  streams = [source for source in sources if isinstance(source, Stream)]
-  sources = [source.source if isinstance(source, Stream) else source for source in sources]
-  parts = {role: path for role, path in parts.items() if path}
-  fingerprints = {role: part_files.fingerprint(path) for role, path in parts.items()}
+  fingerprints = {role: part_files.fingerprint(part) for role, part in parts.items()}
   if not sources:
     return {"sources": {}, "parts": fingerprints}
   path = pathlib.Path(directory, "manifest.json")
   if not path.is_file():
     raise ValueError(f"{directory}: no token shards here (manifest.json is missing)")
   made = json.loads(path.read_text())["sources"]
-  for name in sources:
+  streams = [source for source in sources if isinstance(source, Stream)]
+  names = [source for source in sources if not isinstance(source, Stream)]
+  names += [name for stream in streams for name in stream.made.features(stream)]
+  for name in names:
     if name not in made:
       raise ValueError(f"{path}: no source {name!r}; the shards hold {', '.join(sorted(made))}")
   for stream in streams:
-    if stream.frame_rate:  # MuLan's are embeddings, which the stage quantises
-      _check_stream(stream, made[stream.source], path)
+    try:
+      stream.made.check(stream, made)
+    except ValueError as error:
+      raise ValueError(f"{path}: {error}") from None
   for part in parts.values():
     _check_part(part, made, directory)
-  return {"sources": {name: made[name] for name in sources}, "parts": fingerprints}
+  return {"sources": {name: made[name] for name in dict.fromkeys(names)}, "parts": fingerprints}
 
 
 def merged(provenances: list[tuple[str, dict]]) -> dict:
@@ -55,19 +57,3 @@ def _check_part(part: str, made: dict, directory: str) -> None:
         f"{directory}: its {name} is of encoder {made[name]['encoder']}, "
         f"but {part} was trained on that of {entry['encoder']}"
       )
-
-
-def _check_stream(stream: Stream, made: dict, path: pathlib.Path) -> None:
-  """The codes in the shards must be those that the stage expects."""
-  for name in ("frame_rate", "codebook_size"):
-    if made[name] != getattr(stream, name):
-      raise ValueError(
-        f"{path}: the {stream.source} codes have {name} {made[name]:g}, "
-        f"stream {stream.name} wants {getattr(stream, name):g}"
-      )
-  last = stream.first_quantizer + stream.num_quantizers
-  if made["width"] < last:
-    raise ValueError(
-      f"{path}: there are {made['width']} levels of {stream.source} codes, "
-      f"stream {stream.name} wants {last}"
-    )

@@ -56,6 +56,10 @@ class HeldOut:
       )
     return self._parts[name]
 
+  def directories(self, names: tuple[str, ...]) -> dict[str, str]:
+    """The directories of these runs, by name."""
+    return {name: str(pathlib.Path(self.runs_dir, name)) for name in names}
+
   def fingerprint(self, name: str) -> str:
     """What changes when the run `name`, or the "bundle", does. Raises as `part`."""
     if name != "bundle":

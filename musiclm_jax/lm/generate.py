@@ -5,7 +5,8 @@ import sys
 import time
 
 from musiclm_jax import audio
-from musiclm_jax.lm.generation import Composer, Sampling
+from musiclm_jax.lm.generation import Composer
+from musiclm_jax.lm.sampling import Sampling
 
 
 def generate(

@@ -103,6 +103,9 @@ class StageModel(Protocol):
   stage: Stage
   vocabulary: Vocabulary
 
+  def generate(self, conditions, known, keys, *, frames: int, settings):
+    """Ids [batch, new] int32 of the target's frames after the `known` ones."""
+
 
 # What each part of MusicLM but its stages must be able to do, by its role.
 ROLES: Mapping[str, type] = {
