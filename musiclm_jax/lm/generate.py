@@ -6,7 +6,7 @@ import time
 
 from musiclm_jax import audio
 from musiclm_jax.lm.generation import Composer
-from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.lm.sampling import Changes
 
 
 def generate(
@@ -17,10 +17,10 @@ def generate(
   seconds: float,
   out: str,
   seed: int,
-  samplings: tuple[Sampling, ...],
+  changes: Changes,
 ) -> list[str]:
   """Writes music for a prompt to the WAV file `out`, or for each line of the file `prompts` to
-  out/00.wav, out/01.wav, ...; gives the paths.
+  out/00.wav, out/01.wav, ...; gives the paths. `changes` are made to the bundle's settings.
 
   Raises ValueError in one line for an empty prompt, 0 seconds, an incomplete bundle.
   """
@@ -28,7 +28,7 @@ def generate(
   if not seconds > 0:
     raise ValueError(f"seconds: wanted more than 0, found {seconds}")
   began = time.perf_counter()
-  composer = Composer(bundle, samplings)
+  composer = Composer(bundle, changes)
   music = composer.waveforms(texts, seconds, seed)
   paths = [str(pathlib.Path(out, f"{i:02}.wav")) for i in range(len(texts))] if prompts else [out]
   for path, waveform in zip(paths, music):

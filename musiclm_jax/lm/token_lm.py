@@ -14,6 +14,7 @@ from musiclm_jax.lm.decoding import decode, null_conditions
 from musiclm_jax.lm.patterns import layout
 from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokens import Stage, Vocabulary
 from musiclm_jax.transformer import Cache, Transformer
 
@@ -98,6 +99,12 @@ class TokenLM(nn.Module):
       codebooks = codebooks[levels]
     last = hidden[:, -1]
     return jnp.einsum("bd,hkd->bhk", last, codebooks, preferred_element_type=jnp.float32), cache
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained stage does for generation."""
+    tokens = inputs.Tokens(self.vocabulary.size)
+    return {"generate": (tokens, tokens, inputs.Keys())}
 
   def init_cache(self, batch: int, positions: int) -> Cache:
     """An empty cache for `positions` positions of `batch` sequences."""

@@ -7,6 +7,8 @@ alone: an array on a device came from another part, and reading it would wait fo
 import dataclasses
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax import audio
@@ -61,6 +63,16 @@ class Tokens:
   def checks(self, x):
     """As `Waveform.checks`."""
     yield from _ids("tokens [batch, length]", 2, self.vocab_size, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+  """Random keys of JAX [batch]."""
+
+  def checks(self, x):
+    """As `Waveform.checks`."""
+    fits = x.ndim == 1 and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    yield fits, "random keys [batch]", _kind(x)
 
 
 Methods = Mapping[str, tuple[Waveform | Embeddings | Codes | Tokens, ...]]
