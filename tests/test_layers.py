@@ -13,7 +13,17 @@ PACKAGE = Path(__file__).parent.parent / "musiclm_jax"
 # Bottom to top. A module imports only modules of lower layers, or of its own layer where the
 # imports form no circle; a name that ends in .* stands for all modules of that folder.
 LAYERS = (
-  ("audio", "spectrograms", "text", "tokens", "sequences", "windows", "partitioning", "layers"),
+  (
+    "audio",
+    "spectrograms",
+    "text",
+    "tokens",
+    "sequences",
+    "windows",
+    "partitioning",
+    "layers",
+    "ranges",
+  ),
   (
     "attention",
     "transformer",
