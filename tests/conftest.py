@@ -123,7 +123,7 @@ def crash(kind: str):
   return None + kind
 
 
-def several(prompts: tuple[str, ...], speak):
+def several(prompts: tuple, speak):
   from musiclm_jax import main
 
   for prompt in prompts:
@@ -164,7 +164,7 @@ include "shared.gin"
 
 SECONDS = 1.5
 JSON = False
-WORD = "PROMPT"
+WORDS = ("PROMPT",)
 main.run.job = @jobs.speak
 jobs.speak.prompt = %PROMPT
 jobs.speak.seconds = %SECONDS

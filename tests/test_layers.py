@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "musiclm_jax"
 # Bottom to top. A module imports only modules of lower layers, or of its own layer where the
 # imports form no circle; a name that ends in .* stands for all modules of that folder.
 LAYERS = (
-  ("audio", "text", "tokens", "partitioning", "layers"),
+  ("audio", "text", "tokens", "partitioning", "layers", "ranges"),
   (
     "attention",
     "transformer",

@@ -84,7 +84,7 @@ FILE_MISTAKES = [
   (HEAD + "from studio import modles\n", 2, "no module studio.modles; nearest studio.models"),
   (HEAD + "import stduio\n", 2, "no module stduio is installed"),
   ("from __gin__ import dynamic_registratoin\n", 1, "nearest from __gin__ import dynamic_reg"),
-  ("import studio.models\nstudio.models.Small.depth = 3\n", 2, "must stand above"),
+  ("import studio.models\nstudio.models.Small.depth = 3\n", 2, "must be above"),
   ('include "shred.gin"\n', 1, "no gin file shred.gin; nearest shared"),
   ('include "mine.gin"\n', 1, "mine.gin includes itself"),
   ("WIDTH = big\n", 1, "cannot read the value big; a string needs quotes"),
