@@ -30,19 +30,18 @@ _STEP_TOKENS = 4096  # of a step of training, about
 def read(setting: dict) -> dict[str, float]:
   """{open_seconds, first_batch_seconds, rows_per_second, tokens_per_second, peak_megabytes}."""
   from benchmarks import decoder
-  from musiclm_jax.training import input_pipeline, token_tasks
+  from musiclm_jax.training import input_pipeline, orders, token_examples
 
   stage, vocabulary = decoder.coarse(setting["seconds"], _CODES)
   began = time.perf_counter()
   dataset = input_pipeline.Dataset(
     directory=setting["directory"],
     split="train",
-    examples=token_tasks.Tokens(stage, vocabulary, token_tasks.MulanCodes(setting["part"], 10.0)),
-    order=input_pipeline.shuffled,
+    examples=token_examples.Tokens(stage, vocabulary),
+    order=orders.shuffled,
     batch_size=setting["batch"],
     seed=0,
-    sources=(*stage.conditions, stage.target),
-    parts=(setting["part"],),
+    parts={"mulan_rvq": setting["part"]},
   )
   opened = time.perf_counter()
   batches = dataset.batches(0)

@@ -5,6 +5,7 @@ numpy; the transforms are JAX and run inside models.
 """
 
 import functools
+import io
 import os
 import pathlib
 
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# What is written by the ending of its name: libsndfile's format and encoding.
+_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 LOG_FLOOR = 1e-5  # log-mel spectrograms are ln(max(mel, LOG_FLOOR)), about -100 dB
 
 
@@ -85,26 +88,54 @@ def _sound(path: str, waveform: np.ndarray) -> np.ndarray:
   return waveform
 
 
-def write(path: str, waveform: np.ndarray, sample_rate: int) -> None:
-  """Writes [samples] float32 in [-1, 1] as 16-bit WAV, whole or not at all.
+def _format(path: str) -> tuple[str, str]:
+  """(format, encoding) by the ending of a path. Raises ValueError for others than in `_FORMATS`."""
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix not in _FORMATS:
+    known = ", ".join(_FORMATS)
+    raise ValueError(f"{path}: wants a file name that ends in one of {known}")
+  return _FORMATS[suffix]
 
-  Raises ValueError where samples are not finite. Peaks above 1 scale the whole down: no clipping.
+
+def check_writable(path: str) -> None:
+  """Raises ValueError or OSError, naming it, where `write` could not write the file; makes its
+  folder.
+  """
+  _format(path)
+  if pathlib.Path(path).is_dir():
+    raise ValueError(f"{path}: wants the name of a file, this is a folder")
+  folder = pathlib.Path(path).resolve().parent
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError):
+    raise ValueError(f"{folder}: wants a folder, this is a file or in one") from None
+  if not os.access(folder, os.W_OK):
+    raise ValueError(f"{folder}: this folder cannot be written")
+
+
+def write(path: str, waveform: np.ndarray, sample_rate: int) -> None:
+  """Writes [samples] float32 in [-1, 1], whole or not at all: 16-bit WAV or FLAC, or Ogg Vorbis, by
+  the ending of the path.
+
+  Raises ValueError where samples are not finite or the ending is another, OSError where the file
+  cannot be written. Peaks above 1 scale the whole down: no clipping.
   """
   import soundfile
 
   waveform = np.asarray(waveform, np.float32)
   if not np.isfinite(waveform).all():
     raise ValueError(f"{path}: refusing to write samples that are not finite numbers")
-  pathlib.Path(path).resolve().parent.mkdir(parents=True, exist_ok=True)
-  partial = f"{path}.partial"
-  soundfile.write(
-    partial,
-    waveform / max(1.0, float(np.abs(waveform).max(initial=0))),
-    sample_rate,
-    "PCM_16",
-    format="WAV",
-  )
-  os.replace(partial, path)
+  kind, encoding = _format(path)
+  check_writable(path)
+  scaled = waveform / max(1.0, float(np.abs(waveform).max(initial=0)))
+  encoded = io.BytesIO()
+  soundfile.write(encoded, scaled, sample_rate, encoding, format=kind)
+  partial = pathlib.Path(f"{path}.{os.getpid()}.partial")  # two runs may write the same file
+  try:
+    partial.write_bytes(encoded.getvalue())
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

@@ -24,6 +24,7 @@ class _Pieces:
   last: list[int]
   encode: Callable[[str], list[int]]
   decode: Callable[[list[int]], str]
+  unknown: frozenset[int] = frozenset()  # what stands for characters that training had none of
 
 
 class Tokenizer:
@@ -53,6 +54,21 @@ class Tokenizer:
     """Ids of a text without what stands around it; none where it says nothing."""
     text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
     return [i for i in self._pieces.encode(text) if i]
+
+  def unknown_words(self, text: str) -> list[str]:
+    """The words with characters or pieces that the text model does not know; none with bytes."""
+    return [word for word in text.split() if not self._pieces.unknown.isdisjoint(self.encode(word))]
+
+  def check_known(self, texts: list[str]) -> None:
+    """Raises ValueError for a text of which the text model knows nothing; a line on stderr names
+    the words that it does not know in others.
+    """
+    for text in texts:
+      known = [i for i in self.encode(text) if i not in self._pieces.unknown]
+      if text.strip() and not self._pieces.decode(known).strip():
+        raise ValueError(f"the text model was not trained on any part of the prompt {text!r}")
+      if words := self.unknown_words(text):
+        print(f"words unknown to the text model: {', '.join(words)}", file=sys.stderr)
 
   def rows(self, texts: list[str], length: int) -> np.ndarray:
     """Ids [texts, length] int32, the first token in front, 0 behind; longer texts are cut.
@@ -133,7 +149,9 @@ def _sentencepiece(path: str) -> _Pieces:
   if model.pad_id() != 0 or model.bos_id() < 0:
     found = f"found pad {model.pad_id()} and bos {model.bos_id()}"
     raise ValueError(f"{path}: wanted pad 0 and a first token (bos), {found}; -1 is none")
-  return _Pieces(model.vocab_size(), [model.bos_id()], [], model.encode, model.decode)
+  size = model.vocab_size()
+  unknown = frozenset(i for i in range(size) if model.is_unknown(i) or model.is_byte(i))
+  return _Pieces(size, [model.bos_id()], [], model.encode, model.decode, unknown)
 
 
 def _word_pieces(path: str) -> _Pieces:
@@ -156,6 +174,7 @@ def _word_pieces(path: str) -> _Pieces:
     [vocab["[SEP]"]],
     lambda text: model.encode(text, add_special_tokens=False).ids,
     model.decode,
+    frozenset([vocab["[UNK]"]]),
   )
 
 
@@ -177,6 +196,9 @@ def _hugging_face(path: str) -> _Pieces:
   places = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
   if not places.size or not places[0]:
     raise ValueError(f"{path}: puts no first token in front of a text")
+  unknown = {described["model"].get("unk_token")}
+  if described["model"].get("byte_fallback"):
+    unknown |= {f"<0x{byte:02X}>" for byte in range(256)}
   zero = model.get_added_tokens_decoder().get(0)
   if zero is None or not zero.special:
     raise ValueError(f"{path}: its id 0 is {model.id_to_token(0)!r}, wanted padding or the like")
@@ -186,6 +208,7 @@ def _hugging_face(path: str) -> _Pieces:
     encoding.ids[places[-1] + 1 :],
     lambda text: model.encode(text, add_special_tokens=False).ids,
     model.decode,
+    frozenset(i for piece, i in model.get_vocab().items() if piece in unknown),
   )
 
 

@@ -1,28 +1,79 @@
-"""Token arithmetic: streams of codes, the one vocabulary, stages and windows. numpy only.
+"""Token arithmetic: streams of codes, the one vocabulary, stages. numpy only.
 
 Codes are what a quantizer gives: [frames, num_quantizers], each in 0..codebook_size-1. Tokens are
-codes plus an offset that is another for each level of each source, so an id means the same in every
+codes plus an offset that differs for each level of each source, so an id means the same in every
 stage; they are flattened frame by frame (AudioLM Section III-B).
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 
 PAD = 0  # padding, and the first decoder input
+PATTERNS = ("flat", "delayed")
 _ROUND_TO = 128  # the table is as long as a multiple of this, so that it shards
+
+Make = Callable[[dict, float, float], np.ndarray]  # (record, start, seconds) to [frames, levels]
+
+
+class Source(Protocol):
+  """How the codes of a stream are made for a span of time; implementations are in sources.py."""
+
+  def features(self, stream: "Stream") -> tuple[str, ...]:
+    """The features of token shards that it reads."""
+
+  def check(self, stream: "Stream", entries: dict[str, dict]) -> None:
+    """Raises ValueError where the manifest's entries of the features do not fit the stream."""
+
+  def open(self, stream: "Stream", entries: dict[str, dict], parts: dict[str, str]) -> Make:
+    """make(record, start, seconds): codes [frames, levels] int32 of a span that starts `start`
+    seconds into the record; fewer frames where the record ends before the span.
+
+    `parts` are directories of parts by role. Raises ValueError where a part does not fit.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """Codes that the shards hold: a slice of them."""
+
+  def features(self, stream: "Stream") -> tuple[str, ...]:
+    """The codes of the stream's source."""
+    return (stream.source,)
+
+  def check(self, stream: "Stream", entries: dict[str, dict]) -> None:
+    """Raises ValueError where rate, codebook size or levels are not the stream's."""
+    entry = entries[stream.source]
+    for name in ("frame_rate", "codebook_size"):
+      wanted, found = getattr(stream, name), entry.get(name, 0)
+      if found != wanted:
+        raise ValueError(
+          f"the {stream.source} codes have {name} {found:g}, stream {stream.name} wants {wanted:g}"
+        )
+    if entry["width"] < stream.last_quantizer:
+      raise ValueError(
+        f"there are {entry['width']} levels of {stream.source} codes, "
+        f"stream {stream.name} wants {stream.last_quantizer}"
+      )
+
+  def open(self, stream: "Stream", entries: dict[str, dict], parts: dict[str, str]) -> Make:
+    """A function that slices the record's codes."""
+    del entries, parts
+    return lambda record, start, seconds: stream.slice(record[stream.source], start, seconds)
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
   """Some levels of the codes of one source.
 
-  `frame_rate` is in Hz, 0 for a source that gives one frame for a whole crop (MuLan). The stream is
-  the levels first_quantizer .. first_quantizer + num_quantizers - 1 of the source.
+  `frame_rate` is in Hz, 0 for a source that gives one frame for a span of any length (MuLan). The
+  stream is the levels first_quantizer .. first_quantizer + num_quantizers - 1 of the source, which
+  `made` makes.
   """
 
   name: str
@@ -31,14 +82,28 @@ class Stream:
   first_quantizer: int
   num_quantizers: int
   codebook_size: int
+  made: Source = Stored()
+
+  @property
+  def last_quantizer(self) -> int:
+    """The first level of the source after those of the stream."""
+    return self.first_quantizer + self.num_quantizers
 
   def frames(self, seconds: float) -> int:
     """How many whole frames `seconds` hold: 30 s of 25 Hz are 750 frames."""
-    return 1 if self.frame_rate == 0 else math.floor(seconds * self.frame_rate + 1e-6)
+    return math.floor(seconds * self.frame_rate + 1e-6) if self.frame_rate else 1
 
   def length(self, seconds: float) -> int:
     """How many tokens `seconds` hold: 10 s of 50 Hz and 4 levels are 2000 tokens."""
     return self.frames(seconds) * self.num_quantizers
+
+  def slice(self, codes: np.ndarray, start: float, seconds: float) -> np.ndarray:
+    """The stream's levels and the span's frames [..., frames, num_quantizers] int32 of all codes
+    [..., frames, levels] of its source; fewer frames where the codes end before the span.
+    """
+    first = round(start * self.frame_rate)
+    frames = slice(first, first + self.frames(seconds))
+    return codes[..., frames, self.first_quantizer : self.last_quantizer].astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +183,42 @@ def unflatten(tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 class Stage:
   """One token model: what it reads (conditions, in order) and what it writes (target).
 
-  The sequence is the tokens of each condition, then the target, all for the same `crop_seconds`:
-  MusicLM's coarse stage is 12 + 250 + 2000 tokens.
+  A sequence is the tokens of each condition, then those of the target, all of the same span of
+  `crop_seconds`: MusicLM's coarse stage is 12 + 250 + 2000 tokens. `pattern` is the order in which
+  the model sees them (lm/patterns.py): "flat", each token at a position of its own, or "delayed",
+  one position a frame. Raises ValueError, naming the stage, where it could not generate: a span
+  that is not whole steps of `grid_seconds`, a target without a frame rate, an unknown pattern.
   """
 
   name: str
   conditions: tuple[Stream, ...]
   target: Stream
   crop_seconds: float
+  pattern: str = "flat"
+
+  def __post_init__(self):
+    if self.pattern not in PATTERNS:
+      wanted = " or ".join(PATTERNS)
+      raise ValueError(f"stage {self.name}: pattern: wanted {wanted}, found {self.pattern!r}")
+    if not self.target.frame_rate > 0:
+      raise ValueError(f"stage {self.name}: target {self.target.name} has no frame rate")
+    steps = self.crop_seconds / float(self.grid_seconds)
+    if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+      raise ValueError(
+        f"stage {self.name}: crop_seconds {self.crop_seconds:g} is no multiple of "
+        f"{float(self.grid_seconds):g} s, the shortest time that is whole frames of all its streams"
+      )
+    fastest = max((s.frame_rate for s in self.conditions), default=0)
+    if self.pattern == "delayed" and fastest > self.target.frame_rate:
+      raise ValueError(
+        f"stage {self.name}: pattern delayed adds a condition's frame to each of the target's, "
+        f"which come at {self.target.frame_rate:g} Hz and so cannot carry {fastest:g} Hz"
+      )
+
+  @property
+  def streams(self) -> tuple[Stream, ...]:
+    """The conditions, then the target."""
+    return (*self.conditions, self.target)
 
   @property
   def condition_length(self) -> int:
@@ -145,38 +238,16 @@ class Stage:
   @property
   def grid_seconds(self) -> Fraction:
     """Crops start at multiples of this: the shortest time that is whole frames of every stream."""
-    rates = [s.frame_rate for s in (*self.conditions, self.target) if s.frame_rate]
-    periods = [1 / Fraction(rate).limit_denominator(1000) for rate in rates]
-    common = math.lcm(*(p.denominator for p in periods))
-    return Fraction(math.lcm(*(int(p * common) for p in periods)), common)
+    rates = (s.frame_rate for s in self.streams if s.frame_rate)
+    return common_multiple(1 / Fraction(rate).limit_denominator(1000) for rate in rates)
 
 
-@dataclasses.dataclass(frozen=True)
-class Window:
-  """Frames start .. end of the target, of which start .. new are known and new .. end are not."""
+def common_multiple(times) -> Fraction:
+  """The shortest time that is a whole multiple of all of these Fractions.
 
-  start: int
-  new: int
-  end: int
-
-
-def windows(total: int, window: int, stride: int, grid: int = 1) -> Iterator[Window]:
-  """Windows over `total` frames: each has `window` frames (all, if fewer), `stride` of them new.
-
-  Together they write every frame once; the last slides back so that it is as long as the others.
-  Starts are multiples of `grid` frames.
-
-  >>> [(w.start, w.new, w.end) for w in windows(total=10, window=6, stride=3)]
-  [(0, 0, 6), (3, 6, 9), (4, 9, 10)]
-
-  Raises ValueError where stride is not in 1..window, or a number is no multiple of the grid.
+  >>> common_multiple([Fraction(1, 25), Fraction(1, 50), Fraction(3)])
+  Fraction(3, 1)
   """
-  if not 1 <= stride <= window or total < 1:
-    raise ValueError(f"windows of {window} frames with {stride} new ones over {total} frames")
-  if total % grid or window % grid or stride % grid:
-    raise ValueError(f"total {total}, window {window}, stride {stride}: not multiples of {grid}")
-  end = min(window, total)
-  yield Window(0, 0, end)
-  while end < total:
-    new, end = end, min(end + stride, total)
-    yield Window(end - window, new, end)
+  times = list(times)
+  common = math.lcm(*(time.denominator for time in times))
+  return Fraction(math.lcm(*(int(time * common) for time in times)), common)

@@ -6,7 +6,8 @@ import pytest
 
 from musiclm_jax import checkpointing, partitioning
 from musiclm_jax.lm.audition import SampleGeneration
-from musiclm_jax.lm.generation import Composer, Sampling
+from musiclm_jax.lm.generation import Composer
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.tokenizers.soundstream import SoundStream
 from tests import bundles
 

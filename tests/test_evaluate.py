@@ -22,7 +22,7 @@ from musiclm_jax.evaluation import (
   stages,
 )
 from musiclm_jax.evaluation.evaluate import evaluate
-from musiclm_jax.lm.generation import Sampling
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.tokens import flatten
 from tests.small_world import CODES, RATE, SECONDS, STAGES, build
 

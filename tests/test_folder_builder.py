@@ -280,10 +280,10 @@ def test_tensorflow_is_not_imported(made, tmp_path):
 
 @pytest.mark.slow
 def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
-  from musiclm_jax.training import input_pipeline, tasks
+  from musiclm_jax.training import audio_examples, input_pipeline, orders
 
-  def batch(directory, examples, order=input_pipeline.shuffled):
-    settings = dict(split="train", batch_size=4, seed=0, sources=(), parts=())
+  def batch(directory, examples, order=orders.shuffled):
+    settings = dict(split="train", batch_size=4, seed=0, parts={})
     data = input_pipeline.Dataset(
       directory=str(directory), examples=examples, order=order, **settings
     )
@@ -292,9 +292,9 @@ def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
   with_captions = pathlib.Path(made["data_dir"], "folder/1.0.0")
   without = folder_builder.prepare(**(made | dict(data_dir=str(tmp_path), captions="")))
   crop = dict(crop_seconds=0.25, sample_rate=RATE)
-  waveforms = tasks.Waveforms(**crop)
+  waveforms = audio_examples.Waveforms(**crop)
   assert batch(without, waveforms)["waveform"].shape == (4, 6000)
-  captioned = tasks.Captioned(
+  captioned = audio_examples.Captioned(
     **crop,
     text_model=str(with_captions / "captions.model"),
     text_length=8,
@@ -304,6 +304,6 @@ def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
   assert batch(with_captions, captioned)["text"].any(axis=1).all()
   with pytest.raises(ValueError, match="records of train have no captions to train on"):
     batch(without, captioned)
-  melodies = tasks.Melodies(**crop)
+  melodies = audio_examples.Melodies(**crop)
   with pytest.raises(ValueError, match="no melody of train has two renditions to pair"):
-    batch(without, melodies, input_pipeline.melody_pairs)
+    batch(without, melodies, orders.melody_pairs)

@@ -10,8 +10,10 @@ import soundfile
 
 from musiclm_jax import checkpointing
 from musiclm_jax.evaluation import retrieval
+from musiclm_jax.lm.conditions import constant
 from musiclm_jax.lm.generate import generate
-from musiclm_jax.lm.generation import Composer, Sampling
+from musiclm_jax.lm.generation import Composer, prompt_keys
+from musiclm_jax.lm.sampling import Sampling
 from tests import bundles, test_text
 
 pytestmark = pytest.mark.slow  # they compile a whole bundle
@@ -46,11 +48,9 @@ def test_music_has_exactly_the_seconds_asked_for(composer, seconds):
 
 
 def test_codes_of_all_levels_are_in_range_and_aligned(composer):
-  from musiclm_jax.lm.generation import prompt_keys
-
   prompts = ["a flute"]
-  known = {"mulan": composer.text_codes(prompts)}
-  codes = composer.compose(known, 2.0, prompt_keys(prompts, 0))
+  given = {"mulan": constant(composer.text_codes(prompts))}
+  codes = composer.compose(given, 2.0, prompt_keys(prompts, 0))
   assert codes["semantic"].shape == (1, 50, 1) and codes["acoustic"].shape == (1, 100, 4)
   for name in ("semantic", "acoustic"):
     assert codes[name].min() >= 0 and codes[name].max() < 16

@@ -11,8 +11,9 @@ import pytest
 
 from musiclm_jax import partitioning
 from musiclm_jax.datasets import manifest
+from musiclm_jax.datasets.tfds_reader import Records
 from musiclm_jax.tokens import Stream
-from musiclm_jax.training import input_pipeline, tasks
+from musiclm_jax.training import audio_examples, input_pipeline, orders
 from tests.records import AUDIO_FEATURES, audio_row, write_manifest, write_records
 
 
@@ -23,8 +24,8 @@ def directory(tmp_path_factory):
   return write_records(path, {"train": rows, "validation": rows[:3]}, AUDIO_FEATURES)
 
 
-def dataset(directory, *, seed=0, order=input_pipeline.shuffled, split="train", batch_size=4):
-  examples = tasks.Waveforms(crop_seconds=2.0, sample_rate=16)
+def dataset(directory, *, seed=0, order=orders.shuffled, split="train", batch_size=4):
+  examples = audio_examples.Waveforms(crop_seconds=2.0, sample_rate=16)
   return input_pipeline.Dataset(
     directory=directory,
     split=split,
@@ -32,8 +33,7 @@ def dataset(directory, *, seed=0, order=input_pipeline.shuffled, split="train", 
     order=order,
     batch_size=batch_size,
     seed=seed,
-    sources=(),
-    parts=(),
+    parts={},
   )
 
 
@@ -128,7 +128,7 @@ def test_hosts_share_the_batches_of_a_mixture_in_order(directory, others, hosts)
 
 def test_two_datasets_of_one_directory_show_it_in_different_orders(directory):
   data = mixture([directory, directory], rates=(1, 1), batch_size=20)
-  which, _ = input_pipeline.drawn((1, 1), 0, np.arange(20))
+  which, _ = orders.drawn((1, 1), 0, np.arange(20))
   seen = clip_numbers(take(data.batches(0), 1))
   one, other = seen[which == 0], seen[which == 1]
   assert sorted(one) == sorted(other) == list(range(10)) and (one != other).any()
@@ -149,8 +149,8 @@ def test_a_pass_of_a_mixture_shows_every_record(directory, others):
 def test_places_in_the_datasets_are_what_counting_from_the_beginning_gives(
   rates, seed, start, count
 ):
-  which, at = input_pipeline.drawn(rates, seed, np.arange(start, start + count))
-  whole, _ = input_pipeline.drawn(rates, seed, np.arange(start + count))
+  which, at = orders.drawn(rates, seed, np.arange(start, start + count))
+  whole, _ = orders.drawn(rates, seed, np.arange(start + count))
   np.testing.assert_array_equal(which, whole[start:])
   counted = [np.count_nonzero(whole[:p] == whole[p]) for p in range(start, start + count)]
   np.testing.assert_array_equal(at, counted)
@@ -174,7 +174,7 @@ def test_datasets_that_do_not_go_together_are_refused(directory, others):
   refused("has batch_size 8, .* 4", {}, {"batch_size": 8})
   refused("has split validation, .* train", {}, {"split": "validation"})
   one, other = dataset(directory), dataset(others[0])
-  other.shapes = partitioning.batched(tasks.Waveforms(1.0, 16).shapes, 4)
+  other.shapes = partitioning.batched(audio_examples.Waveforms(1.0, 16).shapes, 4)
   with pytest.raises(ValueError, match=r"has examples .*4, ?16.*, .*4, ?32"):
     input_pipeline.Mixture(datasets=(one, other), rates=(1, 1), seed=0)
   other = dataset(others[0])
@@ -185,18 +185,18 @@ def test_datasets_that_do_not_go_together_are_refused(directory, others):
 
 
 def test_evaluation_is_one_pass_in_order(directory):
-  data = dataset(directory, split="validation", order=input_pipeline.sequential, batch_size=2)
+  data = dataset(directory, split="validation", order=orders.sequential, batch_size=2)
   assert data.num_batches == 2
-  records = input_pipeline.Records(directory, "validation")
+  records = Records(directory, "validation")
   ids = [i.decode() for i in records.column("id")]
   wanted = [int(i.removeprefix("clip")) for i in ids]
   np.testing.assert_array_equal(clip_numbers(take(data.batches(0), 2)), [*wanted, wanted[0]])
 
 
 def test_pairs_are_two_renditions_of_one_melody(directory):
-  records = input_pipeline.Records(directory, "train")
+  records = Records(directory, "train")
   melodies = records.column("melody")
-  order = input_pipeline.melody_pairs(records, seed=3)
+  order = orders.melody_pairs(records, seed=3)
   found = order(np.arange(60)).reshape(30, 2)
   assert all(melodies[a] == melodies[b] and a != b for a, b in found)
   assert len({melodies[a] for a, _ in found}) == 3  # tune3 has one rendition alone
@@ -204,9 +204,9 @@ def test_pairs_are_two_renditions_of_one_melody(directory):
 
 def test_data_without_pairs_is_refused(tmp_path):
   write_records(tmp_path, {"train": [audio_row(i, 48) for i in range(4)]}, AUDIO_FEATURES)
-  records = input_pipeline.Records(str(tmp_path), "train")
+  records = Records(str(tmp_path), "train")
   with pytest.raises(ValueError, match="no melody of train has two renditions"):
-    input_pipeline.melody_pairs(records, 0)
+    orders.melody_pairs(records, 0)
 
 
 def test_what_is_no_data_set_is_refused(tmp_path, directory):
@@ -234,10 +234,10 @@ def test_a_corrupt_shard_is_one_line_with_its_name(tmp_path, harm):
 
 def test_sources_and_parts_become_the_provenance(tmp_path, directory):
   write_manifest(directory, {"mulan": "aaa", "semantic": "bbb"})
-  found = manifest.provenance(directory, ("mulan",), ())
+  found = manifest.provenance(directory, ("mulan",), {})
   assert found == {"sources": {"mulan": {"encoder": "aaa"}}, "parts": {}}
   with pytest.raises(ValueError, match="no source 'acoustic'; the shards hold mulan, semantic"):
-    manifest.provenance(directory, ("acoustic",), ())
+    manifest.provenance(directory, ("acoustic",), {})
 
 
 @pytest.mark.parametrize(
@@ -252,10 +252,10 @@ def test_codes_that_a_stream_does_not_expect_are_refused(tmp_path, changes, mess
   made = {"encoder": "aaa", "frame_rate": 50, "codebook_size": 256, "width": 12}
   (tmp_path / "manifest.json").write_text(json.dumps({"sources": {"acoustic": made}}))
   stream = Stream("fine", "acoustic", 50.0, 4, 8, 256)
-  assert manifest.provenance(str(tmp_path), (stream,), ())["sources"] == {"acoustic": made}
+  assert manifest.provenance(str(tmp_path), (stream,), {})["sources"] == {"acoustic": made}
   stream = dataclasses.replace(stream, **changes)
   with pytest.raises(ValueError, match=f"manifest.json: .*{message}"):
-    manifest.provenance(str(tmp_path), (stream,), ())
+    manifest.provenance(str(tmp_path), (stream,), {})
 
 
 def test_shards_of_another_tokenizer_are_refused_by_name(tmp_path, directory):
@@ -265,4 +265,4 @@ def test_shards_of_another_tokenizer_are_refused_by_name(tmp_path, directory):
   part = str(tmp_path / "rvq")
   make_part(part, provenance={"sources": {"mulan": {"encoder": "zzz"}}, "parts": {}})
   with pytest.raises(ValueError, match="its mulan is of encoder aaa.*on that of zzz"):
-    manifest.provenance(directory, ("mulan",), (part,))
+    manifest.provenance(directory, ("mulan",), {"mulan_rvq": part})

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "musiclm_jax"
 # Bottom to top. A module imports only modules of lower layers, or of its own layer where the
 # imports form no circle; a name that ends in .* stands for all modules of that folder.
 LAYERS = (
-  ("audio", "text", "tokens", "partitioning", "layers", "ranges"),
+  ("audio", "text", "tokens", "sequences", "windows", "partitioning", "layers", "ranges", "seeds"),
   (
     "attention",
     "transformer",
@@ -30,6 +30,12 @@ LAYERS = (
     "tokenizers.pretrained",
     "evaluation.metrics",
     "datasets.*",
+    "sources",
+    "lm.patterns",
+    "lm.sampling",
+    "lm.decoding",
+    "training.orders",
+    "training.reading",
   ),
   (
     "tokenizers.soundstream",
@@ -43,10 +49,11 @@ LAYERS = (
     "tokenizers.importing",
     "tokenizers.conversion",
     "tokenizers.streaming",
-    "lm.sampling",
     "export.*",
-    "training.tasks",
-    "training.token_tasks",
+    "training.audio_examples",
+    "training.token_examples",
+    "training.array_loader",
+    "training.seqio_loader",
     "training.optimizers",
     "training.checkpoints",
     "training.collectives",
@@ -72,7 +79,7 @@ LAYERS = (
   ("supervisor",),
 )
 # Only these import TensorFlow.
-SEQIO_FILES = {"training.tasks", "training.token_tasks", "training.input_pipeline"}
+SEQIO_FILES = {"training.seqio_loader"}
 TORCH_FILES = {"tokenizers.pretrained"}  # only inside functions: importing it loads no torch
 GIN_FILES = {"main", "configuration"}
 

@@ -1,5 +1,6 @@
-"""The stage model's contracts: decoding equals the whole pass, ids stay in range, it learns."""
+"""The stage model's contracts in every pattern: decoding equals the whole pass, causality."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from flax import linen as nn
 
 from musiclm_jax.attention import RelativeBias
-from musiclm_jax.lm.sampling import sample
+from musiclm_jax.lm import patterns
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.tokens import Stage, Stream, Vocabulary, flatten, unflatten
 from musiclm_jax.transformer import Transformer
@@ -36,6 +38,8 @@ DECODER = Transformer(
   dtype="float32",
 )
 MODEL = TokenLM(STAGE, VOCABULARY, DECODER, condition_dropout=0.5, z_loss=0.0)
+MODELS = [MODEL, MODEL.clone(stage=dataclasses.replace(STAGE, pattern="delayed"))]
+each_pattern = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.stage.pattern)
 
 
 def test_rotary_positions_take_the_place_of_the_relative_bias():
@@ -70,22 +74,66 @@ def variables():
   return nn.unbox(init(jax.random.key(0), random_batch()))
 
 
-@functools.partial(jax.jit, static_argnames=("method", "model", "train"))
+@functools.partial(jax.jit, static_argnames=("method", "model", "train", "frames", "settings"))
 def apply(variables, *args, model=MODEL, **options):
   return model.apply(variables, *args, **options)
 
 
-def test_decoding_equals_the_whole_pass(variables):
+@each_pattern
+def test_decoding_equals_the_whole_pass(variables, model):
+  """From two known frames on, position by position, and from the beginning."""
   inputs = random_batch()["decoder_input_tokens"]
-  whole = apply(variables, inputs, method="logits")  # [4, 10, 2, 12]
-  cache = MODEL.apply(variables, 4, STAGE.length, method="init_cache")
-  start = STAGE.condition_length + 1 + 4  # two frames are known
-  scores, cache = apply(variables, inputs[:, :start], 0, cache, method="decode")
-  for position in range(4, 19):
-    frame, level = divmod(position, 2)
-    np.testing.assert_allclose(scores, whole[:, frame, level], atol=1e-5)
-    token = inputs[:, STAGE.condition_length + 1 + position][:, None]
-    scores, cache = apply(variables, token, (position + 1) % 2, cache, method="decode")
+  whole = apply(variables, inputs, model=model, method="logits")  # [4, 10, 2, 12]
+  places = patterns.layout(model.stage, 0.2)
+  for known in (4, 0):
+    cache = model.apply(variables, 4, len(places.inputs), method="init_cache")
+    position, start = places.start(known), 0
+    while position < len(places.inputs):
+      read, heads = places.inputs[start : position + 1], places.outputs[position]
+      tokens = np.where(read >= 0, inputs[:, read], -1)
+      levels = jnp.asarray(heads % 2)
+      scores, cache = apply(variables, tokens, levels, cache, model=model, method="step")
+      for head, token in enumerate(heads):
+        if token >= 0:
+          np.testing.assert_allclose(scores[:, head], whole[:, token // 2, token % 2], atol=1e-5)
+      start = position = position + 1
+
+
+@each_pattern
+def test_scores_depend_on_no_token_that_comes_later(variables, model):
+  """Of the target: a frame on earlier frames and, of its own, on lower levels; in the delayed
+  pattern also on lower levels of the frame before the upper ones.
+  """
+  inputs = random_batch(rows=1)["decoder_input_tokens"]
+  begin = 1 + STAGE.condition_length
+  base = np.asarray(apply(variables, inputs, model=model, method="logits"))[0]
+  for token in range(19):  # the last is never read
+    changed = inputs.copy()
+    changed[0, begin + token] += (
+      1 if (inputs[0, begin + token] - VOCABULARY.first_id(COARSE)) % 12 < 11 else -1
+    )
+    moved = np.abs(np.asarray(apply(variables, changed, model=model, method="logits"))[0] - base)
+    moved = moved.max(axis=-1) > 1e-7
+    frame, level = divmod(token, 2)
+    frames, levels = np.indices((10, 2))
+    if model.stage.pattern == "flat":
+      later = frames * 2 + levels > token
+    else:
+      later = frames + levels > frame + level  # a step later
+    np.testing.assert_array_equal(moved, later)
+
+
+def test_the_delayed_pattern_adds_the_condition_of_the_same_time(variables):
+  """A frame of 25 Hz reaches the target's frames of its time and after, and none before."""
+  model, inputs = MODELS[1], random_batch(rows=1)["decoder_input_tokens"]
+  base = np.asarray(apply(variables, inputs, model=model, method="logits"))[0]
+  for frame in range(5):
+    changed = inputs.copy()
+    place = 1 + 3 + frame
+    changed[0, place] = VOCABULARY.null(SEMANTIC)
+    moved = np.abs(np.asarray(apply(variables, changed, model=model, method="logits"))[0] - base)
+    first = np.argwhere(moved.max(axis=-1) > 1e-7).min(axis=0)
+    assert first[0] == max(2 * frame - 1, 0)  # level 1 of a frame comes a step after level 0
 
 
 @pytest.mark.slow
@@ -120,60 +168,87 @@ def test_dropped_conditions_do_not_matter(variables):
   assert abs(kept[0] - kept[1]) > 1e-6
 
 
-def draw(variables, batch, **changes):
-  settings = dict(num_new=14, temperature=1.0, guidance=0.0) | changes
+def draw(variables, batch, model=MODEL, **changes):
+  """Ids [batch, 14] after three known frames."""
+  settings = Sampling("coarse", 1.0, 0.0, 0.5)
   rows = len(batch["decoder_target_tokens"])
   keys = jax.vmap(jax.random.key)(jnp.arange(rows) + 7)
   return np.asarray(
-    sample(
-      MODEL,
+    apply(
       variables,
       jnp.asarray(batch["decoder_target_tokens"][:, :8]),
       jnp.asarray(batch["decoder_target_tokens"][:, 8:14]),
       keys,
-      **settings,
+      model=model,
+      method="generate",
+      frames=10,
+      settings=dataclasses.replace(settings, **changes),
     )
   )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"guidance": 2.0}, {"temperature": 0.0}])
-def test_samples_are_in_the_range_of_their_level(variables, changes):
-  codes = unflatten(draw(variables, random_batch(), **changes), VOCABULARY.offsets(COARSE))
-  assert codes.shape == (4, 7, 2)
-  assert codes.min() >= 0 and codes.max() < 12
-
-
-@pytest.mark.slow
-def test_samples_depend_on_their_own_key_alone(variables):
+@each_pattern
+def test_samples_depend_on_their_own_key_alone(variables, model):
   batch = random_batch()
-  four = draw(variables, batch)
-  np.testing.assert_array_equal(four, draw(variables, batch))
-  one = draw(variables, {name: value[:1] for name, value in batch.items()})
+  four = draw(variables, batch, model)
+  np.testing.assert_array_equal(four, draw(variables, batch, model))
+  one = draw(variables, {name: value[:1] for name, value in batch.items()}, model)
   np.testing.assert_array_equal(four[:1], one)
 
 
 @pytest.mark.slow
-def test_greedy_sampling_is_the_argmax_of_the_whole_pass(variables):
+@each_pattern
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+def test_greedy_sampling_is_the_argmax_of_the_whole_pass(variables, model, guidance):
+  """With guidance, of (1 + w) conditioned - w unconditional."""
   batch = random_batch()
-  tokens = draw(variables, batch, temperature=0.0)
+  tokens = draw(variables, batch, model, temperature=0.0, guidance=guidance)
   whole = np.concatenate([batch["decoder_target_tokens"][:, :14], tokens], axis=1)
   inputs = np.pad(whole, ((0, 0), (1, 0)))[:, :-1]
-  scores = apply(variables, inputs, method="logits")
+  scores = apply(variables, inputs, model=model, method="logits")
+  if guidance:
+    nulls = [VOCABULARY.null(MULAN)] * 3 + [VOCABULARY.null(SEMANTIC)] * 5
+    inputs[:, 1:9] = nulls
+    unconditional = apply(variables, inputs, model=model, method="logits")
+    assert (scores.argmax(-1) != unconditional.argmax(-1)).any()
+    scores = (1 + guidance) * scores - guidance * unconditional
   best = flatten(np.asarray(scores.argmax(-1)), VOCABULARY.offsets(COARSE))
   np.testing.assert_array_equal(best[:, 6:], tokens)
 
 
 @pytest.mark.slow
-def test_guidance_moves_the_scores_away_from_the_unconditioned(variables):
-  batch = random_batch(rows=8)
-  assert (draw(variables, batch) != draw(variables, batch, guidance=5.0)).any()
+@each_pattern
+def test_draws_follow_the_scores(variables, model):
+  """The first codes after three known frames have the frequencies of their softmax."""
+  batch = {name: np.repeat(value, 400, axis=0) for name, value in random_batch(rows=1).items()}
+  drawn = draw(variables, batch, model, temperature=0.3)[:, 0] - VOCABULARY.first_id(COARSE)
+  inputs = batch["decoder_input_tokens"][:1]
+  scores = apply(variables, inputs, model=model, method="logits")[0, 3, 0]
+  wanted = jax.nn.softmax(scores / 0.3)
+  assert np.abs(np.bincount(drawn, minlength=12) / 400 - wanted).sum() < 0.2
+  for other in (np.full(12, 1 / 12), jax.nn.softmax(scores)):  # of other temperatures
+    assert np.abs(other - wanted).sum() > 0.4
+
+
+def test_settings_that_make_no_sense_are_refused():
+  for name, value in (
+    ("temperature", -1.0),
+    ("temperature", float("nan")),
+    ("guidance", -3.0),
+    ("guidance", float("inf")),
+    ("stride_fraction", 0.0),
+    ("stride_fraction", 1.1),
+  ):
+    with pytest.raises(ValueError, match=f"stage coarse: {name}: wanted .*, found {value}"):
+      dataclasses.replace(Sampling("coarse", 1.0, 0.0, 0.5), **{name: value})
 
 
 @pytest.mark.slow
-def test_overfits_one_batch_and_moves_every_parameter(variables):
+@each_pattern
+def test_overfits_one_batch_and_moves_every_parameter(variables, model):
   batch, optimizer = random_batch(rows=2), optax.adam(1e-2)
-  model = MODEL.clone(condition_dropout=0.0)
+  model = model.clone(condition_dropout=0.0)
 
   @jax.jit
   def step(variables, state):

@@ -14,7 +14,7 @@ import optax
 from musiclm_jax import checks, configuration, partitioning
 from musiclm_jax.configuration import Configuration
 from musiclm_jax.tokens import flatten
-from musiclm_jax.training import input_pipeline, step, tasks, token_tasks
+from musiclm_jax.training import audio_examples, input_pipeline, reading, step, token_examples
 from musiclm_jax.training.step import TrainState, init_state
 
 # Nothing is read from them here.
@@ -35,7 +35,7 @@ class Training:
   model: nn.Module
   optimizer: optax.GradientTransformation
   batch_size: int
-  shapes: tasks.Shapes
+  shapes: reading.Shapes
   draw: Callable
 
   def batch(self, rows: int) -> dict[str, np.ndarray]:
@@ -120,4 +120,8 @@ def _tokens(examples, rng, rows):
   }
 
 
-_DRAW = {tasks.Melodies: _melodies, tasks.Captioned: _captioned, token_tasks.Tokens: _tokens}
+_DRAW = {
+  audio_examples.Melodies: _melodies,
+  audio_examples.Captioned: _captioned,
+  token_examples.Tokens: _tokens,
+}

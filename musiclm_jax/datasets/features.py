@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from musiclm_jax import windows
 from musiclm_jax.tokenizers import frozen, inputs
 
 
@@ -78,18 +79,14 @@ class Encoder:
       return waveforms
     window = round(self.source.window_seconds * self.sample_rate)
     hop = round(self.source.hop_seconds * self.sample_rate)
-    samples = waveforms.shape[1]
-    count = window_count(samples, window, hop)
-    padded = np.pad(waveforms, ((0, 0), (0, max(0, (count - 1) * hop + window - samples))))
-    return np.concatenate(
-      [padded[:, None, i * hop : i * hop + window] for i in range(count)], axis=1
-    ).reshape(-1, window)
+    return windows.cut(waveforms, window, hop).reshape(-1, window)
 
   def describe(self, example: np.ndarray) -> dict:
     """The manifest's entry of this source."""
     entry = {
       "frame_rate": self.source.frame_rate,
       "window_seconds": self.source.window_seconds,
+      "hop_seconds": self.source.hop_seconds,
       "width": int(example.shape[-1]),
       "encoder": self._encoder.fingerprint,
     }
@@ -101,8 +98,3 @@ class Encoder:
       module = self._quantizer.module if self._quantizer else self._encoder.module
       entry["codebook_size"] = module.quantizer.codebook_size
     return entry
-
-
-def window_count(samples: int, window: int, hop: int) -> int:
-  """Windows that lie in the clip by more than half, or 1 where it is no longer than a window."""
-  return max(1, 1 + (samples - window // 2 - 1) // hop) if samples > window else 1

@@ -7,30 +7,32 @@ from musiclm_jax import checkpointing
 from musiclm_jax.tokens import Stream
 
 
-def provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[str, ...]) -> dict:
-  """{sources: their entries in the manifest, parts: {folder or file: fingerprint}}.
+def provenance(directory: str, sources: tuple[str | Stream, ...], parts: dict[str, str]) -> dict:
+  """{sources: their entries in the manifest, parts: {role: fingerprint}}.
 
-  Of `parts`, "" names nothing. A Stream among the sources is held against its entry. Raises
+  `parts` are directories by role. A Stream among the sources is held against its entries. Raises
   ValueError, naming the directory, where it has no such source, and where a part was trained on
   another encoder's.
   """
-  streams = [source for source in sources if isinstance(source, Stream)]
-  sources = [source.source if isinstance(source, Stream) else source for source in sources]
-  parts = [part for part in parts if part]
-  fingerprints = {pathlib.Path(part).name: checkpointing.fingerprint(part) for part in parts}
+  fingerprints = {role: checkpointing.fingerprint(part) for role, part in parts.items()}
   if not sources:
     return {"sources": {}, "parts": fingerprints}
   path = pathlib.Path(directory, "manifest.json")
   if not path.is_file():
     raise ValueError(f"{directory}: no token shards here (manifest.json is missing)")
   made = json.loads(path.read_text())["sources"]
-  for name in sources:
+  streams = [source for source in sources if isinstance(source, Stream)]
+  names = [source for source in sources if not isinstance(source, Stream)]
+  names += [name for stream in streams for name in stream.made.features(stream)]
+  for name in names:
     if name not in made:
       raise ValueError(f"{path}: no source {name!r}; the shards hold {', '.join(sorted(made))}")
   for stream in streams:
-    if stream.frame_rate:  # MuLan's are embeddings, which the stage quantises
-      _check_stream(stream, made[stream.source], path)
-  for part in parts:
+    try:
+      stream.made.check(stream, made)
+    except ValueError as error:
+      raise ValueError(f"{path}: {error}") from None
+  for part in parts.values():
     _, _, provenance = checkpointing.read_part(part)
     for name, entry in provenance["sources"].items():
       if name in made and made[name]["encoder"] != entry["encoder"]:
@@ -38,7 +40,7 @@ def provenance(directory: str, sources: tuple[str | Stream, ...], parts: tuple[s
           f"{directory}: its {name} is of encoder {made[name]['encoder']}, "
           f"but {part} was trained on that of {entry['encoder']}"
         )
-  return {"sources": {name: made[name] for name in sources}, "parts": fingerprints}
+  return {"sources": {name: made[name] for name in dict.fromkeys(names)}, "parts": fingerprints}
 
 
 def merged(provenances: list[tuple[str, dict]]) -> dict:
@@ -50,19 +52,3 @@ def merged(provenances: list[tuple[str, dict]]) -> dict:
         if entries.setdefault(name, entry) != entry:
           raise ValueError(f"{directory}: its {name} is {entry}, another has {entries[name]}")
   return made
-
-
-def _check_stream(stream: Stream, made: dict, path: pathlib.Path) -> None:
-  """The codes in the shards must be those that the stage was told of."""
-  for name in ("frame_rate", "codebook_size"):
-    if made[name] != getattr(stream, name):
-      raise ValueError(
-        f"{path}: the {stream.source} codes have {name} {made[name]:g}, "
-        f"stream {stream.name} wants {getattr(stream, name):g}"
-      )
-  last = stream.first_quantizer + stream.num_quantizers
-  if made["width"] < last:
-    raise ValueError(
-      f"{path}: there are {made['width']} levels of {stream.source} codes, "
-      f"stream {stream.name} wants {last}"
-    )

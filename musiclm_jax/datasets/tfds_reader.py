@@ -1,5 +1,7 @@
 """Random access to the records of a TFDS directory: audio records and token shards alike."""
 
+import functools
+import json
 import pathlib
 from collections.abc import Iterator
 
@@ -37,6 +39,12 @@ class Records:
         f"its shards hold {len(self._reader)}"
       )
 
+  @functools.cached_property
+  def entries(self) -> dict[str, dict]:
+    """The manifest's entries {source: how it was made} of token shards; none of audio records."""
+    path = pathlib.Path(self.directory, "manifest.json")
+    return json.loads(path.read_text())["sources"] if path.is_file() else {}
+
   def __len__(self) -> int:
     return len(self._reader)
 
@@ -57,16 +65,25 @@ class Records:
 
   def rows(self, names: tuple[str, ...], count: int) -> Iterator[dict]:
     """These features of the first `count` records, or of all where there are fewer, in order."""
-    some = tfds.decode.PartialDecoding(dict.fromkeys(names, True)).extract_features(self.features)
+    some = self.select(names)
     count = min(count, len(self))
     for start in range(0, count, _CHUNK):
       yield from map(
         some.deserialize_example_np, self.read(range(start, min(start + _CHUNK, count)))
       )
 
+  def select(self, names: tuple[str, ...]):
+    """What reads these features of a serialised record, and no others."""
+    return tfds.decode.PartialDecoding(dict.fromkeys(names, True)).extract_features(self.features)
+
   def column(self, name: str) -> list:
     """One feature of every record, in order."""
     return [row[name] for row in self.rows((name,), len(self))]
+
+
+def splits(directory: str) -> list[str]:
+  """The splits of a TFDS directory."""
+  return sorted(tfds.builder_from_directory(directory).info.splits)
 
 
 def _check_shard(path: str) -> None:

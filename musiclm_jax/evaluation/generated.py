@@ -12,7 +12,8 @@ from musiclm_jax import audio
 from musiclm_jax.evaluation import adherence, metrics
 from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_split
 from musiclm_jax.evaluation.retrieval import text_rows
-from musiclm_jax.lm.generation import Composer, Sampling
+from musiclm_jax.lm.generation import Composer
+from musiclm_jax.lm.sampling import Sampling
 
 _CLIPPED = 0.999  # a sample at least this loud
 

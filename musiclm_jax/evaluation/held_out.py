@@ -54,6 +54,10 @@ class HeldOut:
       self._parts[name] = frozen.load(str(pathlib.Path(self.runs_dir, name)))
     return self._parts[name]
 
+  def directories(self, names: tuple[str, ...]) -> dict[str, str]:
+    """The directories of these runs, by name."""
+    return {name: str(pathlib.Path(self.runs_dir, name)) for name in names}
+
   def fingerprint(self, name: str) -> str:
     """What changes when the run `name`, or the "bundle", does. Raises as `part`."""
     if name != "bundle":

@@ -1,6 +1,6 @@
 """Held-out losses of the token models: against frequencies alone, and what conditioning is worth.
 
-The batches are made here in numpy, from the first crop of each clip; training makes its own.
+Sequences are those of training, from the first crop of each clip.
 """
 
 import dataclasses
@@ -13,7 +13,8 @@ import numpy as np
 
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.evaluation.held_out import HeldOut
-from musiclm_jax.tokens import PAD, Stage, Stream, flatten
+from musiclm_jax.sequences import codes_of, decoder_features, sequence
+from musiclm_jax.tokens import Stage, Stream
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -24,13 +25,6 @@ def token_losses(model, variables, tokens, codes):
   """
   scores = jax.nn.log_softmax(model.apply(variables, tokens, method="logits"), axis=-1)
   return -jnp.take_along_axis(scores, codes[..., None], axis=-1)[..., 0]
-
-
-def first_crop(row: dict, stream: Stream, seconds: float) -> np.ndarray:
-  """Codes [frames, levels] int32 of a stream in the first `seconds`; fewer in a shorter clip."""
-  last = stream.first_quantizer + stream.num_quantizers
-  codes = row[stream.source][: stream.frames(seconds), stream.first_quantizer : last]
-  return codes.astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,43 +58,30 @@ class StageLoss:
     if self.swapped not in names:
       raise ValueError(f"stage {self.stage}: no condition {self.swapped!r} among {names}")
     count = min(self.clips, len(held_out.clips))
-    conditions = {s.name: self._conditions(held_out, part, s)[:count] for s in stage.conditions}
-    codes, known = _targets(held_out, stage, count)
-    own = self._losses(part, conditions, codes)
-    lent = conditions[self.swapped][_other_work(held_out.clips[:count])]
-    other = self._losses(part, conditions | {self.swapped: lent}, codes)
-    return self._result(held_out, stage, own, other, codes, known)
+    codes = self._codes(held_out, stage, count)
+    partner = _other_work(held_out.clips[:count])
+    swapped = [own | {self.swapped: codes[p][self.swapped]} for own, p in zip(codes, partner)]
+    own, other = self._losses(part, codes), self._losses(part, swapped)
+    target, known = _padded([each[stage.target.name] for each in codes], stage)
+    return self._result(held_out, stage, own, other, target, known)
 
-  def _conditions(self, held_out: HeldOut, part, stream: Stream) -> np.ndarray:
-    """Tokens [clips, length] of a condition, null ids behind a short clip."""
-    vocabulary, seconds = part.module.vocabulary, part.module.stage.crop_seconds
-    if stream.frame_rate == 0:
-      window = held_out.source(stream.source)["window_seconds"]
-      spare = int(max(seconds - window, 0))
-      means = [row[stream.source][: spare + 1].mean(axis=0) for row in held_out.shards]
-      codes = np.asarray(
-        held_out.part("mulan_rvq")("encode", metrics.unit(np.stack(means))[:, None])
-      )
-      last = stream.first_quantizer + stream.num_quantizers
-      codes = codes[..., stream.first_quantizer : last]
-      return flatten(codes, vocabulary.offsets(stream))
-    length = stream.length(seconds)
-    rows = np.full((len(held_out.shards), length), vocabulary.null(stream), np.int32)
-    for row, shard in zip(rows, held_out.shards):
-      ids = flatten(first_crop(shard, stream, seconds), vocabulary.offsets(stream))
-      row[: len(ids)] = ids
-    return rows
+  def _codes(self, held_out: HeldOut, stage: Stage, count: int) -> list[dict[str, np.ndarray]]:
+    """The codes of each clip's first crop, by stream."""
+    entries, parts = held_out.manifest["sources"], held_out.directories(self.parts)
+    makers = {s.name: s.made.open(s, entries, parts) for s in stage.streams}
+    return [codes_of(stage, makers, record, 0.0) for record in held_out.shards[:count]]
 
-  def _losses(self, part, conditions: dict[str, np.ndarray], codes: np.ndarray) -> np.ndarray:
-    """Nats [clips, frames, levels], in batches of one shape."""
-    target = flatten(codes, part.module.vocabulary.offsets(part.module.stage.target))
-    begin = np.full((len(codes), 1), PAD, np.int32)
-    tokens = np.concatenate([begin, *conditions.values(), target], axis=1)[:, :-1]
+  def _losses(self, part, codes: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """Nats [clips, frames, levels], in batches of one shape; where there is no code, of code 0."""
+    stage = part.module.stage
+    ids = [sequence(stage, part.module.vocabulary, each, stage.crop_seconds) for each in codes]
+    tokens = np.stack([decoder_features(*each)["decoder_input_tokens"] for each in ids])
+    target, _ = _padded([each[stage.target.name] for each in codes], stage)
     results = []
-    for start in range(0, len(codes), self.batch_size):
-      rows = np.arange(start, start + self.batch_size) % len(codes)
-      losses = token_losses(part.module, part.variables, tokens[rows], codes[rows])
-      results.append(np.asarray(losses)[: len(codes) - start])
+    for start in range(0, len(tokens), self.batch_size):
+      rows = np.arange(start, start + self.batch_size) % len(tokens)
+      losses = token_losses(part.module, part.variables, tokens[rows], target[rows])
+      results.append(np.asarray(losses)[: len(tokens) - start])
     return np.concatenate(results)
 
   def _result(self, held_out, stage: Stage, own, other, codes, known) -> dict:
@@ -155,21 +136,17 @@ def _check_tokens(held_out: HeldOut, part, name: str) -> None:
       )
 
 
-def _targets(held_out: HeldOut, stage: Stage, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Codes [clips, frames, levels] int32 of the target, and where there are any [clips, frames]."""
-  target, frames = stage.target, stage.target.frames(stage.crop_seconds)
-  codes = np.zeros((count, frames, target.num_quantizers), np.int32)
-  known = np.zeros((count, frames), bool)
-  for index, row in enumerate(held_out.shards[:count]):
-    crop = first_crop(row, target, stage.crop_seconds)
-    codes[index, : len(crop)], known[index, : len(crop)] = crop, True
-  return codes, known
+def _padded(codes: list[np.ndarray], stage: Stage) -> tuple[np.ndarray, np.ndarray]:
+  """Codes [clips, frames, levels] int32 of a target, and where there are any [clips, frames]."""
+  frames = stage.target.frames(stage.crop_seconds)
+  known = np.arange(frames) < np.array([len(each) for each in codes])[:, None]
+  return np.stack([np.pad(x, ((0, frames - len(x)), (0, 0))) for x in codes]), known
 
 
 def _counts(shards: list[dict], target: Stream) -> np.ndarray:
   """How often each code of the target occurs, [levels, codebook_size]."""
-  last = target.first_quantizer + target.num_quantizers
-  codes = np.concatenate([row[target.source][:, target.first_quantizer : last] for row in shards])
+  columns = slice(target.first_quantizer, target.last_quantizer)
+  codes = np.concatenate([row[target.source][:, columns] for row in shards])
   return metrics.code_counts(codes, target.codebook_size)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from musiclm_jax import partitioning
 from musiclm_jax.lm.generate import read_prompts
-from musiclm_jax.lm.generation import Composer, Sampling
+from musiclm_jax.lm.generation import Composer
+from musiclm_jax.lm.sampling import Sampling
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ Stages, streams and windows are data of the bundle: nothing here knows what sema
 is.
 """
 
-import dataclasses
 import pathlib
 import zlib
 from fractions import Fraction
@@ -14,42 +13,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.export import bundle as bundles
-from musiclm_jax.lm.sampling import sample
+from musiclm_jax.lm.conditions import Condition, constant, sliced
+from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.seeds import random_key
+from musiclm_jax.sequences import sequence
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers import frozen
-from musiclm_jax.tokens import Stream, flatten, unflatten, windows
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """How one stage is sampled.
-
-  Windows are as long as the training crop; the share `stride_fraction` of each is new, the rest is
-  context from the window before. Temperature and guidance as in `sampling.sample`.
-  """
-
-  stage: str
-  temperature: float
-  guidance: float
-  stride_fraction: float
+from musiclm_jax.tokens import common_multiple, unflatten
+from musiclm_jax.windows import cut, windows
 
 
 class Composer:
   """A loaded bundle: prompts to waveforms.
 
-  Raises ValueError where the bundle is incomplete or `samplings` do not name its stages.
+  `samplings` replace the bundle's own settings of their stages. Raises ValueError where the bundle
+  is incomplete.
   """
 
-  def __init__(self, bundle: str, samplings: tuple[Sampling, ...]):
+  def __init__(self, bundle: str, samplings: tuple[Sampling, ...] = ()):
     description = bundles.load_description(bundle)
     self.sample_rate = description["sample_rate"]
     self.parts = {r: frozen.load(str(pathlib.Path(bundle, r))) for r in description["parts"]}
     self._bundle, self._stages = bundle, description["stages"]
-    self._samplings = {s.stage: s for s in samplings}
+    self._sources = description.get("sources", {})
+    own = {name: Sampling(name, **each) for name, each in description.get("sampling", {}).items()}
+    self.settings = own | {each.stage: each for each in samplings}
     for stage in self.stages:
-      if stage.module.stage.name not in self._samplings:
+      if stage.module.stage.name not in self.settings:
         raise ValueError(f"stage {stage.module.stage.name} of {bundle} has no sampling settings")
-    self._tokenizer = Tokenizer(description["text_model"])
+    self.tokenizer = Tokenizer(description["text_model"])
     self._text_length = description["text_length"]
 
   @property
@@ -80,65 +72,89 @@ class Composer:
   def text_codes(self, prompts: list[str]) -> np.ndarray:
     """MuLan codes [batch, 1, num_quantizers] of texts. Raises ValueError for an empty one."""
     for prompt in prompts:
-      if not self._tokenizer.encode(prompt):
+      if not self.tokenizer.encode(prompt):
         raise ValueError(f"the prompt is empty: {prompt!r}")
-    rows = self._tokenizer.fitted(prompts, self._text_length)
+    rows = self.tokenizer.fitted(prompts, self._text_length)
     embeddings = self.parts["mulan"]("embed_text", rows)
     return np.asarray(self.parts["mulan_rvq"]("encode", embeddings[:, None]))
 
-  def melody_codes(self, waveform: np.ndarray, window_seconds: float, hop_seconds: float):
-    """Melody codes [1, frames, num_quantizers] of a waveform [samples]."""
-    window, hop = (round(s * self.sample_rate) for s in (window_seconds, hop_seconds))
-    padded = np.pad(waveform, (0, window))
-    starts = range(0, max(1, len(waveform) - window // 2), hop)
-    rows = np.stack([padded[s : s + window] for s in starts])
-    embeddings = self.parts["melody"]("embed", rows)
-    return np.asarray(self.parts["melody_rvq"]("encode", embeddings[None]))
+  def melody_codes(self, waveform: np.ndarray) -> np.ndarray:
+    """Melody codes [1, frames, num_quantizers] of a waveform [samples].
+
+    Raises ValueError where the bundle has no melody encoder.
+    """
+    source = self._source("melody")
+    window, hop = (
+      round(source[name] * self.sample_rate) for name in ("window_seconds", "hop_seconds")
+    )
+    rows = cut(waveform[None], window, hop)[0]
+    return np.asarray(self.parts["melody_rvq"]("encode", self.parts["melody"]("embed", rows)[None]))
+
+  def _source(self, name: str) -> dict:
+    """How the stages' training made a source: the manifest's entry of its token shards."""
+    if name not in self._sources or name not in self.parts:
+      raise ValueError(f"{self._bundle}: its stages read no {name}")
+    return self._sources[name]
 
   def compose(
-    self, known: dict[str, np.ndarray], seconds: float, keys: jax.Array
+    self,
+    given: dict[str, Condition],
+    seconds: float,
+    keys: jax.Array,
+    known: dict[str, np.ndarray] | None = None,
   ) -> dict[str, np.ndarray]:
-    """The codes {source: [batch, frames, levels]} of all stages for at least `seconds`.
+    """The codes {source: [batch, frames, levels]} that the stages write for at least `seconds`.
 
-    `known` are codes of sources that no stage writes ({"mulan": [batch, 1, 12]}); keys [batch].
+    `given` are the conditions of sources that no stage writes, keys [batch] one random key per row.
+    `known` are codes [batch, frames, levels] of sources that stages write, which stay: what is
+    written continues them. Raises ValueError where a stage's condition has no source.
     """
-    codes = dict(known)
+    conditions, written, known = dict(given), {}, known or {}
     total = _whole_seconds(seconds, [s.module.stage for s in self.stages])
     for index, stage in enumerate(self.stages):
       target = stage.module.stage.target
-      stage_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)  # noqa: B023
-      new = self._write(stage, codes, target.frames(total), stage_keys)
-      below = codes.get(target.source)
-      codes[target.source] = new if below is None else np.concatenate([below, new], axis=-1)
-    return codes
+      stage_keys = _fold_in(keys, index)
+      beginning = known.get(target.source, np.zeros((len(keys), 0, target.last_quantizer), int))
+      beginning = target.slice(beginning, 0.0, float(total))
+      new = self._write(stage, conditions, beginning, target.frames(total), stage_keys)
+      below = written.get(target.source)
+      codes = new if below is None else np.concatenate([below, new], axis=-1)
+      written[target.source] = codes
+      conditions[target.source] = sliced(codes, target.frame_rate)
+    return written
 
-  def _write(self, stage, codes, total_frames: int, keys) -> np.ndarray:
-    """The target's codes [batch, total_frames, levels], window by window."""
-    module, plan = stage.module, stage.module.stage
-    target, settings = plan.target, self._samplings[plan.name]
-    offsets = module.vocabulary.offsets(target)
-    grid = round(float(plan.grid_seconds) * target.frame_rate)
-    size = target.frames(plan.crop_seconds)
+  def _write(self, part, conditions, known: np.ndarray, total_frames: int, keys) -> np.ndarray:
+    """The target's codes [batch, total_frames, levels], window by window, from `known` on."""
+    module, stage = part.module, part.module.stage
+    target, settings = stage.target, self.settings[stage.name]
+    missing = {s.source for s in stage.conditions} - set(conditions)
+    if missing:
+      raise ValueError(f"stage {stage.name} reads {', '.join(sorted(missing))}, which is not given")
+    grid = round(float(stage.grid_seconds) * target.frame_rate)
+    size = target.frames(stage.crop_seconds)
     stride = max(1, round(settings.stride_fraction * size / grid)) * grid
-    written = np.zeros((len(keys), 0, target.num_quantizers), np.int32)
-    for window in windows(total_frames, size, stride, grid):
-      conditions = [
-        flatten(_crop(codes[s.source], s, target, window), module.vocabulary.offsets(s))
-        for s in plan.conditions
-      ]
-      begin = np.zeros((len(keys), 0), np.int32)
-      window_keys = jax.vmap(lambda key: jax.random.fold_in(key, window.new))(keys)  # noqa: B023
-      tokens = sample(
-        module,
-        stage.variables,
-        jnp.asarray(np.concatenate([begin, *conditions], axis=1), jnp.int32),
-        jnp.asarray(flatten(written[:, window.start : window.new], offsets), jnp.int32),
-        window_keys,
-        num_new=(window.end - window.new) * target.num_quantizers,
-        temperature=settings.temperature,
-        guidance=settings.guidance,
+    written = known[:, : known.shape[1] // grid * grid]
+    if written.shape[1] >= total_frames:
+      return written[:, :total_frames]
+    for window in windows(total_frames, size, stride, grid, written.shape[1]):
+      start, frames = window.start / target.frame_rate, window.end - window.start
+      seconds = frames / target.frame_rate
+      codes = {
+        s.name: s.slice(conditions[s.source](start, seconds), 0.0, seconds)
+        for s in stage.conditions
+      }
+      codes[target.name] = written[:, window.start : window.new]
+      ids, beginning = sequence(stage, module.vocabulary, codes, seconds)
+      count = (window.new - window.start) * target.num_quantizers
+      tokens = part(
+        "generate",
+        ids,
+        beginning[:, :count],
+        _fold_in(keys, window.new),
+        frames=frames,
+        settings=settings,
       )
-      new = unflatten(np.asarray(tokens), offsets)
+      new = unflatten(np.asarray(tokens), module.vocabulary.offsets(target))
       written = np.concatenate([written, new], axis=1)
     return written
 
@@ -150,19 +166,20 @@ class Composer:
     The same prompt and seed give the same music whatever else is in the batch; a prompt that comes
     twice gives two takes. `melody` are codes from `melody_codes`, for stages that read them.
     """
-    if not seconds > 0:
+    if not 0 < seconds < float("inf"):
       raise ValueError(f"seconds: wanted more than 0, found {seconds}")
-    known = {"mulan": self.text_codes(prompts)}
+    given = {"mulan": constant(self.text_codes(prompts))}
     if melody is not None:
-      known["melody"] = np.repeat(melody, len(prompts), axis=0)
-    codes = self.compose(known, seconds, prompt_keys(prompts, seed))
+      rate = self._source("melody")["frame_rate"]
+      given["melody"] = sliced(np.repeat(melody, len(prompts), axis=0), rate)
+    codes = self.compose(given, seconds, prompt_keys(prompts, seed))
     music = self.parts["soundstream"]("decode", codes["acoustic"])
     return np.asarray(music)[:, : round(seconds * self.sample_rate)]
 
 
 def prompt_keys(prompts: list[str], seed: int) -> jax.Array:
   """One random key [batch] per prompt, from the seed, the text and how often it came before."""
-  key = jax.random.key(seed)
+  key = random_key(seed)
   rows = []
   for index, prompt in enumerate(prompts):
     take = prompts[:index].count(prompt)
@@ -170,22 +187,12 @@ def prompt_keys(prompts: list[str], seed: int) -> jax.Array:
   return jnp.stack(rows)
 
 
+def _fold_in(keys: jax.Array, number: int) -> jax.Array:
+  """Other keys [batch] for each number."""
+  return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
 def _whole_seconds(seconds: float, stages) -> Fraction:
-  """The shortest time >= `seconds` that is whole steps of every stage's grid."""
-  grid = max(stage.grid_seconds for stage in stages)
+  """The shortest time >= `seconds` that is whole steps of the grids of all stages."""
+  grid = common_multiple(stage.grid_seconds for stage in stages)
   return -(-Fraction(seconds).limit_denominator(10**6) // grid) * grid
-
-
-def _crop(codes: np.ndarray, stream: Stream, target: Stream, window) -> np.ndarray:
-  """The codes [batch, frames, levels] of a condition at the time of a window of the target."""
-  last = stream.first_quantizer + stream.num_quantizers
-  codes = codes[:, :, stream.first_quantizer : last]
-  if stream.frame_rate == 0:
-    return codes
-  start = round(window.start * stream.frame_rate / target.frame_rate)
-  frames = stream.frames((window.end - window.start) / target.frame_rate)
-  if codes.shape[1] < start + frames:
-    raise ValueError(
-      f"stream {stream.name}: {start + frames} frames are needed, there are {codes.shape[1]}"
-    )
-  return codes[:, start : start + frames]

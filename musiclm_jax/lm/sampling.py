@@ -1,83 +1,57 @@
-"""Sampling from a stage model: one prefill, then one step per token, in one compiled program."""
+"""How the next codes are chosen from their scores, and the settings of that for a stage."""
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax.lm.token_lm import TokenLM
-from musiclm_jax.tokens import PAD
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How one stage is sampled.
 
-@functools.partial(
-  jax.jit, static_argnums=(0,), static_argnames=("num_new", "temperature", "guidance")
-)
-def sample(
-  model: TokenLM,
-  variables,
-  conditions: jax.Array,
-  known: jax.Array,
-  keys: jax.Array,
-  *,
-  num_new: int,
-  temperature: float,
-  guidance: float,
-) -> jax.Array:
-  """`num_new` tokens [batch, num_new] int32 behind the known ones of the target.
-
-  conditions [batch, condition tokens] and known [batch, tokens] int32, whole frames; keys [batch]
-  are one random key per row, so a row depends on no other. Every token is in its level's range.
-  `temperature` 0 takes the likeliest (MusicLM Section 4.1: 1.0 semantic, 0.95 coarse, 0.4 fine).
-  `guidance` w > 0 scores (1 + w) * conditioned - w * unconditioned, against null conditions.
+  `temperature` divides the scores, 0 takes the likeliest code (MusicLM Section 4.1: 1.0 semantic,
+  0.95 coarse, 0.4 fine). `guidance` w > 0 scores (1 + w) * conditioned - w * unconditional, against
+  null conditions (Ho & Salimans, arXiv 2207.12598). Windows are as long as the training crop; the
+  share `stride_fraction` of each is new, the rest is context from the window before.
   """
-  batch = conditions.shape[0]
-  levels = model.stage.target.num_quantizers
-  offsets = jnp.asarray(model.vocabulary.offsets(model.stage.target))
-  begin = jnp.full((batch, 1), PAD, jnp.int32)
-  prompt = jnp.concatenate([begin, conditions, known], axis=1)
-  if guidance:
-    prompt = jnp.concatenate(
-      [prompt, prompt.at[:, 1 : 1 + conditions.shape[1]].set(_nulls(model, conditions))]
-    )
 
-  def scores(tokens, level, cache):
-    logits, cache = model.apply(variables, tokens, level, cache, method="decode")
-    if guidance:
-      conditioned, unconditional = jnp.split(logits, 2)
-      logits = (1 + guidance) * conditioned - guidance * unconditional
-    return logits, cache
+  stage: str
+  temperature: float
+  guidance: float
+  stride_fraction: float
 
-  def choose(logits, position):
-    if temperature == 0:
-      return logits.argmax(-1).astype(jnp.int32)
-    row_keys = jax.vmap(lambda key: jax.random.fold_in(key, position))(keys)
-    draw = jax.vmap(lambda key, row: jax.random.categorical(key, row / temperature))
-    return draw(row_keys, logits).astype(jnp.int32)
-
-  def step(carry, i):
-    logits, cache = carry
-    level = i % levels
-    token = choose(logits, known.shape[1] + i) + offsets[level]
-    rows = jnp.concatenate([token, token]) if guidance else token
-    logits, cache = scores(rows[:, None], (i + 1) % levels, cache)
-    return (logits, cache), token
-
-  length = prompt.shape[1] + num_new
-  cache = model.apply(variables, prompt.shape[0], length, method="init_cache")
-  carry = scores(prompt, jnp.int32(0), cache)
-  _, tokens = jax.lax.scan(step, carry, jnp.arange(num_new))
-  return tokens.T
+  def __post_init__(self):
+    for name, fits, wanted in (
+      ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+      ("guidance", 0 <= self.guidance < float("inf"), "0 or more"),
+      ("stride_fraction", 0 < self.stride_fraction <= 1, "more than 0, at most 1"),
+    ):
+      if not fits:
+        found = getattr(self, name)
+        raise ValueError(f"stage {self.stage}: {name}: wanted {wanted}, found {found}")
 
 
-def _nulls(model: TokenLM, conditions: jax.Array) -> jax.Array:
-  """Null ids [batch, condition tokens] in the place of the conditions, stream by stream."""
-  bounds = [
-    (model.vocabulary.first_id(s), model.vocabulary.null(s), s) for s in model.stage.conditions
-  ]
-  nulls = conditions
-  for first, null, stream in bounds:
-    inside = (conditions >= first) & (
-      conditions < first + stream.num_quantizers * stream.codebook_size
-    )
-    nulls = jnp.where(inside, null, nulls)
-  return nulls
+def guided(scores: jax.Array, guidance: float) -> jax.Array:
+  """(1 + w) * conditioned - w * unconditional: [rows, ...] of scores [2 * rows, ...].
+
+  The first half of the rows was conditioned, the second one not.
+  """
+  conditioned, unconditional = jnp.split(scores, 2)
+  return (1 + guidance) * conditioned - guidance * unconditional
+
+
+def draw(scores: jax.Array, temperature: float, keys: jax.Array, tokens: jax.Array) -> jax.Array:
+  """Codes [batch, heads] int32 drawn from scores [batch, heads, codebook_size].
+
+  keys [batch] are one random key per row and tokens [heads] the numbers of the tokens in the
+  target, so that a code depends on no other row and on no window's length.
+  """
+  if temperature == 0:
+    return scores.argmax(-1).astype(jnp.int32)
+
+  def one(key, token, row):
+    return jax.random.categorical(jax.random.fold_in(key, token), row / temperature)
+
+  each = jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)), in_axes=(0, None, 0))
+  return each(keys, tokens, scores).astype(jnp.int32)

@@ -10,6 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.lm.decoding import decode, null_conditions
+from musiclm_jax.lm.patterns import layout
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.partitioning import constrain
 from musiclm_jax.tokens import Stage, Vocabulary
 from musiclm_jax.transformer import Cache, Transformer
@@ -37,58 +40,81 @@ class TokenLM(nn.Module):
     init = nn.with_logical_partitioning(init, ("vocab", "embed"))
     self.table = self.param("table", init, shape)
 
-  def _hidden(self, tokens, cache=None, train=False):
-    scale = math.sqrt(self.decoder.embed_dim)  # the table is scaled for the head, not for the input
-    x = self.table.astype(self.decoder.dtype)[tokens] * scale
-    return self.decoder(x, cache=cache, train=train)
+  def _embed(self, tokens):
+    """[batch, positions, embed]: the sums over tokens [batch, positions, width], -1 for none."""
+    x = self.table.astype(self.decoder.dtype)[jnp.maximum(tokens, 0)]
+    x = jnp.where(tokens[..., None] >= 0, x, 0).sum(axis=2)
+    return x * math.sqrt(self.decoder.embed_dim)  # the table is scaled for the head
 
   @property
-  def _levels(self) -> tuple[int, int, int]:
+  def _codebooks(self):
+    """The head of the target's levels [levels, codebook_size, embed]: their slice of the table."""
     target = self.stage.target
-    return self.vocabulary.first_id(target), target.num_quantizers, target.codebook_size
+    first, levels = self.vocabulary.first_id(target), target.num_quantizers
+    size = target.codebook_size
+    table = self.table[first : first + levels * size].astype(self.decoder.dtype)
+    return table.reshape(levels, size, -1)
 
   def _drop_conditions(self, tokens):
     """Input tokens with the conditions of some examples replaced by their null ids."""
-    nulls = [
-      jnp.full((stream.length(self.stage.crop_seconds),), self.vocabulary.null(stream))
-      for stream in self.stage.conditions
-    ]
-    start, end = 1, 1 + self.stage.condition_length
-    dropped = tokens.at[:, start:end].set(jnp.concatenate(nulls)[None].astype(tokens.dtype))
+    nulls = null_conditions(self.stage, self.vocabulary, self.stage.crop_seconds)
+    dropped = tokens.at[:, 1 : 1 + len(nulls)].set(nulls[None].astype(tokens.dtype))
     drop = jax.random.bernoulli(
       self.make_rng("dropout"), self.condition_dropout, (tokens.shape[0], 1)
     )
     return jnp.where(drop, dropped, tokens)
 
   def logits(self, tokens: jax.Array, train: bool = False) -> jax.Array:
-    """Scores [batch, frames, num_quantizers, codebook_size] float32 of every target position.
+    """Scores [batch, frames, num_quantizers, codebook_size] float32 of every target token.
 
-    tokens [batch, length] are the decoder inputs of whole sequences.
+    tokens [batch, length] are the decoder inputs of whole sequences, in any pattern.
     """
-    hidden, _ = self._hidden(tokens, train=train)
-    hidden = hidden[:, self.stage.condition_length :]
-    first, levels, size = self._levels
-    hidden = hidden.reshape(hidden.shape[0], -1, levels, hidden.shape[-1])
-    table = self.table[first : first + levels * size].astype(hidden.dtype)
-    table = table.reshape(levels, size, -1)
-    return jnp.einsum("btqd,qkd->btqk", hidden, table, preferred_element_type=jnp.float32)
+    stage, levels = self.stage, self.stage.target.num_quantizers
+    places = layout(stage, stage.crop_seconds)
+    if places.inputs.shape[1] == 1:  # each token is a position
+      tokens = tokens[:, :, None]
+    else:
+      tokens = jnp.where(places.inputs[None] >= 0, tokens[:, places.inputs], -1)
+    hidden, _ = self.decoder(self._embed(tokens), train=train)
+    hidden = hidden[:, places.first :]
+    if places.heads == 1:
+      hidden = hidden.reshape(hidden.shape[0], -1, levels, hidden.shape[-1])
+    else:
+      frames = stage.target.frames(stage.crop_seconds)
+      hidden = jnp.stack([hidden[:, level : level + frames] for level in range(levels)], axis=2)
+    codebooks = self._codebooks
+    return jnp.einsum("btqd,qkd->btqk", hidden, codebooks, preferred_element_type=jnp.float32)
 
-  def decode(self, tokens: jax.Array, level: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-    """Scores [batch, codebook_size] float32 of the token behind `tokens`, and the longer cache.
+  def step(self, tokens: jax.Array, levels: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    """Scores [batch, heads, codebook_size] float32 after the positions of `tokens`, and the longer
+    cache.
 
-    tokens [batch, new] stand behind the cache's; `level` is the quantizer of the token to come.
-    Prefill and step are the same call.
+    tokens [batch, positions, width] follow the cache's positions, -1 for none (`patterns.Layout`);
+    levels [heads] are the quantizers of the tokens to be scored. Prefill and step are one call.
     """
-    hidden, cache = self._hidden(tokens, cache)
-    first, _, size = self._levels
-    table = jax.lax.dynamic_slice_in_dim(self.table, first + level * size, size)
-    table = table.astype(hidden.dtype)
-    scores = jnp.einsum("bd,kd->bk", hidden[:, -1], table, preferred_element_type=jnp.float32)
-    return scores, cache
+    hidden, cache = self.decoder(self._embed(tokens), cache=cache)
+    codebooks = self._codebooks
+    if len(levels) < len(codebooks):
+      codebooks = codebooks[levels]
+    last = hidden[:, -1]
+    return jnp.einsum("bd,hkd->bhk", last, codebooks, preferred_element_type=jnp.float32), cache
 
-  def init_cache(self, batch: int, length: int) -> Cache:
-    """An empty cache for `length` tokens of `batch` sequences."""
-    return self.decoder.init_cache(batch, length)
+  def init_cache(self, batch: int, positions: int) -> Cache:
+    """An empty cache for `positions` positions of `batch` sequences."""
+    return self.decoder.init_cache(batch, positions)
+
+  def generate(
+    self,
+    conditions: jax.Array,
+    known: jax.Array,
+    keys: jax.Array,
+    *,
+    frames: int,
+    settings: Sampling,
+  ) -> jax.Array:
+    """The target's ids [batch, (frames - known frames) * levels] after the known ones: `decode`."""
+    model, variables = self.unbind()
+    return decode(model, variables, conditions, known, keys, frames=frames, settings=settings)
 
   def __call__(self, batch, train: bool):
     tokens = jnp.asarray(batch["decoder_input_tokens"])
@@ -98,10 +124,10 @@ class TokenLM(nn.Module):
     log_z = jax.nn.logsumexp(logits, axis=-1)
     log_probs = logits - log_z[..., None]
     log_probs = constrain(log_probs, "batch", "length", None, None)
-    first, levels, size = self._levels
-    start = self.stage.condition_length
+    target, start = self.stage.target, self.stage.condition_length
+    levels, size = target.num_quantizers, target.codebook_size
     shape = log_probs.shape[:3]
-    offsets = first + size * jnp.arange(levels).reshape(1, 1, -1)
+    offsets = self.vocabulary.offsets(target).reshape(1, 1, -1)
     codes = batch["decoder_target_tokens"][:, start:].reshape(shape) - offsets
     weights = batch["decoder_loss_weights"][:, start:].reshape(shape).astype(jnp.float32)
     codes = jnp.clip(codes, 0, size - 1)  # padding, which has no weight

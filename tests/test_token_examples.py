@@ -1,6 +1,8 @@
-"""SeqIO tasks: token sequences against the worked example, crops at one instant, padding."""
+"""Examples of token shards and of audio: the worked example, crops at one instant, padding."""
 
 import dataclasses
+import json
+import pathlib
 
 import jax
 import numpy as np
@@ -8,14 +10,16 @@ import pytest
 import tensorflow_datasets as tfds
 
 from musiclm_jax import checkpointing
+from musiclm_jax.datasets import token_arrays
 from musiclm_jax.datasets.captions import train_text_model
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer, ResidualQuantizer, quantize
 from musiclm_jax.tokens import Stage, Stream, Vocabulary, unflatten
-from musiclm_jax.training import input_pipeline, tasks, token_tasks
+from musiclm_jax.training import audio_examples, input_pipeline, orders, token_examples
 from tests.records import AUDIO_FEATURES, audio_row, write_records
 
-MULAN = Stream("mulan", "mulan", 0.0, 0, 2, 8)
+MULAN = Stream("mulan", "mulan", 0.0, 0, 2, 8, MeanQuantized("mulan_rvq"))
 SEMANTIC = Stream("semantic", "semantic", 25.0, 0, 1, 512)
 COARSE = Stream("coarse", "acoustic", 50.0, 0, 2, 1024)
 FINE = Stream("fine", "acoustic", 50.0, 2, 1, 1024)
@@ -58,17 +62,25 @@ def quantizer(tmp_path_factory):
   return directory
 
 
-def data(directory, examples, features, rows, batch_size=8):
+MANIFEST = {
+  "acoustic": {"encoder": "c0dec", "frame_rate": 50.0, "width": 3, "codebook_size": 1024},
+  "semantic": {"encoder": "w2v", "frame_rate": 25.0, "width": 1, "codebook_size": 512},
+  "mulan": {"encoder": "joint", "width": 4, "window_seconds": 2.0, "hop_seconds": 1.0},
+}
+
+
+def data(directory, examples, features, rows, batch_size=8, parts=None):
   write_records(directory, {"train": rows}, features)
+  if features is FEATURES:
+    (pathlib.Path(directory) / "manifest.json").write_text(json.dumps({"sources": MANIFEST}))
   return input_pipeline.Dataset(
     directory=str(directory),
     split="train",
     examples=examples,
-    order=input_pipeline.shuffled,
+    order=orders.shuffled,
     batch_size=batch_size,
     seed=0,
-    sources=(),
-    parts=(),
+    parts=parts or {},
   )
 
 
@@ -76,10 +88,10 @@ def batches(directory, examples, features, rows):
   return data(directory, examples, features, rows).batches(0)
 
 
-def token_batch(directory, stage, mulan=None, rows=None):
-  examples = token_tasks.Tokens(stage=stage, vocabulary=VOCABULARY, mulan=mulan)
+def token_batch(directory, stage, rows=None, **parts):
+  examples = token_examples.Tokens(stage=stage, vocabulary=VOCABULARY)
   rows = rows or [token_row(i, 4.0) for i in range(8)]
-  return next(batches(directory, examples, FEATURES, rows))
+  return next(data(directory, examples, FEATURES, rows, parts=parts).batches(0))
 
 
 def test_the_worked_example(tmp_path):
@@ -126,9 +138,7 @@ def test_fine_takes_the_upper_levels(tmp_path):
 
 
 def test_a_stage_trains_on_a_mixture_too(tmp_path):
-  examples = token_tasks.Tokens(
-    stage=Stage("semantic", (), SEMANTIC, 2.0), vocabulary=VOCABULARY, mulan=None
-  )
+  examples = token_examples.Tokens(Stage("semantic", (), SEMANTIC, 2.0), VOCABULARY)
   settings = dict(examples=examples, features=FEATURES, batch_size=6)
   long = data(tmp_path / "long", rows=[token_row(i, 4.0) for i in range(8)], **settings)
   short = data(tmp_path / "short", rows=[token_row(i, 1.0) for i in range(8)], **settings)
@@ -153,17 +163,16 @@ def test_a_short_clip_is_followed_by_nulls_and_by_targets_without_loss(tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"num_quantizers": 3}, {"codebook_size": 4}])
 def test_a_stream_of_other_mulan_codes_is_refused(quantizer, changes):
-  mulan = token_tasks.MulanCodes(directory=quantizer, window_seconds=2.0)
+  stream = dataclasses.replace(MULAN, **changes)
   with pytest.raises(ValueError, match="mulan_rvq.*has 2 levels of 8 codes, stream mulan wants"):
-    mulan.read(dataclasses.replace(MULAN, **changes))
+    stream.made.open(stream, MANIFEST, {"mulan_rvq": quantizer})
 
 
 @pytest.mark.slow
 def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quantizer):
-  mulan = token_tasks.MulanCodes(directory=quantizer, window_seconds=2.0)
   stage = Stage("semantic", (MULAN,), SEMANTIC, 4.0)  # windows at 0, 1 and 2 s lie inside
   rows = [token_row(i, 4.0) for i in range(8)]
-  batch = token_batch(tmp_path, stage, mulan, rows)
+  batch = token_batch(tmp_path, stage, rows, mulan_rvq=quantizer)
   found = unflatten(batch["decoder_target_tokens"][:, :2], VOCABULARY.offsets(MULAN))[:, 0]
   means = np.stack([row["mulan"][:3].mean(axis=0) for row in rows])
   means /= np.linalg.norm(means, axis=1, keepdims=True)
@@ -172,9 +181,58 @@ def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quanti
   assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, wanted.tolist()))
 
 
+@pytest.mark.slow
+def test_arrays_give_the_examples_of_the_shards(tmp_path, quantizer):
+  """Without TensorFlow: the same batches in the same order, for whichever rows a host reads."""
+  stage = Stage("coarse", (MULAN, SEMANTIC), COARSE, 1.0)
+  examples = token_examples.Tokens(stage, VOCABULARY)
+  rows = [token_row(i, 2.0 + i / 5) for i in range(9)]
+  parts = {"mulan_rvq": quantizer}
+  shards = data(tmp_path / "shards", examples, FEATURES, rows, parts=parts)
+  assert token_arrays.convert(
+    data_dir=str(tmp_path / "shards"), output_dir=str(tmp_path / "arrays")
+  ) == {"train": 9}
+  arrays = input_pipeline.Dataset(
+    directory=str(tmp_path / "arrays"),
+    split="train",
+    examples=examples,
+    order=orders.shuffled,
+    batch_size=8,
+    seed=0,
+    parts=parts,
+  )
+  assert arrays.provenance == shards.provenance
+  for chosen in (None, np.array([1, 6])):
+    pairs = zip(shards.batches(3, chosen), arrays.batches(3, chosen), range(4))
+    for wanted, found, _ in pairs:
+      assert sorted(wanted) == sorted(found)
+      for name, value in wanted.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_arrays_that_are_not_whole_are_refused_by_name(tmp_path):
+  rows = [token_row(i, 2.0) for i in range(4)]
+  examples = token_examples.Tokens(Stage("semantic", (), SEMANTIC, 1.0), VOCABULARY)
+  data(tmp_path / "shards", examples, FEATURES, rows)
+  settings = dict(data_dir=str(tmp_path / "shards"), output_dir=str(tmp_path / "arrays"))
+  token_arrays.convert(**settings)
+  token_arrays.convert(**settings)  # again, in the place of the first
+  with pytest.raises(ValueError, match="arrays: no split 'test'; it has train"):
+    token_arrays.TokenArrays(settings["output_dir"], "test")
+  path = tmp_path / "arrays" / "train" / "semantic.npy"
+  path.write_bytes(path.read_bytes()[:150])
+  with pytest.raises(ValueError, match="semantic.npy: not a whole array"):
+    token_arrays.TokenArrays(settings["output_dir"], "train")
+  path.unlink()
+  with pytest.raises(ValueError, match="semantic.npy: is missing"):
+    token_arrays.TokenArrays(settings["output_dir"], "train")
+  with pytest.raises(ValueError, match="exists and holds no token arrays"):
+    token_arrays.convert(**settings | {"output_dir": str(tmp_path / "shards")})
+
+
 def captioned(text_model, **changes):
   fields = dict(crop_seconds=1.0, sample_rate=16, text_length=20, vocab_size=300, text="caption")
-  return tasks.Captioned(text_model=str(text_model), **fields | changes)
+  return audio_examples.Captioned(text_model=str(text_model), **fields | changes)
 
 
 def texts_of(made, texts, tokenizer):
@@ -219,7 +277,7 @@ def test_what_is_no_text_of_a_record_is_refused():
 
 def test_a_text_model_larger_than_the_table_is_refused():
   with pytest.raises(ValueError, match="bytes: has 258 pieces, the text tower 100 rows"):
-    captioned("", vocab_size=100).task(source=None, seed=0)
+    captioned("", vocab_size=100).open(records=None, parts={}, seed=0)
 
 
 @pytest.mark.parametrize("text", ["caption", "aspect_list"])
@@ -243,20 +301,20 @@ def test_texts_that_are_cut_are_counted_once(tmp_path, capsys):
 
 def test_embeddings_are_random_rows_or_all_of_them_and_padding(tmp_path):
   rows = [token_row(i, 4.0) for i in range(8)]
-  some = token_tasks.Embeddings("mulan", 2, 4)
+  some = token_examples.Embeddings("mulan", 2, 4)
   batch = next(batches(tmp_path / "a", some, FEATURES, rows))
   assert batch["embeddings"].shape == (8, 2, 4) and (batch["weights"] == 1).all()
   known = np.concatenate([row["mulan"] for row in rows])
   distances = np.abs(batch["embeddings"].reshape(-1, 1, 4) - known).max(axis=-1).min(axis=1)
   np.testing.assert_allclose(distances, 0, atol=1e-6)
-  every = token_tasks.Embeddings("mulan", 6, 4)
+  every = token_examples.Embeddings("mulan", 6, 4)
   batch = next(batches(tmp_path / "b", every, FEATURES, rows))
   np.testing.assert_array_equal(batch["weights"], [[1, 1, 1, 1, 0, 0]] * 8)
 
 
 def test_melodies_have_one_label_for_all_renditions(tmp_path):
   rows = [audio_row(i, 48, melody=f"tune{i // 2}") for i in range(8)]
-  examples = tasks.Melodies(crop_seconds=2.0, sample_rate=16)
+  examples = audio_examples.Melodies(crop_seconds=2.0, sample_rate=16)
   batch = next(batches(tmp_path, examples, AUDIO_FEATURES, rows))
   assert batch["waveform"].shape == (8, 32)
   assert len(set(batch["melody"])) == 4

@@ -1,0 +1,42 @@
+"""What the stages are told, as functions of time: (start, seconds) to codes of a span.
+
+A `Condition` gives all levels of one source, codes [batch, frames, levels] int32; fewer frames
+where it ends before the span.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Condition = Callable[[float, float], np.ndarray]
+
+
+def constant(codes: np.ndarray) -> Condition:
+  """The same codes [batch, 1, levels] at any time: one prompt."""
+  return lambda start, seconds: codes
+
+
+def stepwise(changes: list[tuple[float, np.ndarray]]) -> Condition:
+  """Codes [batch, 1, levels] that change at times in seconds: the prompts of a story.
+
+  A span has the codes of its middle. Raises ValueError where the times do not begin at 0 and rise.
+  """
+  times = [time for time, _ in changes]
+  if not times or times[0] != 0 or any(a >= b for a, b in zip(times, times[1:])):
+    raise ValueError(f"wanted times that begin at 0 and rise, found {times}")
+
+  def condition(start: float, seconds: float) -> np.ndarray:
+    middle = start + seconds / 2
+    return changes[int(np.searchsorted(times, middle, side="right")) - 1][1]
+
+  return condition
+
+
+def sliced(codes: np.ndarray, frame_rate: float) -> Condition:
+  """A slice of codes [batch, frames, levels] at `frame_rate` Hz: a melody, or another stage's."""
+
+  def condition(start: float, seconds: float) -> np.ndarray:
+    first = round(start * frame_rate)
+    return codes[:, first : first + int(seconds * frame_rate + 1e-6)]
+
+  return condition

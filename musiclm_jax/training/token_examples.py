@@ -1,0 +1,94 @@
+"""Examples of token shards: what the quantizers and the stages train on."""
+
+import dataclasses
+
+import numpy as np
+from jax import ShapeDtypeStruct as Shape
+
+from musiclm_jax.sequences import codes_of, decoder_features, sequence
+from musiclm_jax.tokens import Stage, Stream, Vocabulary
+from musiclm_jax.training.reading import ExampleMaker, Shapes, generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+  """Examples {embeddings [rows, dim] float32, weights [rows] float32}: for the quantizers.
+
+  `rows` random rows of the shards' embeddings `name`, or all of them and padding of weight 0.
+  """
+
+  name: str
+  rows: int
+  dim: int
+
+  @property
+  def shapes(self) -> Shapes:
+    """The shapes of an example."""
+    embeddings = Shape((self.rows, self.dim), np.float32)
+    return {"embeddings": embeddings, "weights": Shape((self.rows,), np.float32)}
+
+  @property
+  def sources(self) -> tuple[str, ...]:
+    """The embeddings."""
+    return (self.name,)
+
+  def open(self, records, parts: dict[str, str], seed: int) -> ExampleMaker:
+    """The maker for token shards. Raises ValueError where theirs have another width."""
+    del parts
+    found = records.entries[self.name]["width"]
+    if found != self.dim:
+      raise ValueError(f"{records.directory}: {self.name} has {found} dimensions, not {self.dim}")
+
+    def make(record: dict, position: int) -> dict[str, np.ndarray]:
+      values = record[self.name]
+      chosen = generator(seed, position).permutation(len(values))[: self.rows]
+      embeddings = np.zeros((self.rows, self.dim), np.float32)
+      embeddings[: len(chosen)] = values[chosen]
+      weights = (np.arange(self.rows) < len(chosen)).astype(np.float32)
+      return {"embeddings": embeddings, "weights": weights}
+
+    return ExampleMaker((self.name,), make)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """Examples decoder_{input_tokens, target_tokens, loss_weights} [stage.length] for a stage.
+
+  All streams are cropped at one instant, a multiple of stage.grid_seconds, drawn from those at
+  which the target has a whole crop. A clip shorter than the crop is followed by null ids in the
+  conditions and by padding without loss in the target (`sequences.sequence`).
+  """
+
+  stage: Stage
+  vocabulary: Vocabulary
+
+  @property
+  def shapes(self) -> Shapes:
+    """The shapes of an example."""
+    names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights")
+    return dict.fromkeys(names, Shape((self.stage.length,), np.int32))
+
+  @property
+  def sources(self) -> tuple[Stream, ...]:
+    """The stage's streams."""
+    return self.stage.streams
+
+  def open(self, records, parts: dict[str, str], seed: int) -> ExampleMaker:
+    """The maker for token shards.
+
+    Raises ValueError where a part does not give a stream's codes.
+    """
+    stage, streams = self.stage, self.stage.streams
+    makers = {s.name: s.made.open(s, records.entries, parts) for s in streams}
+    features = dict.fromkeys(name for s in streams for name in s.made.features(s))
+    grid = float(stage.grid_seconds)
+    grid_frames = round(grid * stage.target.frame_rate)
+    crop_frames = stage.target.frames(stage.crop_seconds)
+
+    def make(record: dict, position: int) -> dict[str, np.ndarray]:
+      spare = max(len(record[stage.target.source]) - crop_frames, 0)
+      start = int(generator(seed, position).integers(spare // grid_frames + 1)) * grid
+      codes = codes_of(stage, makers, record, start)
+      return decoder_features(*sequence(stage, self.vocabulary, codes, stage.crop_seconds))
+
+    return ExampleMaker(tuple(features), make)

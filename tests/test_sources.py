@@ -1,0 +1,67 @@
+"""Sources that make codes when they are read, and conditions as functions of time."""
+
+import numpy as np
+import pytest
+
+from musiclm_jax.lm import conditions
+from musiclm_jax.sources import Label, Place
+from musiclm_jax.tokens import Stream
+
+
+def make(source, stream_fields, record, start=0.0, seconds=10.0):
+  stream = Stream("label", "label", 0.0, *stream_fields, source)
+  source.check(stream, {})
+  return source.open(stream, {}, {})(record, start, seconds).tolist()
+
+
+@pytest.mark.parametrize(
+  "bpm, code", [(40.0, 1), (79.9, 1), (80.0, 2), (119.0, 2), (500.0, 3), (float("nan"), 0)]
+)
+def test_a_number_is_the_count_of_bounds_that_are_not_above_it(bpm, code):
+  assert make(Label("bpm", (80.0, 120.0)), (0, 1, 4), {"bpm": np.float32(bpm)}) == [[code]]
+
+
+def test_texts_fill_the_levels_in_their_order():
+  label = Label("instruments", ("flute", "harp", "violin"))
+  record = {"instruments": np.array([b"harp", b"oboe", b"violin"], object)}
+  assert make(label, (0, 2, 4), record) == [[2, 0]]
+  assert make(label, (0, 4, 4), record) == [[2, 0, 3, 0]]
+  assert make(label, (2, 1, 4), record) == [[3]]
+  assert make(label, (0, 2, 4), {"instruments": np.array([], object)}) == [[0, 0]]
+  assert label.code("flute") == 1  # what a prompt says is coded alike
+
+
+def test_a_codebook_that_is_too_small_and_a_rate_are_refused():
+  label = Label("bpm", (80.0, 120.0))
+  with pytest.raises(ValueError, match="stream label: 2 bins want a codebook of 4 .* found 3 at 0"):
+    make(label, (0, 1, 3), {})
+  with pytest.raises(ValueError, match="no frame rate, found 4 at 25 Hz"):
+    label.check(Stream("label", "label", 25.0, 0, 1, 4, label), {})
+  with pytest.raises(ValueError, match="wanted no frame rate, found 25 Hz"):
+    Place("start", "length").check(Stream("place", "place", 25.0, 0, 1, 3), {})
+
+
+@pytest.mark.parametrize("start, code", [(0.0, 0), (12.0, 0), (14.0, 1), (35.0, 2), (50.0, 2)])
+def test_a_place_goes_from_the_beginning_of_the_piece_to_its_end(start, code):
+  """A piece of 60 s, of which the record begins at 6 s; the last span begins at 50 s."""
+  record = {"start": np.float32(6.0), "length": np.float32(66.0)}
+  assert make(Place("start", "length"), (0, 1, 3), record, start) == [[code]]
+
+
+def test_conditions_are_functions_of_time():
+  one, other = np.full((2, 1, 3), 1), np.full((2, 1, 3), 2)
+  assert conditions.constant(one)(7.0, 1.0) is one
+  story = conditions.stepwise([(0.0, one), (10.0, other)])
+  assert [story(start, 8.0) is other for start in (0.0, 5.0, 6.0, 30.0)] == [
+    False,
+    False,
+    True,
+    True,
+  ]
+  codes = np.arange(100).reshape(1, 100, 1)
+  melody = conditions.sliced(codes, 25.0)
+  np.testing.assert_array_equal(melody(2.0, 0.12)[0, :, 0], [50, 51, 52])
+  assert melody(3.9, 1.0).shape == (1, 2, 1)  # it ends
+  for times in ([], [1.0], [0.0, 5.0, 5.0]):
+    with pytest.raises(ValueError, match="times that begin at 0 and rise"):
+      conditions.stepwise([(time, one) for time in times])
