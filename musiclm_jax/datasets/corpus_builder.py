@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from musiclm_jax.datasets import captions, corpus_clips, parallel_build, scores, soundfonts
+from musiclm_jax.ranges import PositiveInt, Seed
 
 SPLITS = ("train", "validation", "test", "combinations")
 VOCAB_SIZE = 1000
@@ -121,7 +122,7 @@ def split_jobs(config: RenderedConfig, split: str, soundfont: str) -> list[corpu
 
 
 def prepare(
-  data_dir: str, size: str, *, seed: int, workers: int, soundfont: str = ""
+  data_dir: str, size: str, *, seed: Seed, workers: PositiveInt, soundfont: str = ""
 ) -> pathlib.Path:
   """Directory of the corpus, built if it is not there, with the text model `captions.model` in
   `data_dir`.

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from musiclm_jax import checkpointing
 from musiclm_jax.datasets import audio_folder, parallel_build
 from musiclm_jax.datasets.captions import train_text_model
+from musiclm_jax.ranges import Fraction, PositiveFloat, PositiveInt
 
 
 class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -75,11 +76,11 @@ def prepare(
   data_dir: str,
   captions: str,
   convert: bool,
-  clip_seconds: float,
-  sample_rate: int,
-  shares: tuple[float, ...],
-  vocab_size: int,
-  workers: int,
+  clip_seconds: PositiveFloat,
+  sample_rate: PositiveInt,
+  shares: tuple[Fraction, ...],
+  vocab_size: PositiveInt,
+  workers: PositiveInt,
 ) -> pathlib.Path:
   """Directory of the data set of a folder, data_dir/folder/1.0.0, built if it is not there.
 

@@ -16,6 +16,7 @@ import soundfile
 from musiclm_jax import audio
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.ranges import PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.soundstream import log_mel_distance, si_snr
 
 _MEASURES = ("log_mel", "si_snr", "stft")
@@ -67,11 +68,11 @@ class Codec:
   Codebook use is that of the token shards of all clips.
   """
 
-  clips: int
-  seconds: float
-  levels: tuple[int, ...]
-  opus_kbps: tuple[float, ...]
-  batch_size: int
+  clips: PositiveInt
+  seconds: PositiveFloat
+  levels: tuple[PositiveInt, ...]
+  opus_kbps: tuple[PositiveFloat, ...]
+  batch_size: PositiveInt
 
   name = "codec"
   parts = ("soundstream",)

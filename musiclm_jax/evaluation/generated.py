@@ -14,6 +14,7 @@ from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_spli
 from musiclm_jax.evaluation.retrieval import text_rows
 from musiclm_jax.lm.generation import Composer
 from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 _CLIPPED = 0.999  # a sample at least this loud
 
@@ -51,13 +52,13 @@ class Generation:
   """
 
   samplings: tuple[Sampling, ...]
-  num_prompts: int
-  num_shown: int
-  seconds: float
-  train_clips: int
-  permutations: int
-  batch_size: int
-  seed: int
+  num_prompts: PositiveInt
+  num_shown: NonNegativeInt
+  seconds: PositiveFloat
+  train_clips: PositiveInt
+  permutations: NonNegativeInt
+  batch_size: PositiveInt
+  seed: Seed
 
   name = "generation"
   parts = ("soundstream", "mulan", "bundle")

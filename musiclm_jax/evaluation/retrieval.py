@@ -10,6 +10,7 @@ from musiclm_jax.evaluation import metrics
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.humming import hum
 from musiclm_jax.export import bundle as bundles
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.text import Tokenizer
 
 
@@ -33,7 +34,7 @@ def clip_embeddings(held_out: HeldOut) -> np.ndarray:
 class MuLan:
   """Text to audio and audio to text over all held-out clips, and the codes of both sides."""
 
-  batch_size: int
+  batch_size: PositiveInt
 
   name = "mulan"
   parts = ("mulan", "mulan_rvq", "bundle")
@@ -99,7 +100,7 @@ class Melody:
   """
 
   hums: dict[str, tuple[float, int]]
-  batch_size: int
+  batch_size: PositiveInt
 
   name = "melody"
   parts = ("melody",)

@@ -11,6 +11,7 @@ import numpy as np
 
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.evaluation.held_out import HeldOut
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +24,11 @@ class W2vBert:
   are.
   """
 
-  clips: int
-  seconds: float
-  shuffles: int
-  batch_size: int
-  seed: int
+  clips: PositiveInt
+  seconds: PositiveFloat
+  shuffles: NonNegativeInt
+  batch_size: PositiveInt
+  seed: Seed
 
   name = "w2v_bert"
   parts = ("w2v_bert", "kmeans")

@@ -12,6 +12,7 @@ import shutil
 import sys
 
 from musiclm_jax import checkpointing
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.text import file_name
 
 _FORMAT = 2
@@ -23,7 +24,7 @@ class Text:
   tokens it reads."""
 
   model: str
-  length: int
+  length: PositiveInt
 
 
 def export(
@@ -32,7 +33,7 @@ def export(
   stages: tuple[str, ...],
   tokenizers: dict[str, str],
   text: Text,
-  sample_rate: int,
+  sample_rate: PositiveInt,
   to: str,
 ) -> None:
   """Writes a bundle, whole or not at all.

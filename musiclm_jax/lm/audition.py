@@ -10,6 +10,7 @@ from musiclm_jax import partitioning
 from musiclm_jax.lm.generate import read_prompts
 from musiclm_jax.lm.generation import Composer
 from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, Seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,11 @@ class SampleGeneration:
   The parts of `bundle` make it, the model that trains in the place of its own.
   """
 
-  period: int
+  period: NonNegativeInt
   bundle: str
   prompts: str
-  seconds: float
-  seed: int
+  seconds: PositiveFloat
+  seed: Seed
   samplings: tuple[Sampling, ...]
 
   def due(self, step: int) -> bool:

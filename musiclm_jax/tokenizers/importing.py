@@ -11,6 +11,7 @@ import re
 import sys
 
 from musiclm_jax import checkpointing
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 from musiclm_jax.tokenizers import conversion
 from musiclm_jax.tokenizers.pretrained import Codec, Encoder, Joint, libraries
 
@@ -67,8 +68,8 @@ def import_checkpoint(
   *,
   source: str,
   model_dir: str,
-  sample_rate: int,
-  levels: int,
+  sample_rate: PositiveInt,
+  levels: NonNegativeInt,
   licence: str,
   accept_noncommercial: bool,
 ) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from musiclm_jax import audio
 from musiclm_jax.layers import normal, unit
+from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.towers import SpectrogramTransformer
 
 _FAR = 1e9
@@ -24,12 +25,12 @@ class LogPitch:
   meet in the middle. window and hop are samples.
   """
 
-  sample_rate: int
-  window: int
-  hop: int
-  num_bins: int
-  bins_per_octave: int
-  fmin: float
+  sample_rate: PositiveInt
+  window: PositiveInt
+  hop: PositiveInt
+  num_bins: PositiveInt
+  bins_per_octave: PositiveInt
+  fmin: PositiveFloat
 
   def filters(self) -> np.ndarray:
     """Weights [window // 2 + 1, num_bins] float32, each band's sum 1.
@@ -110,9 +111,9 @@ class MelodyEncoder(nn.Module):
 
   log_pitch: LogPitch
   tower: SpectrogramTransformer
-  embed_dim: int
-  margin: float
-  max_shift: int
+  embed_dim: PositiveInt
+  margin: NonNegativeFloat
+  max_shift: NonNegativeInt
 
   def setup(self):
     init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("embed", None))

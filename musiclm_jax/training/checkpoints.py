@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from musiclm_jax import checkpointing
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 from musiclm_jax.training.step import TrainState
 
 # Orbax writes metrics only where something ranks by them.
@@ -27,9 +28,9 @@ class CheckpointPolicy:
   `keep_period` steps (0: none), and the evaluated one whose metric `best` is the lowest ("": none).
   """
 
-  period: int
-  keep: int
-  keep_period: int
+  period: NonNegativeInt
+  keep: PositiveInt
+  keep_period: NonNegativeInt
   best: str
 
 
@@ -103,7 +104,9 @@ class Checkpoints:
     self._manager.close()
 
 
-def inspect(*, action: str, directory: str, step: int, out: str, json: bool) -> list[dict]:
+def inspect(
+  *, action: str, directory: str, step: NonNegativeInt, out: str, json: bool
+) -> list[dict]:
   """The checkpoints of a model directory, printed and given: `action` "ls"; "verify", which also
   reads every array and fails where one cannot be read or is not finite; or "part", which makes one,
   the newest, a part in the directory `out`, as the end of the training would. `step` means that of

@@ -19,6 +19,7 @@ from jax.experimental import serialize_executable
 from musiclm_jax import checkpointing, partitioning
 from musiclm_jax.layers import with_field
 from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.training import flops, hardware, topologies
 from musiclm_jax.training.collectives import collectives
 from musiclm_jax.training.step import Program, TrainConfig
@@ -35,7 +36,7 @@ def compile(
   *,
   config: TrainConfig,
   examples,
-  batch_size: int,
+  batch_size: PositiveInt,
   topology: str,
   search: bool,
   decode: bool,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import jax
 
+from musiclm_jax.ranges import NonNegativeInt
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -15,7 +17,7 @@ class Limits:
   healthy, what is wrong below it).
   """
 
-  skipped: int
+  skipped: NonNegativeInt
   floors: dict[str, tuple[float, str]]
 
 

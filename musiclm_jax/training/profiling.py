@@ -6,6 +6,8 @@ import signal
 
 import jax
 
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -13,8 +15,8 @@ class Window:
   SIGUSR1.
   """
 
-  first: int
-  count: int
+  first: NonNegativeInt
+  count: PositiveInt
 
 
 class Profiler:

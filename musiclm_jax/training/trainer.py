@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from musiclm_jax import checkpointing, partitioning
 from musiclm_jax.lm.audition import SampleGeneration
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 from musiclm_jax.training import flops, hardware, preflight, progress
 from musiclm_jax.training.checkpoints import CheckpointPolicy, Checkpoints
 from musiclm_jax.training.health import Health, Limits
@@ -42,9 +43,9 @@ class Logging:
 class Steps:
   """How many steps a run has, and every how many it logs and evaluates (0: only at the end)."""
 
-  total: int
-  log: int
-  evaluate: int
+  total: PositiveInt
+  log: NonNegativeInt
+  evaluate: NonNegativeInt
 
 
 class _Watchers(NamedTuple):
