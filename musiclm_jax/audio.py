@@ -101,9 +101,9 @@ def check_writable(path: str) -> None:
   """Raises ValueError or OSError, naming it, where `write` could not write the file; makes its
   folder.
   """
-  _format(path)
   if pathlib.Path(path).is_dir():
     raise ValueError(f"{path}: wants the name of a file, this is a folder")
+  _format(path)
   folder = pathlib.Path(path).resolve().parent
   try:
     folder.mkdir(parents=True, exist_ok=True)
