@@ -153,9 +153,11 @@ def test_a_file_beside_the_including_one(studio, tmp_path):
 
 
 def test_the_gin_folder_comes_before_the_working_directory(studio, tmp_path):
-  (tmp_path / "shared.gin").write_text("nonsense\n")
+  own = tmp_path / "shared.gin"
+  own.write_text("nonsense\n")
   assert configuration.find("shared") == (studio / "gin/shared.gin").resolve()
-  assert configuration.find("./shared.gin") != tmp_path / "nowhere"
+  for name in ("./shared.gin", "./shared", f"../{tmp_path.name}/shared.gin", str(own)):
+    assert configuration.find(name) == own.resolve()
   assert configuration.find("size/tiny").name == "tiny.gin"
   assert configuration.find("size") is None
 
@@ -224,6 +226,28 @@ def test_parameters(studio):
   assert signatures.parameters("optax.adamw") is None
   with pytest.raises(LookupError, match="nearest train"):
     signatures.parameters("studio.jobs.trian")
+
+
+@pytest.mark.parametrize(
+  ("kind", "good", "bad"),
+  [
+    (ranges.PositiveInt, (1, 2**70), (0, -1, 1.0, True, "1", None)),
+    (ranges.NonNegativeInt, (0, 1), (-1, 0.0, False)),
+    (ranges.Seed, (0, 2**63 - 1), (-1, 2**63)),
+    (ranges.PositiveFloat, (1, 1e-9), (0, 0.0, -1.0, float("inf"), float("nan"))),
+    (ranges.NonNegativeFloat, (0, 0.0), (-1e-9, float("nan"))),
+    (ranges.Fraction, (0, 1, 0.5), (1.1, -0.1)),
+    (ranges.PositiveInt | None, (None, 1), (0,)),
+    (tuple[ranges.PositiveInt, ...], ((), (1, 2), [3]), ((0,), 1, (1, "x"))),
+    (tuple[float, str], ((1, "x"),), ((1,), ("x", 1), (1, "x", 2))),
+    (dict[str, float], ({"a": 1},), ({"a": "b"}, ())),
+    (object, (1, "x", None), ()),
+  ],
+)
+def test_what_fits_a_type(kind, good, bad):
+  assert all(ranges.fits(value, kind) for value in good)
+  assert not any(ranges.fits(value, kind) for value in bad)
+  assert ranges.fits(configuration.Macro("X"), kind) and "typing" not in ranges.describe(kind)
 
 
 def test_nearest():
