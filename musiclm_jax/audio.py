@@ -33,7 +33,7 @@ def header(path: str) -> tuple[int, int, int]:
 def read(path: str, sample_rate: int) -> np.ndarray:
   """The mono waveform [samples] float32 of an audio file that is already at `sample_rate` Hz.
 
-  Nothing is converted behind the caller's back. Raises ValueError, naming the file, where it is
+  Nothing is converted. Raises ValueError, naming the file, where it is
   missing, is not audio, is empty, has another rate or more than one channel, holds NaN or infinity,
   or is silent.
   """
@@ -62,7 +62,7 @@ def _samples(path: str) -> tuple[np.ndarray, int]:
 
 
 def _decoded(function, path: str, **options):
-  """What a function of soundfile says of a file, where libsndfile can read it."""
+  """The result of a function of soundfile for a file that libsndfile can read."""
   import soundfile
 
   if not pathlib.Path(path).is_file():
@@ -76,7 +76,7 @@ def _decoded(function, path: str, **options):
 
 
 def _sound(path: str, waveform: np.ndarray) -> np.ndarray:
-  """The waveform [samples] itself, where something can be heard."""
+  """The waveform [samples] itself, checked to be audible."""
   if not waveform.size:
     raise ValueError(f"{path}: wanted audio, found 0 samples")
   if not np.isfinite(waveform).all():

@@ -3,7 +3,7 @@
 A verb is a file gin/run/VERB.gin, `--NAME=VALUE` sets a gin macro, and main.run calls the job that
 the verb's file binds. Every error is one line on stderr and an exit code: 2 for files and flags
 (before anything heavy is imported), 1 for what the job finds, 130 for an interrupt, 70 for a fault
-of the program or the machine, which another start may not meet. `--debug` shows the traceback.
+of the program or the machine, after which a restart may succeed. `--debug` shows the traceback.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from musiclm_jax.configuration import Configuration, ConfigurationError
 from musiclm_jax.signatures import nearest
 from musiclm_jax.training import hardware
 
-# The operating system's errors that another start may not meet again.
+# The operating system's errors after which a restart may succeed.
 _DISK_FULL = ("ENOSPC", "EDQUOT")
 _MACHINE = (*_DISK_FULL, "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EBUSY", "ESTALE")
 _MACHINE += ("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH")
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
   try:
     _command(argv)
     sys.stdout.flush()
-  except BrokenPipeError:  # who reads stdout has seen enough
+  except BrokenPipeError:  # the reader of stdout has closed it: `musiclm ... | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   except (KeyboardInterrupt, ValueError, OSError, RuntimeError) as error:
@@ -79,8 +79,8 @@ def main(argv: list[str]) -> int:
 
 
 def _is(names: tuple[str, ...], error: BaseException) -> bool:
-  """Whether a message has the text of one of these errors: gin's exceptions have lost its number,
-  and libraries raise others than OSError.
+  """Whether a message holds the text of one of these errors. Not by number: exceptions that passed
+  gin have none, and libraries raise other types than OSError.
   """
   return any(os.strerror(getattr(errno, name)) in str(error) for name in names)
 
@@ -109,8 +109,9 @@ def parse(argv: list[str]) -> tuple[list[str], list[str], dict[str, tuple[str, s
     else:
       value = value if equals else next(arguments, "--")
       if not equals and value.startswith("--"):
-        close = nearest(flag, _SWITCHES) if flag[2] in "jdh" else ""
-        raise ConfigurationError(flag, f"a value is missing: {flag}=...{close}")
+        close = nearest(flag, _SWITCHES)
+        hint = close if "nearest" in close else ""
+        raise ConfigurationError(flag, f"a value is missing: {flag}=...{hint}")
       if flag == "--gin_file":
         files.append(value)
         continue
@@ -178,12 +179,12 @@ def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configura
 
 
 def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
-  """Quietens absl and TensorFlow, and joins the other processes of the job if there are any."""
+  """Silences absl and TensorFlow, and joins the other processes of the job if there are any."""
   absl.logging.set_verbosity(absl.logging.ERROR)
   hardware.disable_tpu_probe()
   if not joining:
-    # TensorFlow calls a missing GPU an error. XLA reads this too: runs of several processes, which
-    # fail in ways that only its log tells, keep theirs.
+    # TensorFlow logs a missing GPU as an error. XLA reads this variable too: runs of several
+    # processes keep its log, which is the only trace of some of their failures.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   join = config.macro("JOIN")
   processes.join(joining, detect=join is not None and join.value)
@@ -191,7 +192,7 @@ def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-  """Drops what is written to file descriptor 2: TensorFlow greets there before it has a log."""
+  """Drops what is written to file descriptor 2, as TensorFlow does before its log level is read."""
   kept = os.dup(2)
   with open(os.devnull, "w") as nowhere:
     os.dup2(nowhere.fileno(), 2)
@@ -203,7 +204,7 @@ def _quiet():
 
 
 def _import(config: Configuration) -> None:
-  """Imports what the files import, before gin does: so that an error shows where it was wanted."""
+  """Imports what the files import, before gin does, so that an error names the importing line."""
   for module, place in config.modules.items():
     try:
       importlib.import_module(module)
