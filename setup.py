@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
   name="musiclm_jax",
-  version="0.1.0",
+  version="0.2.0",
   description="The open JAX/Flax stack that trains and runs MusicLM, from raw audio to music.",
   license="Apache-2.0",
   python_requires=">=3.11,<3.13",
@@ -26,6 +26,7 @@ setup(
     "orbax-checkpoint>=0.12.8,<0.13",
     "packaging>=24",
     "pretty-midi>=0.2.10,<0.3",
+    "pyyaml>=6,<7",
     "safetensors>=0.4,<1",
     "scikit-learn>=1.5,<2",
     "scipy>=1.14,<2",

@@ -1,13 +1,12 @@
-"""Prints as JSON how fast tokenizers are: hours of audio in an hour on one core.
+"""Prints as JSON how fast tokenizers are: hours of audio per hour on one core.
 
 python benchmarks/extract.py PART[@SECONDS] ... [--layer=0] [--clips=8]: every PART, a finished or
-imported model directory, runs over the same noise at its own sample rate, as `musiclm extract` runs
-it, codecs back to sound too. Clips have 10 s, or the SECONDS of the windows that a part reads.
-Compilation is not counted. Cores are those the process may use.
+imported model directory, encodes the same noise at its own sample rate, as in `musiclm extract`;
+codecs also decode. Clips are 10 s long, or SECONDS, the windows that a part reads. Compilation is
+not counted. The number of cores is that which the process may use.
 """
 
 import argparse
-import inspect
 import json
 import os
 import pathlib
@@ -17,41 +16,35 @@ import time
 import jax
 import numpy as np
 
-from musiclm_jax.tokenizers import frozen
+from musiclm_jax.tokenizers import frozen, protocols
 
-_METHODS = ("encode", "embed", "embed_audio")  # of codecs, of encoders, of MuLan
-_RATE = 24000  # of parts that do not name theirs
+_METHODS = ("encode", "embed", "embed_audio")  # codecs, encoders, MuLan
+_RATE = 24000  # where a part does not give its own
 _SECONDS = 10.0
 
 
 def measure(part: str, layer: int, clips: int) -> dict[str, float | str]:
-  """{part, seconds of a clip, method, hours of audio per hour and core; decoded too by a codec}."""
+  """{part, seconds, method, hours_per_core_hour}; for codecs also decoded_hours_per_core_hour."""
   directory, _, seconds = part.partition("@")
   seconds = float(seconds or _SECONDS)
   part = frozen.load(directory)
-  method = next(name for name in _METHODS if hasattr(part.module, name))
-  static = {"layer": layer} if takes_layer(part.module) else {}
-  rate = getattr(part.module, "sample_rate", _RATE)
+  method = next(iter(part.module.methods))
+  static = {"layer": layer} if isinstance(part.module, protocols.FrameEncoder) else {}
+  rate = part.module.sample_rate
   rng = np.random.default_rng(0)
   waveform = rng.normal(0, 0.1, (clips, round(seconds * rate))).astype(np.float32)
   codes, speed = timed(lambda: part(method, waveform, **static), clips * seconds)
   name = pathlib.Path(directory).name
   result = {"part": name, "seconds": seconds, "method": method, "hours_per_core_hour": speed}
-  if hasattr(part.module, "decode"):
+  if "decode" in part.module.methods:
     _, result["decoded_hours_per_core_hour"] = timed(
       lambda: part("decode", np.asarray(codes)), clips * seconds
     )
   return result
 
 
-def takes_layer(module) -> bool:
-  """Whether the encoder has layers to choose from."""
-  embed = getattr(module, "embed", None)
-  return embed is not None and "layer" in inspect.signature(embed).parameters
-
-
 def timed(run, audio_seconds: float) -> tuple[object, float]:
-  """(result, seconds of audio per second and core): the best of three runs behind a first."""
+  """(result, seconds of audio per second and core): the best of three runs after a first one."""
   result = jax.block_until_ready(run())
   times = []
   for _ in range(3):
@@ -62,7 +55,7 @@ def timed(run, audio_seconds: float) -> tuple[object, float]:
 
 
 def main() -> None:
-  """Measures every part and prints."""
+  """Measures every part and prints the results."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("parts", nargs="+")
   parser.add_argument("--layer", type=int, default=0)

@@ -44,6 +44,26 @@ def check(configuration: Configuration) -> None:
       _check_calls(binding, last.values())
 
 
+def action(configuration: Configuration) -> str:
+  """Which of several jobs runs: the value of main.run.action, "" without one."""
+  source = configuration.source(configuration.last().get(("", ENTRY, "action")))
+  return source.value if source else ""
+
+
+def choose_job(configuration: Configuration) -> None:
+  """Of several jobs, `main.run.job = {"ACTION": @job, ...}`, keeps that of main.run.action.
+
+  Raises ConfigurationError, with the nearest actions, where it is none of them.
+  """
+  job, name = configuration.last().get(("", ENTRY, "job")), action(configuration)
+  if job is None or not isinstance(job.value, dict):
+    return
+  if name not in job.value:
+    wanted = f"no action {name!r}" if name else "an action is missing"
+    raise ConfigurationError(job.place, f"{wanted}{nearest(str(name), job.value)}")
+  configuration.replace(job, job.value[name])
+
+
 def _check_name(binding: Binding) -> None:
   known = signatures.parameters(binding.target)
   if binding.target and known is not None and binding.name not in known:
@@ -78,8 +98,7 @@ def _check_value(configuration: Configuration, binding: Binding) -> None:
   if binding.name.endswith(_FOLDERS) and re.match(r"\w+://", str(binding.value)):
     wanted = f"wants a path of the file system, mounted where it is far; got {binding.value!r}"
     raise ConfigurationError(binding.place, wanted)
-  while binding and isinstance(binding.value, Macro):
-    binding = configuration.macro(binding.value)
+  binding = configuration.source(binding)
   if binding and not ranges.fits(binding.value, kind):
     hint = f"; as a string, \"'{binding.value}'\"" if kind is str else ""
     got = f"{ranges.describe(kind)}, got {binding.value!r}{hint}"

@@ -245,6 +245,18 @@ class Configuration:
     """The binding of a macro, None where there is none."""
     return self.last().get(("", "", name))
 
+  def source(self, binding: Binding | None) -> Binding | None:
+    """The binding that gives a binding its value by way of macros, None where a macro has none."""
+    while binding and isinstance(binding.value, Macro):
+      binding = self.macro(binding.value)
+    return binding
+
+  def replace(self, binding: Binding, value) -> None:
+    """Binds the same parameter to one of the parts of its value."""
+    *imports, statement = binding.text.split("\n")
+    text = "\n".join([*imports, f"{statement.partition(' = ')[0]} = {value!r}"])
+    self.bindings.append(binding._replace(value=value, text=text))
+
   def leaves(self, kind) -> list:
     """The macros or references in the values of all bindings."""
     return [x for each in self.bindings for x in leaves(each.value) if isinstance(x, kind)]

@@ -1,7 +1,7 @@
 """The whole of MusicLM as a list of commands: what `musiclm demo` runs, one after another.
 
-Every command is one that a user could type. An interrupted command continues where it stopped;
-finished commands are not run again.
+Every command is one that a user could type, and continues where it was stopped; those that have
+ended are not run again.
 """
 
 import gc
@@ -15,7 +15,7 @@ import time
 
 import jax
 
-from musiclm_jax import checkpointing
+from musiclm_jax import storage
 from musiclm_jax.ranges import NonNegativeFloat
 from musiclm_jax.training.progress import duration
 
@@ -30,9 +30,9 @@ def demo(
 ) -> None:
   """Runs `commands`, pairs of (expected minutes on 2 cores, command line of `musiclm`).
 
-  {dir} in a command is output_dir; `run` takes its words and returns an exit code. The seconds of
-  finished commands are in output_dir/progress.json. Raises ValueError if a command fails or the
-  disk is too small.
+  {dir} in a command is output_dir; `run` takes its words and gives an exit code. Seconds of the
+  commands that have ended stand in output_dir/progress.json. Raises ValueError where one fails, or
+  where the disk is too small.
   """
   path = pathlib.Path(output_dir, "progress.json")
   done = json.loads(path.read_text()) if path.exists() else {}
@@ -50,7 +50,7 @@ def demo(
     if run(shlex.split(command)) != 0:
       raise ValueError(f"stopped at: musiclm {command}")
     done[command] = round(time.perf_counter() - began, 1)
-    checkpointing.write_text(path, json.dumps(done, indent=1) + "\n")
+    storage.write_text(path, json.dumps(done, indent=1) + "\n")
     jax.clear_caches()  # the next model shares no program with this one
     gc.collect()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -59,7 +59,7 @@ def demo(
 
 
 def _plan(lines, left, output_dir: str, memory_gb: float, disk_gb: float) -> None:
-  """Prints the plan and its cost; raises ValueError if the disk is too small."""
+  """Says what will be done and what it takes."""
   minutes = sum(m for m, _ in left)
   pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
   free = shutil.disk_usage(output_dir).free / 2**30

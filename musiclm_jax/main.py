@@ -33,7 +33,7 @@ _MACHINE += ("ENETDOWN", "ETIMEDOUT", "ENODEV", "EREMOTEIO")
 _SWITCHES = ("--json", "--debug", "--help", "-h")
 
 
-def run(job):
+def run(job, action: str = ""):  # of several jobs, {action: job}, `checks.choose_job` takes one
   """What job() returns; a job with an argument config_text gets the whole configuration in it."""
   wants = "config_text" in inspect.signature(job).parameters
   return job(config_text=gin.config_str()) if wants else job()
@@ -144,7 +144,10 @@ def _command(argv: list[str]) -> None:
     config.add_flag(f"--{name}", name, repr(text))
   for key, (flag, value) in flags.items():
     config.add_flag(flag, key, value)
-  if switches & {"--help", "-h"}:
+  helping = bool(switches & {"--help", "-h"})
+  if not helping or checks.action(config):
+    checks.choose_job(config)
+  if helping:
     print(_describe(verb, verbs[verb], config))
     return
   checks.check(config)
@@ -180,7 +183,7 @@ def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configura
 
 def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
   """Silences absl and TensorFlow, and joins the other processes of the job if there are any."""
-  absl.logging.set_verbosity(absl.logging.ERROR)
+  absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax raises what it logs as errors
   hardware.disable_tpu_probe()
   if not joining:
     # TensorFlow logs a missing GPU as an error. XLA reads this variable too: runs of several

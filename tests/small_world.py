@@ -8,13 +8,15 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.attention import RelativeBias
 from musiclm_jax.datasets import captions
 from musiclm_jax.encoder import Encoder
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.export import bundle
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokenizers import (
   conformer,
   convolutions,
@@ -33,7 +35,7 @@ from tests.records import write_records
 
 RATE, SECONDS, CODES = 24000, 2.0, 8
 STREAMS = {
-  "mulan": Stream("mulan", "mulan", 0.0, 0, 2, CODES),
+  "mulan": Stream("mulan", "mulan", 0.0, 0, 2, CODES, MeanQuantized("mulan_rvq")),
   "semantic": Stream("semantic", "semantic", 25.0, 0, 1, CODES),
   "coarse": Stream("coarse", "acoustic", 50.0, 0, 2, CODES),
   "fine": Stream("fine", "acoustic", 50.0, 2, 1, CODES),
@@ -57,7 +59,7 @@ def encoder(norm_first: bool):
 
 
 def residual(levels: int, dim: int):
-  return quantizers.ResidualQuantizer(levels, CODES, dim, 0.9, 0.1, 2, False)
+  return quantizers.ResidualQuantizer(levels, CODES, dim, 0.9, 0.1, None, 2, False)
 
 
 def codec():
@@ -91,7 +93,7 @@ def self_supervised():
     contrastive=stack,
     masked=stack.clone(),
     targets=targets.Clusters(
-      quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, 2, False), 4, "float32"
+      quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, None, 2, False), 4, "float32"
     ),
     start_rate=0.1,
     span=5,
@@ -130,12 +132,12 @@ def write_part(directory: pathlib.Path, module, batch: dict, provenance: dict) -
   shapes = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), batch, train=False)))
   draw = np.random.default_rng(0).normal
   variables = jax.tree.map(lambda x: (0.3 * draw(size=x.shape)).astype(x.dtype), dict(shapes))
-  checkpointing.describe_run(directory, module, provenance)
-  checkpointing.write_weights(directory, variables)
+  part_files.describe_run(directory, module, provenance)
+  part_files.write_weights(directory, variables)
   lines = [dict(step=s, split="train", loss=3.0 / s, chance=3.0) for s in (1, 2, 3)]
   lines.append(dict(step=3, split="eval", loss=1.5, chance=3.0))
   (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-  return checkpointing.fingerprint(directory)
+  return part_files.fingerprint(directory)
 
 
 def tone(index: int) -> dict:
@@ -204,6 +206,15 @@ TOKEN_FEATURES = {
 }
 
 
+WINDOWS = {"window_seconds": 1.0, "hop_seconds": 1.0}
+ENTRIES = {
+  "acoustic": {"width": 3, "codebook_size": CODES, "frame_rate": 50.0},
+  "semantic": {"width": 1, "codebook_size": CODES, "frame_rate": 25.0},
+  "melody": {"width": 2, "codebook_size": CODES, **WINDOWS},
+  "mulan": {"width": 6, **WINDOWS},
+}
+
+
 def build(root: pathlib.Path) -> dict[str, str]:
   """Directories of all that an evaluation takes: {runs_dir, data_dir, tokens_dir, bundle}."""
   runs = root / "runs"
@@ -212,7 +223,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
   captions.train_text_model([c["caption"] for c in train + test], root / "text.model", 300)
   wave = {"waveform": np.zeros((2, 7200), np.float32)}
   nothing = {"sources": {}, "parts": {}}
-  read = nothing | {"parts": {"text.model": checkpointing.fingerprint(root / "text.model")}}
+  read = nothing | {"parts": {"text_model": part_files.fingerprint(root / "text.model")}}
   prints = {
     "soundstream": write_part(runs / "soundstream", codec(), wave, nothing),
     "w2v_bert": write_part(runs / "w2v_bert", self_supervised(), wave, nothing),
@@ -247,15 +258,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
   manifest = {
     "sample_rate": RATE,
     "records": {"train": len(train), "test": len(test)},
-    "sources": {
-      name: entry
-      | {
-        "codebook_size": CODES,
-        "frame_rate": 25.0 if name == "semantic" else 50.0,
-        "window_seconds": 1.0 if name in ("mulan", "melody") else 0.0,
-      }
-      for name, entry in sources.items()
-    },
+    "sources": {name: entry | ENTRIES[name] for name, entry in sources.items()},
   }
   (root / "tokens" / "manifest.json").write_text(json.dumps(manifest))
   bundle.export(
@@ -263,6 +266,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
     stages=tuple(str(runs / stage.name) for stage in STAGES),
     tokenizers={n: str(runs / n) for n in ("soundstream", "mulan", "mulan_rvq")},
     text=bundle.Text(str(root / "text.model"), 16),
+    samplings=tuple(Sampling(stage.name, 1.0, 0.0, 1.0) for stage in STAGES),
     sample_rate=RATE,
     to="bundle",
   )

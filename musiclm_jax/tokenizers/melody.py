@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.layers import normal, unit
 from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.towers import SpectrogramTransformer
 
 _FAR = 1e9
@@ -57,9 +58,9 @@ class LogPitch:
     """
     if waveform.shape[-1] < self.window:
       raise ValueError(f"wanted {self.window} samples or more, found {waveform.shape[-1]}")
-    spectrum = audio.stft(waveform, window=self.window, hop=self.hop)
+    spectrum = spectrograms.stft(waveform, window=self.window, hop=self.hop)
     x = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-16) @ self.filters()
-    x = jnp.log(jnp.maximum(x, audio.LOG_FLOOR))
+    x = jnp.log(jnp.maximum(x, spectrograms.LOG_FLOOR))
     return x - x.mean(axis=(1, 2), keepdims=True)
 
 
@@ -114,6 +115,16 @@ class MelodyEncoder(nn.Module):
   embed_dim: PositiveInt
   margin: NonNegativeFloat
   max_shift: NonNegativeInt
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained melody encoder can do."""
+    return {"embed": (inputs.Waveform(),)}
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz of the waveforms."""
+    return self.log_pitch.sample_rate
 
   def setup(self):
     init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("embed", None))

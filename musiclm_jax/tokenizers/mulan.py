@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, normal, unit
 from musiclm_jax.partitioning import constrain
 from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.towers import TextTower
 
 
@@ -35,8 +36,8 @@ class LogMel:
     """
     if waveform.shape[-1] < self.window:
       raise ValueError(f"wanted {self.window} samples or more, found {waveform.shape[-1]}")
-    spectrogram = audio.log_mel(waveform, **dataclasses.asdict(self))
-    return 1 - 2 * spectrogram / math.log(audio.LOG_FLOOR)
+    spectrogram = spectrograms.log_mel(waveform, **dataclasses.asdict(self))
+    return 1 - 2 * spectrogram / math.log(spectrograms.LOG_FLOOR)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,26 @@ class MuLan(nn.Module):
   embed_dim: PositiveInt
   initial_temperature: PositiveFloat
   min_temperature: PositiveFloat
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained joint embedding can do."""
+    return {"embed_audio": (inputs.Waveform(),), "embed_text": (inputs.Tokens(self.vocab_size),)}
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz of the waveforms."""
+    return self.log_mel.sample_rate
+
+  @property
+  def vocab_size(self) -> int:
+    """How many ids a token of text may have."""
+    return self.text_tower.vocab_size
+
+  @property
+  def max_tokens(self) -> int:
+    """The most tokens of a text."""
+    return self.text_tower.max_length
 
   def setup(self):
     def dense():

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveInt
 from musiclm_jax.tokenizers import discriminators as adversaries
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.balancer import Balancer, WeightedSum
 from musiclm_jax.tokenizers.convolutions import Decoder, Encoder
 from musiclm_jax.tokenizers.discriminators import Discriminators
@@ -29,7 +30,7 @@ def spectral_loss(x, y, sample_rate: int):
   loss = 0.0
   for window in WINDOWS:
     mels = [_mel(waveform, sample_rate, window) for waveform in (x, y)]
-    logs = [jnp.log(jnp.maximum(mel, audio.LOG_FLOOR)) for mel in mels]
+    logs = [jnp.log(jnp.maximum(mel, spectrograms.LOG_FLOOR)) for mel in mels]
     squares = jnp.square(logs[0] - logs[1]).mean(axis=-1)
     # the gradient of the root is infinite at 0
     roots = jnp.sqrt(squares + 1e-8).mean()
@@ -45,7 +46,7 @@ def log_mel_distance(x, y, sample_rate: int):
   distances = []
   for window in WINDOWS:
     mels = [_mel(waveform, sample_rate, window) for waveform in (x, y)]
-    logs = [jnp.log(jnp.maximum(mel, audio.LOG_FLOOR)) for mel in mels]
+    logs = [jnp.log(jnp.maximum(mel, spectrograms.LOG_FLOOR)) for mel in mels]
     distances.append(jnp.abs(logs[0] - logs[1]).mean(axis=(1, 2)))
   return sum(distances) / len(distances)
 
@@ -61,7 +62,7 @@ def si_snr(target, estimate):
 
 
 def _mel(waveform, sample_rate, window):
-  return audio.mel(
+  return spectrograms.mel(
     waveform, sample_rate=sample_rate, window=window, hop=window // 4, num_mels=NUM_MELS
   )
 
@@ -94,9 +95,30 @@ class SoundStream(nn.Module):
   combine: WeightedSum | Balancer = WeightedSum()  # of codecs described before there was a choice
 
   @property
+  def methods(self) -> inputs.Methods:
+    """What a trained codec can do."""
+    codes = inputs.Codes(self.num_quantizers, self.codebook_size)
+    return {"encode": (inputs.Waveform(),), "decode": (codes,)}
+
+  @property
+  def hop(self) -> int:
+    """Samples in a frame."""
+    return self.encoder.hop
+
+  @property
   def frame_rate(self) -> float:
     """Frames of codes in a second."""
-    return self.sample_rate / self.encoder.hop
+    return self.sample_rate / self.hop
+
+  @property
+  def num_quantizers(self) -> int:
+    """Codes in a frame."""
+    return self.quantizer.num_quantizers
+
+  @property
+  def codebook_size(self) -> int:
+    """How many codes each level has."""
+    return self.quantizer.codebook_size
 
   def encode(self, waveform):
     """Codes [batch, ceil(samples / hop), num_quantizers] int32 of [batch, samples], zeros after its
@@ -152,7 +174,7 @@ class SoundStream(nn.Module):
     return loss, metrics | parts
 
   def _whole_frames(self, waveform):
-    return jnp.pad(waveform, ((0, 0), (0, -waveform.shape[1] % self.encoder.hop)))
+    return jnp.pad(waveform, ((0, 0), (0, -waveform.shape[1] % self.hop)))
 
   def _losses(self, x, y, train: bool):
     """The losses of an output, a function of [batch, samples] to {name: scalar}, and the
@@ -177,7 +199,7 @@ class SoundStream(nn.Module):
       distance = jnp.abs(x - output).mean()
       return {
         "reconstruction": spectral_loss(x, output, self.sample_rate),
-        "waveform": distance / (jnp.abs(x).mean() + audio.LOG_FLOOR),
+        "waveform": distance / (jnp.abs(x).mean() + spectrograms.LOG_FLOOR),
         "adversarial": adversaries.adversarial_loss(judged),
         "features": adversaries.feature_loss(real, judged),
       }

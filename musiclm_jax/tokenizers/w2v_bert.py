@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, norm, normal, unit
 from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.conformer import Conformer
 from musiclm_jax.tokenizers.quantizer import perplexity
 from musiclm_jax.tokenizers.targets import Clusters, Learned
@@ -75,14 +76,14 @@ class FrontEnd(nn.Module):
       raise ValueError(f"wanted a waveform of {stride} samples or more, found {waveform.shape[1]}")
     pad = self.window - self.hop  # half on each side, so that there are samples / hop mel frames
     waveform = jnp.pad(waveform[:, : frames * stride], ((0, 0), (pad // 2, pad - pad // 2)))
-    x = audio.log_mel(
+    x = spectrograms.log_mel(
       waveform,
       sample_rate=self.sample_rate,
       window=self.window,
       hop=self.hop,
       num_mels=self.num_mels,
     )
-    return 1 - 2 * x.reshape(x.shape[0], frames, -1) / math.log(audio.LOG_FLOOR)
+    return 1 - 2 * x.reshape(x.shape[0], frames, -1) / math.log(spectrograms.LOG_FLOOR)
 
   @nn.compact
   def __call__(self, spectrogram: jax.Array) -> jax.Array:
@@ -129,6 +130,21 @@ class W2vBert(nn.Module):
   contrastive_weight: NonNegativeFloat
   diversity_weight: NonNegativeFloat
   masked_weight: NonNegativeFloat
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained encoder can do; `embed` takes the layer too."""
+    return {"embed": (inputs.Waveform(),)}
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz of the waveforms."""
+    return self.front_end.sample_rate
+
+  @property
+  def num_layers(self) -> int:
+    """Layers that `embed` can give, besides layer 0."""
+    return self.masked.num_layers
 
   def setup(self):
     if self.contrastive is self.masked:
