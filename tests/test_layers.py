@@ -23,6 +23,7 @@ LAYERS = (
     "partitioning",
     "layers",
     "ranges",
+    "seeds",
     "storage",
     "licence_terms",
     "old_names",

@@ -15,6 +15,7 @@ import numpy as np
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.lm.conditions import Condition, constant, sliced
 from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import sequence
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers import frozen, protocols
@@ -45,7 +46,7 @@ class Composer:
     for stage in self.stages:
       if stage.module.stage.name not in self.settings:
         raise ValueError(f"stage {stage.module.stage.name} of {bundle} has no sampling settings")
-    self._tokenizer = Tokenizer(description["text_model"])
+    self.tokenizer = Tokenizer(description["text_model"])
     self._text_length = description["text_length"]
 
   @property
@@ -76,9 +77,9 @@ class Composer:
   def text_codes(self, prompts: list[str]) -> np.ndarray:
     """MuLan codes [batch, 1, num_quantizers] of texts. Raises ValueError for an empty one."""
     for prompt in prompts:
-      if not self._tokenizer.encode(prompt):
+      if not self.tokenizer.encode(prompt):
         raise ValueError(f"the prompt is empty: {prompt!r}")
-    rows = self._tokenizer.fitted(prompts, self._text_length)
+    rows = self.tokenizer.fitted(prompts, self._text_length)
     embeddings = self.parts["mulan"]("embed_text", rows)
     return np.asarray(self.parts["mulan_rvq"]("encode", embeddings[:, None]))
 
@@ -183,7 +184,7 @@ class Composer:
 
 def prompt_keys(prompts: list[str], seed: int) -> jax.Array:
   """One random key [batch] per prompt, from the seed, the text and how often it came before."""
-  key = jax.random.key(seed)
+  key = random_key(seed)
   rows = []
   for index, prompt in enumerate(prompts):
     take = prompts[:index].count(prompt)

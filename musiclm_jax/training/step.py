@@ -16,6 +16,8 @@ import optax
 from jax.sharding import Mesh
 
 from musiclm_jax import partitioning
+from musiclm_jax.ranges import PositiveInt, Seed
+from musiclm_jax.seeds import random_key
 
 # {name: (sum, weight)}: their quotient is the metric, and sums can be added.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -44,7 +46,7 @@ class TrainState:
 
 def init_state(model: nn.Module, optimizer, batch: dict, seed: int) -> TrainState:
   """The state of step 0, parameters still boxed with their axis names."""
-  variables = dict(model.init(jax.random.key(seed), batch, train=False))
+  variables = dict(model.init(random_key(seed), batch, train=False))
   params = variables.pop("params", {})
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -110,7 +112,7 @@ def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainS
   rows are independent, the update is that of the whole batch. Where the loss or the gradient is not
   finite the step changes only its number, and of the metrics only "skipped" has a weight.
   """
-  rng = jax.random.fold_in(jax.random.key(seed), state.step)
+  rng = jax.random.fold_in(random_key(seed), state.step)
   grad = jax.value_and_grad(functools.partial(loss_and_updates, model), has_aux=True)
 
   def part(carry, inputs):
@@ -258,7 +260,7 @@ class Program:
   @functools.cached_property
   def eval_step(self):
     """The compiled (variables, batch) to metrics, without dropout."""
-    rngs = {"dropout": jax.random.key(self.seed)}
+    rngs = {"dropout": random_key(self.seed)}
     return self._jit(lambda v, batch: self.model.apply(v, batch, train=False, rngs=rngs)[1])
 
   def _jit(self, function, **words):
@@ -280,8 +282,8 @@ class TrainConfig:
   model: nn.Module
   optimizer: optax.GradientTransformation
   mesh_shape: partitioning.MeshShape
-  num_microbatches: int
-  seed: int
+  num_microbatches: PositiveInt
+  seed: Seed
 
   def program(self, shapes: dict[str, jax.ShapeDtypeStruct], devices=None) -> Program:
     """The program of global batches of these shapes, over all devices or those given."""
