@@ -16,11 +16,17 @@ import time
 import jax
 
 from musiclm_jax import storage
+from musiclm_jax.ranges import NonNegativeFloat
 from musiclm_jax.training.progress import duration
 
 
 def demo(
-  *, run, commands: tuple[tuple[float, str], ...], output_dir: str, memory_gb: float, disk_gb: float
+  *,
+  run,
+  commands: tuple[tuple[float, str], ...],
+  output_dir: str,
+  memory_gb: NonNegativeFloat,
+  disk_gb: NonNegativeFloat,
 ) -> None:
   """Runs `commands`, pairs of (expected minutes on 2 cores, command line of `musiclm`).
 

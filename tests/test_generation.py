@@ -6,6 +6,7 @@ import math
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -13,10 +14,11 @@ import soundfile
 from musiclm_jax import storage
 from musiclm_jax.evaluation import retrieval
 from musiclm_jax.lm.conditions import constant
-from musiclm_jax.lm.generate import generate
+from musiclm_jax.lm.generate import generate, read_prompts
 from musiclm_jax.lm.generation import Composer, prompt_keys
 from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.seeds import random_key
 from musiclm_jax.tokens import Stage, flatten, unflatten
 from tests import bundles, test_text
 
@@ -129,10 +131,10 @@ def write(bundle, out, **changes):
   return generate(bundle=bundle, out=str(out), changes=Changes(), **settings)
 
 
-def test_generate_writes_wav_files(bundle, tmp_path):
-  (path,) = write(bundle, tmp_path / "one.wav")
+def test_generate_writes_what_the_names_of_its_files_promise(bundle, tmp_path):
+  (path,) = write(bundle, tmp_path / "one.flac", prompt="a calm flute, Ζωή")
   waveform, rate = soundfile.read(path)
-  assert (len(waveform), rate) == (1200, 2400)
+  assert (len(waveform), rate, soundfile.info(path).format) == (1200, 2400, "FLAC")
   (tmp_path / "prompts.txt").write_text("a flute\nfast drums\n")
   paths = write(bundle, tmp_path / "many", prompt="", prompts=str(tmp_path / "prompts.txt"))
   assert [p[-6:] for p in paths] == ["00.wav", "01.wav"]
@@ -144,9 +146,12 @@ def test_generate_writes_wav_files(bundle, tmp_path):
   [
     ({"prompt": ""}, "the prompt is empty"),
     ({"prompt": "   "}, "the prompt is empty"),
-    ({"seconds": 0.0}, "seconds: wanted more than 0, found 0.0"),
-    ({"seconds": -1.0}, "seconds: wanted more than 0"),
-    ({"seconds": float("nan")}, "seconds: wanted more than 0, found nan"),
+    ({"prompt": "宁静"}, "not trained on any part of the prompt '宁静'"),
+    ({"prompts": "prompts.txt"}, "both a prompt and --prompts prompts.txt"),
+    ({"seconds": 0.0}, "--seconds: wants 1 sample at 2400 Hz or more and an end, got 0"),
+    ({"seconds": 1e-4}, "--seconds: wants 1 sample"),
+    ({"seconds": float("inf")}, "--seconds: .* got inf"),
+    ({"seconds": float("nan")}, "--seconds: .* got nan"),
     ({"prompt": "", "prompts": "/nonexistent.txt"}, "/nonexistent.txt: no such file"),
   ],
 )
@@ -155,6 +160,40 @@ def test_bad_requests_are_one_line(bundle, tmp_path, changes, message):
     write(bundle, tmp_path / "x.wav", **changes)
   assert "\n" not in str(caught.value)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "out, message",
+  [
+    ("x.mp3", "x.mp3: wants a file name that ends in one of .wav, .flac, .ogg"),
+    ("x", "x: wants a file name that ends"),
+    ("folder", "folder: wants the name of a file, this is a folder"),
+    ("file/x.wav", "file: wants a folder, this is a file"),
+  ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_bundle_is_read(
+  tmp_path, out, message
+):
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "file").touch()
+  with pytest.raises(ValueError, match=message):
+    write("no bundle", tmp_path / out)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_prompts_of_any_editor_are_the_same(tmp_path):
+  (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfa flute\r\ndrums\r\n")
+  assert read_prompts(str(tmp_path / "p.txt")) == ["a flute", "drums"]
+  (tmp_path / "p.txt").write_bytes(b"a flute\ncaf\xe9\n")
+  with pytest.raises(ValueError, match="p.txt:2: wanted UTF-8"):
+    read_prompts(str(tmp_path / "p.txt"))
+
+
+def test_every_seed_has_its_own_key():
+  seeds = (0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**63 - 1)
+  keys = [tuple(map(int, jax.random.key_data(random_key(seed)))) for seed in seeds]
+  assert len(set(keys)) == len(seeds)
+  assert keys[1] == tuple(map(int, jax.random.key_data(jax.random.key(1))))
 
 
 def test_an_empty_line_among_prompts_is_named(bundle, tmp_path):

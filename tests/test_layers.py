@@ -22,6 +22,8 @@ LAYERS = (
     "windows",
     "partitioning",
     "layers",
+    "ranges",
+    "seeds",
     "storage",
     "licence_terms",
     "old_names",

@@ -22,6 +22,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from musiclm_jax import part_files, storage
 from musiclm_jax.datasets.features import Encoder, Source
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.tokenizers import inputs
 
 
@@ -104,9 +105,9 @@ def extract(
   output_dir: str,
   splits: tuple[str, ...],
   sources: tuple[Source, ...],
-  sample_rate: int,
-  batch_size: int,
-  num_shards: int,
+  sample_rate: PositiveInt,
+  batch_size: PositiveInt,
+  num_shards: PositiveInt,
   labels: tuple[str, ...],
   beam_options: tuple[str, ...],
 ) -> dict:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from musiclm_jax import windows
+from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt
 from musiclm_jax.tokenizers import frozen, protocols
 
 
@@ -21,11 +22,11 @@ class Source:
   name: str
   encoder: str
   method: str
-  layer: int | None
-  window_seconds: float
-  hop_seconds: float
+  layer: NonNegativeInt | None
+  window_seconds: NonNegativeFloat
+  hop_seconds: NonNegativeFloat
   quantizer: str
-  frame_rate: float
+  frame_rate: NonNegativeFloat
 
 
 class Encoder:

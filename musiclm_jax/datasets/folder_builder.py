@@ -20,6 +20,7 @@ from musiclm_jax.datasets.audio_record import FEATURES, AudioRecord
 from musiclm_jax.datasets.caption_table import Caption
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.datasets.faults import raise_faults
+from musiclm_jax.ranges import Fraction, PositiveFloat, PositiveInt
 
 _SHOWN = 10  # files with silent clips that are named
 
@@ -134,12 +135,12 @@ def prepare(
   captions: str,
   convert: bool,
   skip_bad: bool,
-  warn_share: float,
-  clip_seconds: float,
-  sample_rate: int,
-  shares: tuple[float, ...],
-  vocab_size: int,
-  workers: int,
+  warn_share: Fraction,
+  clip_seconds: PositiveFloat,
+  sample_rate: PositiveInt,
+  shares: tuple[Fraction, ...],
+  vocab_size: PositiveInt,
+  workers: PositiveInt,
 ) -> pathlib.Path:
   """Directory of the data set of a folder, data_dir/folder/1.0.0, built where it is missing.
 

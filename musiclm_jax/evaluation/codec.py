@@ -13,6 +13,7 @@ import soundfile
 from musiclm_jax import spectrograms
 from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.ranges import PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.soundstream import log_mel_distance, si_snr
 
 _MEASURES = ("log_mel", "si_snr", "stft")
@@ -67,11 +68,11 @@ class Codec:
   `opus_kbps`. Codebook use is that of the token shards of all clips.
   """
 
-  clips: int
-  seconds: float
-  levels: tuple[int, ...]
-  opus_kbps: tuple[float, ...]
-  batch_size: int
+  clips: PositiveInt
+  seconds: PositiveFloat
+  levels: tuple[PositiveInt, ...]
+  opus_kbps: tuple[PositiveFloat, ...]
+  batch_size: PositiveInt
 
   name = "codec"
   parts = ("soundstream",)

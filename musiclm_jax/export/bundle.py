@@ -13,6 +13,7 @@ import shutil
 import sys
 
 from musiclm_jax import old_names, part_files, storage
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.text import file_name
 from musiclm_jax.tokenizers import protocols
 
@@ -39,7 +40,7 @@ class Text:
   """
 
   model: str
-  length: int
+  length: PositiveInt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def export(
   tokenizers: dict[str, str],
   text: Text,
   samplings: tuple,
-  sample_rate: int,
+  sample_rate: PositiveInt,
   to: str,
 ) -> None:
   """Writes a bundle, whole or not at all.

@@ -15,6 +15,7 @@ import numpy as np
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.lm.conditions import Condition, constant, sliced
 from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
+from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import sequence
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers import frozen, protocols
@@ -42,7 +43,7 @@ class Composer:
     self._sources = description["sources"]
     own = {name: Sampling(name, **each) for name, each in description["sampling"].items()}
     self.settings = changes.apply(own)
-    self._tokenizer = Tokenizer(description["text_model"])
+    self.tokenizer = Tokenizer(description["text_model"])
     self._text_length = description["text_length"]
 
   @property
@@ -73,9 +74,9 @@ class Composer:
   def text_codes(self, prompts: list[str]) -> np.ndarray:
     """MuLan codes [batch, 1, num_quantizers] of texts. Raises ValueError for an empty one."""
     for prompt in prompts:
-      if not self._tokenizer.encode(prompt):
+      if not self.tokenizer.encode(prompt):
         raise ValueError(f"the prompt is empty: {prompt!r}")
-    rows = self._tokenizer.fitted(prompts, self._text_length)
+    rows = self.tokenizer.fitted(prompts, self._text_length)
     embeddings = self.parts["mulan"]("embed_text", rows)
     return np.asarray(self.parts["mulan_rvq"]("encode", embeddings[:, None]))
 
@@ -180,7 +181,7 @@ class Composer:
 
 def prompt_keys(prompts: list[str], seed: int) -> jax.Array:
   """One random key [batch] per prompt, from the seed, the text and how often it came before."""
-  key = jax.random.key(seed)
+  key = random_key(seed)
   rows = []
   for index, prompt in enumerate(prompts):
     take = prompts[:index].count(prompt)

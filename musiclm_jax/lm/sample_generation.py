@@ -11,6 +11,7 @@ import numpy as np
 from musiclm_jax import audio, partitioning
 from musiclm_jax.lm.generate import read_prompts
 from musiclm_jax.lm.generation import Composer
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, Seed
 from musiclm_jax.training.progress import due
 from musiclm_jax.training.protocols import Run
 from musiclm_jax.training.step import Metrics, TrainState
@@ -24,11 +25,11 @@ class SampleGeneration:
   ValueError where the period has no bundle or no prompts.
   """
 
-  period: int
+  period: NonNegativeInt
   bundle: str
   prompts: str
-  seconds: float
-  seed: int
+  seconds: PositiveFloat
+  seed: Seed
 
   def __post_init__(self):
     if self.period:

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.ranges import Fraction, NonNegativeFloat
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -17,9 +19,9 @@ class Sampling:
   """
 
   stage: str
-  temperature: float
-  guidance: float
-  stride_fraction: float
+  temperature: NonNegativeFloat
+  guidance: NonNegativeFloat
+  stride_fraction: Fraction
 
   def __post_init__(self):
     for name, fits, wanted in (

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from musiclm_jax.ranges import Fraction
+
 
 class WeightedSum(nn.Module):
   """Every gradient counts by its weight and its size."""
@@ -31,7 +33,7 @@ class Balancer(nn.Module):
   the averages by name, and in `seen` the weight of the batches behind them.
   """
 
-  decay: float
+  decay: Fraction
 
   @nn.compact
   def __call__(self, losses, output, weights: dict[str, float], train: bool):

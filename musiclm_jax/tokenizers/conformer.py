@@ -13,6 +13,7 @@ from musiclm_jax.attention import RelativeBias
 from musiclm_jax.encoder import Affine, SelfAttention, layer_norm
 from musiclm_jax.layers import Dropout, normal, stack
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.ranges import Fraction, PositiveInt
 
 
 def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -80,14 +81,14 @@ class ConformerLayer(nn.Module):
 class Conformer(nn.Module):
   """A stack of Conformer layers over [batch, length, embed]; every layer ends in a norm."""
 
-  num_layers: int
-  num_heads: int
-  head_dim: int
-  mlp_dim: int
-  kernel_size: int
-  dropout_rate: float
-  num_buckets: int
-  max_distance: int
+  num_layers: PositiveInt
+  num_heads: PositiveInt
+  head_dim: PositiveInt
+  mlp_dim: PositiveInt
+  kernel_size: PositiveInt
+  dropout_rate: Fraction
+  num_buckets: PositiveInt
+  max_distance: PositiveInt
   remat: str
   unroll: bool
   dtype: str

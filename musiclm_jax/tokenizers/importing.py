@@ -11,6 +11,7 @@ import re
 import sys
 
 from musiclm_jax import licence_terms, part_files
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 from musiclm_jax.tokenizers import conversion, model_card
 from musiclm_jax.tokenizers.pretrained import TorchCodec, TorchEncoder, TorchJoint, libraries
 
@@ -73,8 +74,8 @@ def import_checkpoint(
   *,
   source: str,
   model_dir: str,
-  sample_rate: int,
-  levels: int,
+  sample_rate: PositiveInt,
+  levels: NonNegativeInt,
   licence: str,
   accept_noncommercial: bool,
 ) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from musiclm_jax import spectrograms
 from musiclm_jax.layers import normal, unit
+from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.towers import SpectrogramTransformer
 
@@ -25,12 +26,12 @@ class LogPitch:
   meet in the middle. window and hop are samples.
   """
 
-  sample_rate: int
-  window: int
-  hop: int
-  num_bins: int
-  bins_per_octave: int
-  fmin: float
+  sample_rate: PositiveInt
+  window: PositiveInt
+  hop: PositiveInt
+  num_bins: PositiveInt
+  bins_per_octave: PositiveInt
+  fmin: PositiveFloat
 
   def filters(self) -> np.ndarray:
     """Weights [window // 2 + 1, num_bins] float32, each band's sum 1.
@@ -111,9 +112,9 @@ class MelodyEncoder(nn.Module):
 
   log_pitch: LogPitch
   tower: SpectrogramTransformer
-  embed_dim: int
-  margin: float
-  max_shift: int
+  embed_dim: PositiveInt
+  margin: NonNegativeFloat
+  max_shift: NonNegativeInt
 
   @property
   def methods(self) -> inputs.Methods:

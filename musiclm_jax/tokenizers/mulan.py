@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, normal, unit
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.towers import TextTower
 
@@ -21,12 +22,12 @@ from musiclm_jax.tokenizers.towers import TextTower
 class LogMel:
   """What a log-mel spectrogram is made with: Hz for rate and range, samples for the rest."""
 
-  sample_rate: int
-  window: int
-  hop: int
-  num_mels: int
-  fmin: float
-  fmax: float
+  sample_rate: PositiveInt
+  window: PositiveInt
+  hop: PositiveInt
+  num_mels: PositiveInt
+  fmin: NonNegativeFloat
+  fmax: PositiveFloat
 
   def __call__(self, waveform: jax.Array) -> jax.Array:
     """[batch, samples] to [batch, frames, num_mels] float32: -1 in silence, 1 at magnitude 1.
@@ -43,10 +44,10 @@ class LogMel:
 class SpecAugment:
   """Bands of time and mel that are blanked in training (Park et al. 2019, arXiv 1904.08779)."""
 
-  time_masks: int
-  time_width: int
-  mel_masks: int
-  mel_width: int
+  time_masks: NonNegativeInt
+  time_width: NonNegativeInt
+  mel_masks: NonNegativeInt
+  mel_width: NonNegativeInt
 
   def __call__(self, rng: jax.Array, x: jax.Array) -> jax.Array:
     """x [batch, frames, mels] with the mean of each clip in bands of random width and place."""
@@ -89,9 +90,9 @@ class MuLan(nn.Module):
   augment: SpecAugment
   audio_tower: nn.Module
   text_tower: TextTower
-  embed_dim: int
-  initial_temperature: float
-  min_temperature: float
+  embed_dim: PositiveInt
+  initial_temperature: PositiveFloat
+  min_temperature: PositiveFloat
 
   @property
   def methods(self) -> inputs.Methods:

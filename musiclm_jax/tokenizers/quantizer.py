@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from musiclm_jax.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.kmeans import (
   assign,
@@ -77,13 +78,13 @@ class ResidualQuantizer(nn.Module):
   updates and the flag `initialised`.
   """
 
-  num_quantizers: int
-  codebook_size: int
-  dim: int
-  decay: float
-  restart_threshold: float
-  restart_updates: int | None
-  iterations: int
+  num_quantizers: PositiveInt
+  codebook_size: PositiveInt
+  dim: PositiveInt
+  decay: Fraction
+  restart_threshold: NonNegativeFloat
+  restart_updates: NonNegativeInt | None
+  iterations: NonNegativeInt
   level_dropout: bool
 
   def setup(self):

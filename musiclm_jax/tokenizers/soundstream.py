@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from musiclm_jax import spectrograms
+from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveInt
 from musiclm_jax.tokenizers import discriminators as adversaries
 from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.balancer import Balancer, WeightedSum
@@ -79,18 +80,18 @@ class SoundStream(nn.Module):
   loss of those of the output, which are all but the commitment and the discriminators' own.
   """
 
-  sample_rate: int
+  sample_rate: PositiveInt
   encoder: Encoder
   quantizer: ResidualQuantizer
   decoder: Decoder
   discriminators: Discriminators
-  reconstruction_weight: float
-  waveform_weight: float
-  adversarial_weight: float
-  feature_weight: float
-  commitment_weight: float
-  adversarial_samples: int
-  unquantized: float
+  reconstruction_weight: NonNegativeFloat
+  waveform_weight: NonNegativeFloat
+  adversarial_weight: NonNegativeFloat
+  feature_weight: NonNegativeFloat
+  commitment_weight: NonNegativeFloat
+  adversarial_samples: PositiveInt
+  unquantized: Fraction
   combine: WeightedSum | Balancer = WeightedSum()  # of codecs described before there was a choice
 
   @property

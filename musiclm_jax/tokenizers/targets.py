@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.layers import normal, unit
+from musiclm_jax.ranges import Fraction, PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.quantizer import ResidualQuantizer
 
 
@@ -40,7 +41,7 @@ class Clusters(nn.Module):
   """
 
   quantizer: ResidualQuantizer
-  code_dim: int
+  code_dim: PositiveInt
   dtype: str
 
   @property
@@ -75,12 +76,12 @@ class Learned(nn.Module):
   frames have in common would give all of them one code: "critical" in BEST-RQ (arXiv 2202.01855).
   """
 
-  codebook_size: int
-  code_dim: int
-  initial_temperature: float
-  min_temperature: float
-  annealing: float
-  decay: float
+  codebook_size: PositiveInt
+  code_dim: PositiveInt
+  initial_temperature: PositiveFloat
+  min_temperature: PositiveFloat
+  annealing: Fraction
+  decay: Fraction
 
   @nn.compact
   def __call__(self, spectrogram: jax.Array, features: jax.Array, train: bool):

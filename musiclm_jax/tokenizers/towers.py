@@ -11,6 +11,7 @@ import numpy as np
 
 from musiclm_jax.encoder import Affine, Encoder
 from musiclm_jax.layers import norm, normal
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 
 _SMALL = nn.initializers.normal(0.02)  # BERT's and ViT's, of tables and position embeddings
 
@@ -47,9 +48,9 @@ class ResNet(nn.Module):
   in its first block instead of a max-pool, whose gradient is a scatter.
   """
 
-  stage_sizes: tuple[int, ...]
-  width: int
-  expansion: int
+  stage_sizes: tuple[PositiveInt, ...]
+  width: PositiveInt
+  expansion: PositiveInt
   dtype: str
 
   @nn.compact
@@ -77,10 +78,10 @@ class SpectrogramTransformer(nn.Module):
   the patches. Raises ValueError where there are more frames than num_frames, or mels fill no patch.
   """
 
-  num_frames: int
-  patch: tuple[int, int]
-  stride: tuple[int, int]
-  num_class_tokens: int
+  num_frames: PositiveInt
+  patch: tuple[PositiveInt, PositiveInt]
+  stride: tuple[PositiveInt, PositiveInt]
+  num_class_tokens: NonNegativeInt
   encoder: Encoder
 
   def _patches(self, x):
@@ -123,8 +124,8 @@ class TextTower(nn.Module):
   more than `max_length` tokens.
   """
 
-  vocab_size: int
-  max_length: int
+  vocab_size: PositiveInt
+  max_length: PositiveInt
   encoder: Encoder
 
   @nn.compact

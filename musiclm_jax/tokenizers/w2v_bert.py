@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, norm, normal, unit
+from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.conformer import Conformer
 from musiclm_jax.tokenizers.quantizer import perplexity
@@ -55,12 +56,12 @@ class FrontEnd(nn.Module):
   window and hop are samples at `sample_rate` Hz.
   """
 
-  sample_rate: int
-  window: int
-  hop: int
-  num_mels: int
-  channels: int
-  embed_dim: int
+  sample_rate: PositiveInt
+  window: PositiveInt
+  hop: PositiveInt
+  num_mels: PositiveInt
+  channels: PositiveInt
+  embed_dim: PositiveInt
   dtype: str
 
   def spectrogram(self, waveform: jax.Array) -> jax.Array:
@@ -122,13 +123,13 @@ class W2vBert(nn.Module):
   contrastive: Conformer
   masked: Conformer
   targets: Clusters | Learned
-  start_rate: float
-  span: int
-  num_distractors: int
-  temperature: float
-  contrastive_weight: float
-  diversity_weight: float
-  masked_weight: float
+  start_rate: Fraction
+  span: PositiveInt
+  num_distractors: PositiveInt
+  temperature: PositiveFloat
+  contrastive_weight: NonNegativeFloat
+  diversity_weight: NonNegativeFloat
+  masked_weight: NonNegativeFloat
 
   @property
   def methods(self) -> inputs.Methods:

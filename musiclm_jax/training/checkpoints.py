@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from musiclm_jax import descriptions
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 
 # Orbax writes metrics only where something ranks checkpoints by them.
 WRITE_METRICS = operator.itemgetter("loss")
@@ -28,9 +29,9 @@ class CheckpointPolicy:
   lowest ("": none).
   """
 
-  period: int
-  keep: int
-  keep_period: int
+  period: NonNegativeInt
+  keep: PositiveInt
+  keep_period: NonNegativeInt
   best: str
 
 

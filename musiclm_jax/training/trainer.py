@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax import part_files, partitioning, storage
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 from musiclm_jax.training import disk, flops, hardware, lock, preflight
 from musiclm_jax.training.checkpoints import CheckpointPolicy, Checkpoints
 from musiclm_jax.training.preemption import PreemptionHandler
@@ -30,7 +31,7 @@ class Logging:
   TensorBoard files, and to a W&B project ("": none).
   """
 
-  period: int
+  period: NonNegativeInt
   wandb_project: str
 
 
@@ -38,8 +39,8 @@ class Logging:
 class Steps:
   """How many steps a run has, and every how many it evaluates (0: only at its end)."""
 
-  total: int
-  evaluate: int
+  total: PositiveInt
+  evaluate: NonNegativeInt
 
 
 def evaluate(program: Program, variables, data: Data) -> dict[str, float]:
