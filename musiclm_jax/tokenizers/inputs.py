@@ -61,7 +61,16 @@ class Tokens:
     yield from _ids("tokens [batch, length]", 2, self.vocab_size, x)
 
 
-Methods = Mapping[str, tuple[Waveform | Embeddings | Codes | Tokens, ...]]
+@dataclasses.dataclass(frozen=True)
+class Keys:
+  """Random keys [batch], one for each row."""
+
+  def checks(self, x):
+    """As `Waveform.checks`."""
+    yield x.ndim == 1 and str(x.dtype).startswith("key<"), "random keys [batch]", _kind(x)
+
+
+Methods = Mapping[str, tuple[Waveform | Embeddings | Codes | Tokens | Keys, ...]]
 
 
 def check(module, method: str, arrays: tuple) -> None:

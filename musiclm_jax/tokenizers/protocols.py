@@ -97,7 +97,7 @@ class Quantizer(Part, Protocol):
 
 
 @runtime_checkable
-class StageModel(Protocol):
+class StageModel(Part, Protocol):
   """A token model: `stage` is what it reads and writes, in ids of `vocabulary`."""
 
   stage: Stage
