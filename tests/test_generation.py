@@ -228,8 +228,3 @@ def test_an_unfinished_run_and_a_directory_of_something_else_are_refused(runs, t
   (tmp_path / "taken").mkdir()
   with pytest.raises(ValueError, match="exists and is no bundle"):
     bundles.export(directories, text, tmp_path / "taken")
-
-
-def test_a_stage_without_sampling_settings_is_named(bundle):
-  with pytest.raises(ValueError, match="stage fine .* no sampling settings"):
-    Composer(bundle, SAMPLINGS[:2])

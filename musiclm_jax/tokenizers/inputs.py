@@ -15,7 +15,7 @@ class Waveform:
   """float32 [batch, samples], mono."""
 
   def checks(self, x):
-    """(whether it fits, what was wanted, what came), each looked at where those before it fit."""
+    """(whether it fits, what was wanted, what came); a check runs where those before it fit."""
     fits = x.ndim == 2 and x.dtype == np.float32
     yield fits, "a mono waveform [batch, samples] float32", _kind(x)
     yield x.shape[1] > 0, "a waveform of 1 sample or more", _kind(x)
@@ -101,8 +101,8 @@ def waveform(record: dict) -> np.ndarray:
 def _finite(what: str, x):
   if isinstance(x, np.ndarray):
     finite = np.isfinite(x)
-    place = np.unravel_index(finite.argmin(), x.shape) if x.size else ()
-    yield finite.all(), f"finite {what}", f"{x[place]} at {list(map(int, place))}"
+    index = np.unravel_index(finite.argmin(), x.shape) if x.size else ()
+    yield finite.all(), f"finite {what}", f"{x[index]} at {list(map(int, index))}"
 
 
 def _ids(what: str, rank: int, count: int, x):
