@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
   name="musiclm_jax",
-  version="0.1.0",
+  version="0.2.0",
   description="The open JAX/Flax stack that trains and runs MusicLM, from raw audio to music.",
   license="Apache-2.0",
   python_requires=">=3.11,<3.13",

@@ -1,4 +1,4 @@
-"""Runs a benchmark's setting in a process of its own: one's memory and threads touch no other."""
+"""Runs a setting of a benchmark in its own process, so that settings do not share memory."""
 
 import json
 import os
@@ -15,11 +15,11 @@ def alone(
 ) -> dict:
   """The JSON in the last line that `python -m MODULE --one=SETTING` prints.
 
-  {"error": a line} where it fails, or has not ended after so many seconds.
+  {"error": one line} where it fails, or takes longer than `seconds`.
   """
   command = [sys.executable, "-m", module, f"--one={json.dumps(setting)}"]
   env = {**os.environ, **(env or {})}
-  # Files, not pipes, which a process of the process could hold open after it was ended.
+  # Files instead of pipes: a child of the process could hold a pipe open after the process ended.
   with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
     try:
       done = subprocess.run(command, stdout=out, stderr=log, env=env, timeout=seconds)
@@ -31,12 +31,12 @@ def alone(
     lines = [line for line in file.read().splitlines() if line.strip()]
   if not failed:
     return json.loads(lines[-1])
-  told = [line for line in lines if _ERROR.match(line)] or lines
-  return {"error": told[-1][:300] if told else f"exit code {done.returncode}"}
+  errors = [line for line in lines if _ERROR.match(line)] or lines
+  return {"error": errors[-1][:300] if errors else f"exit code {done.returncode}"}
 
 
 def needed(module: str, setting: dict, env: dict[str, str] | None = None) -> dict:
-  """The same, where nothing can go on without it. Raises RuntimeError with the line."""
+  """As `alone`, but raises RuntimeError where the setting fails."""
   result = alone(module, setting, env)
   if "error" in result:
     raise RuntimeError(f"{module} {setting}: {result['error']}")

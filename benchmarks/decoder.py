@@ -1,6 +1,6 @@
-"""The token decoder that the benchmarks train: its program from sizes, batches for it, its speed.
+"""The token decoder that the benchmarks train: its program, batches, and speed.
 
-Needs jax, flax, optax and numpy alone: it reads no data and no configuration.
+Needs only jax, flax, optax and numpy; it reads no data and no configuration.
 """
 
 import math
@@ -12,6 +12,7 @@ import numpy as np
 from musiclm_jax import partitioning
 from musiclm_jax.attention import RelativeBias
 from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokens import PAD, Stage, Stream, Vocabulary, flatten
 from musiclm_jax.training import optimizers
 from musiclm_jax.training.step import Program
@@ -27,14 +28,14 @@ _OPTIMIZERS = {
 
 
 def plain(length: int, codes: int, levels: int = 1) -> tuple[Stage, Vocabulary]:
-  """A stage of `length` tokens of one source, `levels` a frame, without conditions."""
+  """A stage of `length` tokens of one source, `levels` per frame, without conditions."""
   stream = Stream("tokens", "tokens", 50.0, 0, levels, codes)
   return Stage("tokens", (), stream, length / levels / 50.0), Vocabulary((stream,))
 
 
 def coarse(seconds: float, codes: int) -> tuple[Stage, Vocabulary]:
   """The coarse stage of gin/model/coarse.gin: 10 s are 12 + 250 + 2000 tokens."""
-  mulan = Stream("mulan", "mulan", 0.0, 0, 12, codes)
+  mulan = Stream("mulan", "mulan", 0.0, 0, 12, codes, MeanQuantized("mulan_rvq"))
   semantic = Stream("semantic", "semantic", 25.0, 0, 1, codes)
   target = Stream("coarse", "acoustic", 50.0, 0, 4, codes)
   fine = Stream("fine", "acoustic", 50.0, 4, 8, codes)
@@ -60,7 +61,7 @@ def program(
   mesh: tuple[int, int, int, int] = (1, 1, 1, 1),
   devices=None,
 ) -> Program:
-  """The program of a decoder with T5's relative bias, on `devices` or the first that mesh takes."""
+  """The program of a decoder with T5's relative bias, by default on the first devices."""
   stage, vocabulary = tokens
   decoder = Transformer(
     num_layers=layers,
@@ -96,7 +97,7 @@ def batch(program: Program, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def as_batch(stage: Stage, tokens: np.ndarray) -> dict[str, np.ndarray]:
-  """Tokens [rows, stage.length] as a batch: inputs are shifted right, the target has the loss."""
+  """Tokens [rows, stage.length] as a batch: inputs shifted right, loss weights on the target."""
   tokens = tokens.astype(np.int32)
   before = np.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)
   weights = np.zeros_like(tokens)
@@ -105,7 +106,7 @@ def as_batch(stage: Stage, tokens: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Running:
-  """A program compiled, its state at step 1: the first step is no measure."""
+  """A compiled program after its first step, which is not measured."""
 
   def __init__(self, program: Program):
     self.program = program
@@ -118,7 +119,7 @@ class Running:
     self.seconds(1)
 
   def seconds(self, steps: int) -> float:
-    """How long so many steps take, given to the device one behind the other."""
+    """How long `steps` steps take when dispatched one after another."""
     began = time.perf_counter()
     with partitioning.use(self.program.mesh):
       for _ in range(steps):

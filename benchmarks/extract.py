@@ -1,9 +1,9 @@
-"""Prints as JSON how fast tokenizers are: hours of audio in an hour on one core.
+"""Prints as JSON how fast tokenizers are: hours of audio per hour on one core.
 
 python benchmarks/extract.py PART[@SECONDS] ... [--layer=0] [--clips=8]: every PART, a finished or
-imported model directory, runs over the same noise at its own sample rate, as `musiclm extract` runs
-it, codecs back to sound too. Clips have 10 s, or the SECONDS of the windows that a part reads.
-Compilation is not counted. Cores are those the process may use.
+imported model directory, encodes the same noise at its own sample rate, as in `musiclm extract`;
+codecs also decode. Clips are 10 s long, or SECONDS, the windows that a part reads. Compilation is
+not counted. The number of cores is that which the process may use.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _SECONDS = 10.0
 
 
 def measure(part: str, layer: int, clips: int) -> dict[str, float | str]:
-  """{part, seconds of a clip, method, hours of audio per hour and core; decoded too by a codec}."""
+  """{part, seconds, method, hours_per_core_hour}; for codecs also decoded_hours_per_core_hour."""
   directory, _, seconds = part.partition("@")
   seconds = float(seconds or _SECONDS)
   part = frozen.load(directory)
@@ -42,7 +42,7 @@ def measure(part: str, layer: int, clips: int) -> dict[str, float | str]:
 
 
 def timed(run, audio_seconds: float) -> tuple[object, float]:
-  """(result, seconds of audio per second and core): the best of three runs after a first."""
+  """(result, seconds of audio per second and core): the best of three runs after a first one."""
   result = jax.block_until_ready(run())
   times = []
   for _ in range(3):
@@ -53,7 +53,7 @@ def timed(run, audio_seconds: float) -> tuple[object, float]:
 
 
 def main() -> None:
-  """Measures every part and prints."""
+  """Measures every part and prints the results."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("parts", nargs="+")
   parser.add_argument("--layer", type=int, default=0)

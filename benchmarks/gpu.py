@@ -1,20 +1,20 @@
-"""Prints as JSON how fast one GPU trains the coarse stage at paper size, and what makes it so.
+"""Prints as JSON how fast one GPU trains the coarse stage at paper size, by setting.
 
 bash benchmarks/gpu.sh [--minutes=9] [--only=base,attention=cudnn,...] [--tiny]
 
 24 layers, 16 heads of 64, d 1024, gated feed-forward 4096, T5's relative bias, 8 sequences of 2,262
 tokens (12 + 250 conditions, 500 frames of 4 levels of 1,024 codes), dropout 0.1, Adafactor,
-bfloat16 with float32 parameters. `base` is that with attention in blocks of 128 queries,
-remat=minimal, layers as one loop. Each other setting changes the one thing that it is named after;
-`together` is `base` with all that was faster alone and learns the same. `torch` is the model in
+bfloat16 with float32 parameters. `base` has attention in blocks of 128 queries, remat=minimal and
+the layers as one loop. Each other setting changes the one thing in its name; `together` is `base`
+with every change that was faster by itself and does not affect the result. `torch` is the model in
 PyTorch: torch.compile, autocast to bfloat16, scaled_dot_product_attention with the bias as mask.
-`kernels` are the ten of the most time in a profile of two steps.
+`kernels` are the ten that take most time in a profile of two steps.
 
-A setting runs in a process of its own, compilation is not counted, the best of three rounds counts.
-mfu: model FLOPs as training/flops.py counts them, those of `base` for all, over the data sheet's
-dense bfloat16 peak. peak_gb: most of the device's memory at once. compile_seconds: with the kernels
-that settings before it have tuned. Settings stand in their order of importance; what --minutes
-leaves no time for is left out. --tiny tries all this on a CPU, at a toy size.
+Each setting runs in its own process. Compilation is not counted; the best of three rounds counts.
+mfu: model FLOPs of `base` (training/flops.py) over the data sheet's dense bfloat16 peak. peak_gb:
+the peak of the device's memory. compile_seconds: with kernels that earlier settings have tuned.
+The most important settings come first; those for which --minutes leaves no time are skipped. --tiny
+runs everything on a CPU at a toy size.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _PAPER = dict(seconds=10.0, codes=1024, batch=8, layers=24, heads=16, embed=1024
 _TINY = dict(seconds=0.4, codes=32, batch=2, layers=2, heads=2, embed=64, mlp=128)
 _BASE = dict(dtype="bfloat16", remat="minimal", unroll=False, dropout=0.1)
 _FLAGS = "XLA_FLAGS"
-_SETTINGS = (  # (what is changed, to what); what is in capitals is a variable of the environment
+_SETTINGS = (  # (what is changed, its value); names in capitals are environment variables
   ("base", ""),
   ("attention", "cudnn"),
   ("torch", "compiled"),
@@ -53,12 +53,12 @@ _SETTINGS = (  # (what is changed, to what); what is in capitals is a variable o
   ("unroll", True),
 )
 _MEANS = ("attention", "query_block", "remat", "unroll", "JAX_DEFAULT_PRNG_IMPL", _FLAGS)
-_FASTER = 1.01  # `together` takes over which of these is that much faster: they learn the same
-_LONGEST, _SHORTEST = 150.0, 15.0  # seconds of a setting
+_FASTER = 1.01  # by how much one of these must be faster to become part of `together`
+_LONGEST, _SHORTEST = 150.0, 15.0  # seconds for a setting
 
 
 class Bench:
-  """Runs settings until the time is over; `rows` are their results."""
+  """Runs settings while there is time; `rows` are their results."""
 
   def __init__(self, tiny: bool, minutes: float, cache: str):
     self.rows: list[dict] = []
@@ -69,15 +69,15 @@ class Bench:
       self._env["JAX_PLATFORMS"] = "cpu"
 
   def device(self) -> dict:
-    """{device, backend} of the processes."""
+    """{device, backend} that the settings run on."""
     return alone("benchmarks.gpu_step", {}, self._env, _LONGEST)
 
   def run(self, name: str, changes: dict, spare: float = 0.0) -> None:
-    """Measures a setting and prints it; leaves it out where no time is left but `spare`."""
+    """Measures a setting and prints it; skips it where less than `spare` seconds would be left."""
     began = time.monotonic()
     left = self._end - spare - began
     if left < _SHORTEST:
-      self._add({"setting": name, "error": "left out: no time"})
+      self._add({"setting": name, "error": "skipped: no time left"})
       return
     env = {key: value for key, value in changes.items() if key.isupper()}
     if _FLAGS in env:
@@ -97,12 +97,12 @@ class Bench:
     self._add({"setting": name, **result, "wall": round(time.monotonic() - began, 1)})
 
   def rate(self, name: str) -> float:
-    """Tokens a second of a setting, 0 where it has none."""
+    """Tokens per second of a setting; 0 where it was not measured."""
     rates = [row.get("tokens_per_second", 0) for row in self.rows if row["setting"] == name]
     return max(rates, default=0)
 
   def faster(self, settings) -> dict:
-    """For each thing that was changed the value that was fastest, where it was faster than base."""
+    """{what was changed: the fastest value}, of those that were faster than base."""
     best: dict = {}
     for key, value in sorted(settings, key=lambda each: self.rate(_name(*each))):
       if key in _MEANS and self.rate(_name(key, value)) > _FASTER * self.rate("base"):
@@ -119,10 +119,10 @@ def _name(key: str, value) -> str:
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Measures the settings and prints the results."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--minutes", type=float, default=9.0)
-  parser.add_argument("--only", default="", help="settings by their names, as they are printed")
+  parser.add_argument("--only", default="", help="names of settings, as printed")
   parser.add_argument("--tiny", action="store_true")
   options = parser.parse_args()
   only = [name for name in options.only.split(",") if name]
@@ -130,15 +130,15 @@ def main() -> None:
   if unknown := set(only) - {_name(*each) for each in settings}:
     parser.error(f"--only: no setting {', '.join(sorted(unknown))}")
   if importlib.util.find_spec("torch") is None:
-    print("torch is not installed: it is left out", file=sys.stderr)
+    print("torch is not installed: its setting is skipped", file=sys.stderr)
     settings = [each for each in settings if each[0] != "torch"]
   with tempfile.TemporaryDirectory() as cache:
     bench = Bench(options.tiny, options.minutes, cache)
     device = bench.device()
     if device.get("backend") != "gpu" and not options.tiny:
-      parser.exit(1, f"no GPU here ({device}); --tiny tries the same on a CPU\n")
+      parser.exit(1, f"no GPU found ({device}); --tiny runs the same on a CPU\n")
     for key, value in settings:
-      spare = 2.0 * bench.rows[0].get("wall", 0) if bench.rows else 0.0  # for what follows
+      spare = 2.0 * bench.rows[0].get("wall", 0) if bench.rows else 0.0  # for the last two
       bench.run(_name(key, value), {key: value} if key != "base" else {}, spare)
     if better := bench.faster(settings):
       bench.run("together", better)

@@ -1,8 +1,8 @@
-"""What benchmarks/gpu.py measures of one setting, in the process it starts for it.
+"""Measures one setting of benchmarks/gpu.py, which starts this in a process of its own.
 
-python -m benchmarks.gpu_step --one=JSON: {} tells the device, {size, steps} the speed of a step,
-with {kernels} its kernels, with {torch: cuda or cpu} the speed of PyTorch's. Needs nothing but jax,
-flax, optax, orbax and numpy, and torch for the last.
+python -m benchmarks.gpu_step --one=JSON: {} prints the device, {size, steps} the speed of a step,
+{size, steps, kernels} its kernels, {size, steps, torch: cuda or cpu} the speed of PyTorch's step.
+Needs only jax, flax, optax, orbax and numpy, and torch for the last.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import jax
 from benchmarks import decoder
 from musiclm_jax.training import flops, hardware
 
-_BLOCK = 128  # queries: the attention whose operations MFU counts
+_BLOCK = 128  # query block of the attention whose FLOPs count for MFU
 
 
 def program(size: dict):
@@ -27,7 +27,7 @@ def program(size: dict):
 
 
 def speed(size: dict, steps: int) -> dict:
-  """`decoder.measure` with mfu and the most memory that was in use, where the device tells."""
+  """`decoder.measure` with mfu and peak_gb where the device reports them."""
   result = decoder.measure(decoder.Running(program(size)), steps, rounds=3)
   device = jax.devices()[0]
   if memory := device.memory_stats():
@@ -40,7 +40,7 @@ def speed(size: dict, steps: int) -> dict:
 
 
 def kernels(size: dict) -> dict:
-  """{kernels: the ten of the most time in two steps, each {name, share: of all, count}}."""
+  """{kernels: the ten that take most time in two steps, each {name, share, count}, ...}."""
   running, options = decoder.Running(program(size)), jax.profiler.ProfileOptions()
   options.python_tracer_level = 0
   with tempfile.TemporaryDirectory() as folder:
@@ -65,16 +65,16 @@ def kernels(size: dict) -> dict:
 
 
 def torch_speed(size: dict, steps: int, device: str) -> dict:
-  """The same of PyTorch on a device, "cuda" or "cpu". JAX must be on the CPU, and makes the batch.
+  """As `speed`, of PyTorch on "cuda" or "cpu". JAX must be on the CPU, where it makes the batch.
 
-  Raises ValueError where torch sees no GPU.
+  Raises ValueError where torch finds no GPU.
   """
   import torch
 
   from benchmarks import torch_decoder
 
   if device == "cuda" and not torch.cuda.is_available():
-    raise ValueError("torch sees no GPU here")
+    raise ValueError("torch finds no GPU")
   built = program(size)
   stage, vocabulary = built.model.stage, built.model.vocabulary
   shape = dict(
@@ -93,7 +93,7 @@ def torch_speed(size: dict, steps: int, device: str) -> dict:
   )
   step = torch_decoder.trainer(shape, compiled=True, device=device, bfloat16=True)
   tokens, times = decoder.batch(built)["decoder_target_tokens"], []
-  for _ in range(2 + 3 * steps):  # what is still compiled at the second step is not counted either
+  for _ in range(2 + 3 * steps):  # the second step may still compile something
     began = time.perf_counter()
     loss = step(tokens)
     times.append(time.perf_counter() - began)
@@ -109,7 +109,7 @@ def torch_speed(size: dict, steps: int, device: str) -> dict:
 
 
 def one(setting: dict) -> dict:
-  """What the setting asks for."""
+  """The measurement that the setting names."""
   size, steps = setting.get("size"), setting.get("steps")
   if size is None:
     return {"device": jax.devices()[0].device_kind, "backend": jax.default_backend()}
@@ -119,7 +119,7 @@ def one(setting: dict) -> dict:
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Measures the setting and prints the result."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--one", required=True)
   print(json.dumps(one(json.loads(parser.parse_args().one))))

@@ -1,15 +1,16 @@
-"""Prints as JSON how fast the data pipeline gives batches of the coarse stage, and how soon.
+"""Prints as JSON how soon and how fast the data pipeline yields batches of the coarse stage.
 
 python -m benchmarks.loader [--records=1000,10000,100000,1000000] [--seconds=0.4,10]
   [--batch=16] [--measure=5] [--gigabytes=3]
 
 For clips of each length, and for each number of records, it writes token shards of random codes
-(acoustic [frames, 12], semantic [frames, 1], MuLan embeddings [seconds, 128]) into a scratch folder
-that is removed, and reads them as `musiclm train` does, nothing else running: seconds to open
-them and to the first batch behind that, then rows and tokens a second in steady state. Shards that
-would be larger than --gigabytes are left out. Records are read from the page cache. Beside it the
-rows that a step of training takes at the same length: the decoder of scaling.py, 4 layers, d 256;
-`ratio` is how many times faster the pipeline is. Each number is of a process of its own.
+(acoustic [frames, 12], semantic [frames, 1], MuLan embeddings [seconds, 128]) into a temporary
+folder and reads them as `musiclm train` does, with nothing else running: the seconds to open them
+and from there to the first batch, then rows and tokens per second in steady state. Shards that
+would be larger than --gigabytes are skipped. Records are read from the page cache. For comparison,
+the rows per second of a training step at the same length, of the decoder of scaling.py with 4
+layers and d 256; `ratio` is how many times faster the pipeline is. Each number is measured in a
+process of its own.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import time
 from benchmarks.alone import needed
 
 _CODES = 1024
-_STEP_TOKENS = 4096  # of a step of training, about
+_STEP_TOKENS = 4096  # approximate number per training step
 
 
 def read(setting: dict) -> dict[str, float]:
@@ -60,7 +61,7 @@ def read(setting: dict) -> dict[str, float]:
 
 
 def _count(batches, seconds: float) -> float:
-  """Batches a second, over so many seconds."""
+  """Batches per second, measured for `seconds`."""
   began, count = time.perf_counter(), 0
   while time.perf_counter() < began + seconds:
     next(batches)
@@ -69,7 +70,7 @@ def _count(batches, seconds: float) -> float:
 
 
 def step(setting: dict) -> dict[str, float]:
-  """{rows_per_second} that a step of training takes of clips of so many seconds."""
+  """{rows_per_second} of a training step on clips of setting["step"] seconds."""
   from benchmarks import decoder
 
   tokens = decoder.coarse(setting["step"], _CODES)
@@ -80,7 +81,7 @@ def step(setting: dict) -> dict[str, float]:
 
 
 def part(setting: dict) -> dict[str, str]:
-  """Writes a MuLan quantizer of random codebooks, which turns embeddings into conditions."""
+  """Writes a MuLan quantizer with random codebooks, which quantizes embeddings to conditions."""
   import numpy as np
 
   from benchmarks import shards
@@ -97,7 +98,7 @@ def part(setting: dict) -> dict[str, str]:
 
 
 def write(setting: dict) -> dict[str, float]:
-  """Writes shards; {gigabytes, write_seconds}."""
+  """Writes shards; returns {gigabytes, write_seconds}."""
   from benchmarks import shards
 
   began = time.perf_counter()
@@ -108,13 +109,13 @@ def write(setting: dict) -> dict[str, float]:
 
 
 def one(setting: dict) -> dict:
-  """What a process that `main` starts does: the first of these that the setting names."""
+  """The job of a process that `main` starts: the first one that the setting names."""
   jobs = {"write": write, "directory": read, "step": step, "part": part}
   return next(job for name, job in jobs.items() if name in setting)(setting)
 
 
 def run(options, folder: str) -> list[dict]:
-  """Every length with every number of records, in their order."""
+  """The results of every length with every number of records, in order."""
   rows, part_dir = [], f"{folder}/mulan_rvq"
   _do({"part": part_dir})
   for seconds in map(float, options.seconds.split(",")):
@@ -123,7 +124,7 @@ def run(options, folder: str) -> list[dict]:
     for records in map(int, options.records.split(",")):
       row = {"seconds": seconds, "records": records}
       if record_bytes * records > options.gigabytes * 1e9:
-        print(f"{row} left out: more than --gigabytes={options.gigabytes}", file=sys.stderr)
+        print(f"{row} skipped: more than --gigabytes={options.gigabytes}", file=sys.stderr)
         continue
       with tempfile.TemporaryDirectory(dir=folder) as scratch:
         directory = f"{scratch}/tokens"
@@ -144,7 +145,7 @@ def _do(setting: dict) -> dict:
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Measures everything and prints the results."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--records", default="1000,10000,100000,1000000")
   parser.add_argument("--seconds", default="0.4,10")

@@ -1,9 +1,7 @@
-"""Prints as JSON how fast the built-in corpus is made: seconds of audio per second of reading,
-rendering, building.
+"""Prints as JSON how fast the built-in corpus is rendered: seconds of audio per second.
 
-python benchmarks/render.py [--works=40] [--workers=2]: one core reads and renders so many works
-of the demo corpus; then the tiny corpus is built whole, records written, in a scratch folder that
-is removed.
+python benchmarks/render.py [--works=40] [--workers=2]: one core reads and renders --works works of
+the demo corpus; then --workers processes build the tiny corpus in a temporary folder.
 """
 
 import argparse
@@ -24,7 +22,7 @@ from musiclm_jax.datasets import (
 
 
 def measure(job_count: int, soundfont: str) -> dict[str, float]:
-  """Seconds of audio made on one core in a second of rendering alone and of everything."""
+  """Seconds of audio per second on one core, of rendering alone and with everything else."""
   config = corpus_builder.size_config("demo", seed=0, soundfont="")
   jobs = corpus_builder.split_jobs(config, "train", soundfont)[:job_count]
   corpus_clips.render_work(jobs[0])  # imports and opens the soundfont
@@ -46,10 +44,10 @@ def measure(job_count: int, soundfont: str) -> dict[str, float]:
 
 
 def synthesis_speed(soundfont: str) -> float:
-  """Seconds of audio that the synthesizer alone makes in a second: a solo passage over and over."""
+  """Seconds of audio per second of the synthesizer alone, which repeats a solo passage."""
   config = corpus_builder.size_config("demo", seed=0, soundfont="")
   job = corpus_builder.split_jobs(config, "train", soundfont)[0]
-  music = synthesis.played_round(scores.read_music(job.work), job.clip_seconds, 1.0)
+  music = synthesis.repeated(scores.read_music(job.work), job.clip_seconds, 1.0)
   passage = synthesis.passages_of(music, job.work, job.clip_seconds)[0]
   begin = time.process_time()
   for _ in range(20):
@@ -58,7 +56,7 @@ def synthesis_speed(soundfont: str) -> float:
 
 
 def build_speed(workers: int) -> dict[str, float]:
-  """Wall-clock seconds to build the tiny corpus, and seconds of audio in each."""
+  """Wall-clock seconds to build the tiny corpus, and seconds of audio per second."""
   with tempfile.TemporaryDirectory() as folder:
     builder = corpus_builder.Rendered(config="tiny", data_dir=folder)
     begin = time.perf_counter()
@@ -73,7 +71,7 @@ def build_speed(workers: int) -> dict[str, float]:
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Measures everything and prints the results."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--works", type=int, default=40)
   parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())

@@ -1,16 +1,16 @@
-"""Prints as JSON what a training step costs as the work grows, on this machine's CPU.
+"""Prints as JSON the cost of a training step by size, on this machine's CPU.
 
 python -m benchmarks.scaling [--series=length,batch,depth,devices,memory] [--steps=2] [--rounds=2]
 
 A decoder (4 layers, 8 heads, d 256, gated feed-forward 1024, vocabulary 1024, float32, dropout 0.1,
-Adafactor), in tokens a second; each setting in a process of its own, one after another, the best of
-the rounds, compilation never counted.
+Adafactor), in tokens per second. Each setting runs in its own process, one after another; the best
+of the rounds counts, without compilation.
 length: sequences of 256 to 4096 tokens, 4096 tokens a step. batch: 1 to 16 sequences of 256.
 depth: 1 to 16 layers, 4 x 256 tokens. devices: 1 to 8 simulated ones, the same 8 x 256 tokens split
-by data, fsdp or tensor: they share this machine's cores, so all beyond `relative` 1 is what the
-splitting costs. memory: bytes on each device by remat preset, and the compiler's bound of MFU, as
+by data, fsdp or tensor; they share this machine's cores, so what `relative` lacks to 1 is the cost
+of splitting. memory: bytes on each device by remat preset, and the compiler's bound on MFU,
 compiled for 4 TPUs (v5e:2x2; needs the extra [compile]): 8 layers, d 512, 64 x 512 tokens,
-bfloat16. --tiny measures the same at sizes of seconds, to see that it works.
+bfloat16. --tiny runs everything in seconds, as a test.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import sys
 
 from benchmarks.alone import alone
 
-# Layers are one loop, unlike in train_step.py, so that compiling takes seconds at every depth.
+# Layers are one loop, unlike in train_step.py, so that compilation takes seconds at every depth.
 _SIZE = dict(length=256, batch=4, layers=4, heads=8, embed=256, mlp=1024, unroll=False)
 _TINY = dict(length=32, batch=4, layers=2, heads=8, embed=64, mlp=64, unroll=False)
 _LARGE = dict(length=512, batch=64, layers=8, heads=8, embed=512, mlp=2048, unroll=False)
@@ -29,7 +29,7 @@ _CODES = 1024
 
 
 def series(tiny: bool) -> dict[str, list[dict]]:
-  """{series: its settings}, each what it changes of the size."""
+  """{series: its settings}, each setting as changes to the size."""
   unit = 32 if tiny else 256
   lengths = [unit * 2**i for i in range(5)]
   splits = [{"slices": 1, "data": 1, "fsdp": 1, "tensor": 1}]
@@ -46,7 +46,7 @@ def series(tiny: bool) -> dict[str, list[dict]]:
 
 
 def speed(setting: dict, steps: int, rounds: int) -> dict[str, float]:
-  """`decoder.measure` of a setting in this process."""
+  """`decoder.measure` of a setting, in this process."""
   from benchmarks import decoder
 
   length = setting.pop("length")
@@ -55,7 +55,7 @@ def speed(setting: dict, steps: int, rounds: int) -> dict[str, float]:
 
 
 def memory(setting: dict) -> dict[str, float]:
-  """{activations, all: bytes on each device, mfu_ceiling, compile_seconds} of a setting."""
+  """{activations, all: bytes per device, mfu_ceiling, compile_seconds} of a setting."""
   from benchmarks import decoder
   from musiclm_jax.training import compile, topologies
 
@@ -72,13 +72,13 @@ def memory(setting: dict) -> dict[str, float]:
 
 
 def one(setting: dict) -> dict[str, float]:
-  """What a process that `run` starts measures."""
+  """The measurement of a process that `run` starts."""
   steps, rounds = setting.pop("steps"), setting.pop("rounds")
   return memory(setting) if "topology" in setting else speed(setting, steps, rounds)
 
 
 def run(name: str, settings: list[dict], size: dict, often: dict) -> list[dict]:
-  """A series' settings with their results; of devices also the rate against that of one."""
+  """The settings of a series with their results; for devices also the speed relative to one."""
   rows = []
   for setting in settings:
     devices = max(setting.get("mesh", [1]))
@@ -93,7 +93,7 @@ def run(name: str, settings: list[dict], size: dict, often: dict) -> list[dict]:
 
 
 def main() -> None:
-  """Measures the series and prints."""
+  """Measures the series and prints the results."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--series", default=",".join(series(tiny=False)))
   parser.add_argument("--steps", type=int, default=2)

@@ -1,4 +1,4 @@
-"""Writes token shards of random codes for the benchmarks, as many records as wanted."""
+"""Writes token shards of random codes, with any number of records, for the benchmarks."""
 
 import json
 import pathlib
@@ -8,23 +8,23 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 MULAN_DIM = 128  # gin/paper/mulan_rvq.gin
-_RATES = {"acoustic": 50.0, "semantic": 25.0, "mulan": 0.0}
-_DISTINCT = 500  # records that are made; the others are these again, elsewhere in the files
+_RATES = {"acoustic": 50.0, "semantic": 25.0, "mulan": 1.0}
+_DISTINCT = 500  # different records; more are copies of these in other places of the files
 
 
 def acoustic(seconds: float, codes: int) -> dict:
-  """The columns, as `write` takes them, that the fine stage reads of clips of so many seconds."""
+  """The columns, for `write`, that the fine stage reads, of clips of `seconds`."""
   return {"acoustic": ((round(50 * seconds), 12), codes)}
 
 
 def all_sources(seconds: float, codes: int) -> dict:
-  """The columns that all three stages read."""
+  """The columns, for `write`, that all three stages read."""
   mulan = {"mulan": ((max(1, round(seconds)), MULAN_DIM), 0)}
   return {**acoustic(seconds, codes), "semantic": ((round(25 * seconds), 1), codes), **mulan}
 
 
 def write(directory: str | pathlib.Path, columns: dict, counts: dict[str, int]) -> None:
-  """A TFDS directory with so many records of each split, and its manifest.
+  """Writes a TFDS directory with counts[split] records of each split, and its manifest.
 
   columns: {name: (shape of a record's array, number of codes, 0 for an embedding)}.
   """
@@ -40,10 +40,10 @@ def write(directory: str | pathlib.Path, columns: dict, counts: dict[str, int]) 
   tfds.folder_dataset.write_metadata(
     data_dir=directory, features=features, split_infos=infos, check_data=False
   )
-  manifest = {
-    name: dict(frame_rate=_RATES[name], width=width, codebook_size=codes, encoder="none")
-    for name, ((_, width), codes) in columns.items()
-  }
+  manifest = {}
+  for name, ((_, width), codes) in columns.items():
+    made = dict(codebook_size=codes) if codes else dict(window_seconds=10.0, hop_seconds=1.0)
+    manifest[name] = dict(frame_rate=_RATES[name], width=width, encoder="none", **made)
   (directory / "manifest.json").write_text(json.dumps({"sources": manifest}))
 
 
@@ -60,7 +60,7 @@ def _records(columns: dict, features, count: int) -> list[bytes]:
 
 
 def _split(directory: pathlib.Path, split: str, count: int, made: list[bytes]):
-  """Writes the shards of a split, of 50,000 records at most, and says what they hold."""
+  """Writes the shards of a split, of at most 50,000 records each; returns its SplitInfo."""
   shards = max(2, -(-count // 50_000))
   lengths = [len(range(shard, count, shards)) for shard in range(shards)]
   for shard, length in enumerate(lengths):

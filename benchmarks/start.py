@@ -1,18 +1,18 @@
-"""Prints as JSON how soon a training starts, and what its checkpoints cost.
+"""Prints as JSON how long a training takes to start, and what its checkpoints cost.
 
 python -m benchmarks.start [--parts=start,checkpoints] [--run=tiny/fine] [--rounds=2]
   [--steps=41] [--every=10] [--period=100]
 
-start: seconds from `musiclm train tiny/fine`, on token shards it writes, to the end of the first
-step: with an empty --compile_cache (cold), then with what that left there (warm); the best of the
-rounds. `import` is until the run is described on disk (Python, imports, configuration, data
-opened), `begin` from there to the first step (optimizer, first values, first batch), `compile` and
-`step` are the first step's. --run=demo/fine is the larger model.
+start: seconds from `musiclm train tiny/fine`, on token shards written before, to the end of the
+first step, with an empty --compile_cache (cold), then with the cache it has filled (warm); the best
+of the rounds. `import` ends when the run is described on disk (Python, imports, configuration, data
+opened), `begin` at the first step (optimizer, initial values, first batch); `compile` and `step`
+are the first step's. --run=demo/fine is the larger model.
 checkpoints: a decoder of 25.7M parameters (6 layers, d 512, Adafactor; 2 x 256 tokens) trains
---steps steps, once saving at every --every steps and once never. `blocked_seconds` is how much
-longer a step behind a save takes than the run's median, `save_seconds` what a save costs in all,
-what is written beside the next steps too, and `percent_at_period` its share of --period steps.
-Each run is a process of its own.
+--steps steps, once saving every --every steps and once never. `blocked_seconds` is how much longer
+the step after a save takes than the median step, `save_seconds` the whole cost of a save, including
+writing in the background, and `percent_at_period` its share of --period steps. Each run is a
+process of its own.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _NEVER = 10**9
 
 
 def lines(model_dir: str) -> list[dict]:
-  """The lines of metrics.jsonl of the steps of training."""
+  """The lines of metrics.jsonl for training steps."""
   rows = pathlib.Path(model_dir, "metrics.jsonl").read_text().splitlines()
   return [row for row in map(json.loads, rows) if row["split"] == "train"]
 
@@ -61,7 +61,7 @@ def first_step(run: str, folder: str, model_dir: str, cache: str) -> dict[str, f
 
 
 def start(run: str, rounds: int) -> dict[str, dict]:
-  """{cold, warm: `first_step`} of the best of the rounds each."""
+  """{cold, warm: `first_step`}, each the best of the rounds."""
   found: dict[str, list] = {"cold": [], "warm": []}
   with tempfile.TemporaryDirectory() as folder:
     shards = {"shards": f"{folder}/tokens", "codes": _CODES[run]}
@@ -84,7 +84,7 @@ def write_shards(setting: dict) -> dict:
 
 
 class Data:
-  """What trainer.train wants of data: the same batch again and again."""
+  """Data for trainer.train: the same batch every time."""
 
   num_batches, fingerprint = 1, ""
   provenance = {"sources": {}, "parts": {}}
@@ -97,22 +97,20 @@ class Data:
     return [step]
 
   def batches(self, first_step: int, rows):
-    """Without end."""
+    """The batch, endlessly."""
     while True:
       yield self._batch
 
 
 def train(setting: dict) -> dict:
-  """Trains with saves every so many steps; {parameters, gigabytes: of a checkpoint, seconds}."""
+  """Trains with periodic saves; returns {parameters, gigabytes (of a checkpoint), seconds}."""
   import jax
 
   from benchmarks import decoder
-  from musiclm_jax.lm.audition import SampleGeneration
   from musiclm_jax.partitioning import MeshShape
   from musiclm_jax.training import trainer
   from musiclm_jax.training.checkpoints import CheckpointPolicy
   from musiclm_jax.training.health import Limits
-  from musiclm_jax.training.profiling import Window
   from musiclm_jax.training.step import TrainConfig
 
   size = dict(batch=2, layers=6, heads=8, embed=512, mlp=2048)
@@ -124,10 +122,10 @@ def train(setting: dict) -> dict:
       train_data=data,
       eval_data=data,
       model_dir=model_dir,
-      steps=trainer.Steps(total=setting["steps"], log=1, evaluate=0),
+      steps=trainer.Steps(total=setting["steps"], evaluate=0),
       policy=CheckpointPolicy(period=setting["every"], keep=2, keep_period=0, best=""),
-      limits=Limits(skipped=10, floors={}),
-      logging=trainer.Logging("", Window(0, 1), SampleGeneration(0, "", "", 0.0, 0, ())),
+      logging=trainer.Logging(period=1, wandb_project=""),
+      hooks=(Limits(skipped=10, floors={}, period=1),),
       initial={},
       compile_cache="",
     )
@@ -141,7 +139,7 @@ def train(setting: dict) -> dict:
 
 
 def checkpoints(steps: int, every: int, period: int) -> dict[str, float]:
-  """What saving costs."""
+  """The cost of saving."""
   runs = {}
   for name, saves in (("never", _NEVER), ("saving", every)):
     setting = {"train": True, "steps": steps, "every": saves}
@@ -149,24 +147,24 @@ def checkpoints(steps: int, every: int, period: int) -> dict[str, float]:
     print(name, runs[name], file=sys.stderr)
   never, saving = runs["never"].pop("seconds")[1:], runs["saving"]["seconds"][1:]
   median = statistics.median(saving)
-  # Behind the save of step k comes step k + 1, which is at k - 1 of the list.
-  behind = [saving[step - 1] - median for step in range(every, steps, every)]
-  save = (sum(saving) - sum(never)) / len(behind)
+  # Step k + 1 follows the save of step k and is at index k - 1 of the list.
+  after_save = [saving[step - 1] - median for step in range(every, steps, every)]
+  save = (sum(saving) - sum(never)) / len(after_save)
   step = statistics.mean(never)
   return {
     **runs["never"],
-    "saves": len(behind),
+    "saves": len(after_save),
     "step_seconds_never": round(step, 4),
     "step_seconds_saving": round(statistics.mean(saving), 4),
     "percent_at_every": round(100 * (sum(saving) / sum(never) - 1), 1),
-    "blocked_seconds": round(statistics.mean(behind), 3),
+    "blocked_seconds": round(statistics.mean(after_save), 3),
     "save_seconds": round(save, 3),
     "percent_at_period": round(100 * save / (period * step), 2),
   }
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Measures everything and prints the results."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--parts", default="start,checkpoints")
   parser.add_argument("--run", default="tiny/fine", choices=_CODES)

@@ -1,8 +1,9 @@
 """The decoder of the stage models in T5X (github.com/google-research/t5x), for train_step.py.
 
-Its DecoderOnlyModel of examples/decoder_only with its Adafactor and the step of its Trainer, sizes
-and settings those of models/base.gin but for what train_step.py says. Attention weights are dropped
-too; otherwise the arithmetic is ours. Not on PyPI: train_step.py asks for it where it is installed.
+The DecoderOnlyModel of examples/decoder_only with T5X's Adafactor and the step of its Trainer, with
+the settings of models/base.gin and the sizes of train_step.py. Attention weights have dropout too;
+otherwise the arithmetic is the same as here. T5X is not on PyPI; train_step.py measures it where it
+is installed.
 """
 
 import jax

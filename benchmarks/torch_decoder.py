@@ -1,8 +1,8 @@
 """The decoder of the stage models in PyTorch, for train_step.py and gpu.py to measure.
 
-T5 1.1 without encoder: RMS norms, one relative bias for all layers, gated GELU, dropout where ours
-has it, the output tied to the table, Adafactor. Attention is torch's scaled_dot_product_attention
-with the bias as mask.
+T5 1.1 without its encoder: RMS norms, one relative bias for all layers, gated GELU, dropout in the
+same places as here, output tied to the embedding table, Adafactor. Attention is torch's
+scaled_dot_product_attention with the bias as mask.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 def dropout(x, rate: float, train: bool):
-  """x [batch, length, dim], a feature dropped at all positions of a sequence at once."""
+  """x [batch, length, dim] with features dropped at all positions of a sequence."""
   return x * F.dropout(x.new_ones(len(x), 1, x.shape[-1]), rate, train)
 
 
@@ -42,7 +42,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-  """The mean cross-entropy of tokens [batch, length], each from those before it.
+  """The mean cross-entropy of tokens [batch, length], each predicted from those before it.
 
   The first `conditions` tokens are not learnt. The others are of `levels` in turn, each scored
   against its own `codes` rows of the table, which begin at `first`; codes 0: against all. `dtype`
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
     self.norm = nn.RMSNorm(embed_dim)
 
   def bias(self, length: int):
-    """[1, heads, length, length]: T5's causal relative bias, -inf ahead."""
+    """[1, heads, length, length]: T5's relative bias, -inf for later keys."""
     places = torch.arange(length, device=self.table.device)
     back = (places[:, None] - places[None, :]).clamp(min=0)
     exact = self.buckets // 2

@@ -1,4 +1,4 @@
-"""Prints how many tokens a second a decoder trains on, beside rivals on the same machine.
+"""Prints the training speed of a decoder and of other implementations on the same machine.
 
 python -m benchmarks.train_step [--json] [--steps=3] [--rounds=2] [--only=ours,...]
 
@@ -6,9 +6,9 @@ The decoder of a stage (6 layers, 8 heads, d 512, gated feed-forward 2048, vocab
 sequences of 512 tokens, float32, dropout 0.1, T5's relative bias, Adafactor) by this package, and
 by PyTorch with and without torch.compile (the extra [hf]), and by T5X where it is installed (it is
 not on PyPI; its attention weights have dropout too). Each runs in a process of its own, one after
-another, in rounds; its best round counts, compilation never. `matrix_product` is this machine's
+another, in rounds; its best round counts, without compilation. `matrix_product` is this machine's
 rate for one float32 product of 4096 x 4096, in GFLOP/s, `of_matrix_product` the share of it that
-the products of a rival reach.
+the products of an implementation reach.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SIZE = dict(
 
 
 def ours():
-  """A function from tokens to the loss of a step of `musiclm train`, on one device."""
+  """A function from tokens to the loss of one step of `musiclm train`, on one device."""
   from benchmarks import decoder
 
   program = decoder.program(
@@ -60,21 +60,21 @@ def ours():
 
 
 def pytorch():
-  """The same by PyTorch, compiled."""
+  """As `ours`, in compiled PyTorch."""
   from benchmarks import torch_decoder
 
   return torch_decoder.trainer(SIZE, compiled=True)
 
 
 def pytorch_eager():
-  """The same by PyTorch as it stands."""
+  """As `ours`, in eager PyTorch."""
   from benchmarks import torch_decoder
 
   return torch_decoder.trainer(SIZE, compiled=False)
 
 
 def t5x():
-  """The same by T5X."""
+  """As `ours`, in T5X."""
   from benchmarks import t5x_decoder
 
   return t5x_decoder.train_step(SIZE)
@@ -85,11 +85,11 @@ _NEEDS = {"pytorch": "torch", "pytorch_eager": "torch", "t5x": "t5x"}
 
 
 def measure(name: str, steps: int) -> dict[str, float]:
-  """{tokens_per_second, first and last loss} of a rival in this process."""
+  """{tokens_per_second, first and last loss} of an implementation, in this process."""
   step = RIVALS[name]()
   tokens = np.random.default_rng(0).integers(0, SIZE["vocab_size"], (BATCH, LENGTH))
   first = step(tokens)
-  step(tokens)  # what is still compiled at the second call is not counted either
+  step(tokens)  # the second call may still compile something
   began = time.perf_counter()
   for _ in range(steps):
     last = step(tokens)
@@ -113,14 +113,15 @@ def matrix_product() -> float:
 
 
 def flops_per_token() -> float:
-  """Of matrix products in a step: forward and twice as much backward, causal attention once."""
+  """FLOPs of the matrix products of a step: forward, twice that backward, half for attention."""
   embed, mlp = SIZE["embed_dim"], SIZE["mlp_dim"]
-  layer = 4 * embed**2 + 3 * embed * mlp + embed * LENGTH  # the last: half of scores and values
+  # the last term, of scores and values, is half of the full one, by causality
+  layer = 4 * embed**2 + 3 * embed * mlp + embed * LENGTH
   return 3 * 2 * (SIZE["num_layers"] * layer + embed * SIZE["vocab_size"])
 
 
 def one(setting: dict) -> dict[str, float]:
-  """What a process that `main` starts measures: a rival, or this machine."""
+  """The measurement of a process that `main` starts: an implementation, or this machine."""
   if "rival" in setting:
     return measure(setting["rival"], setting["steps"])
   return {"gflops": matrix_product()}
@@ -131,7 +132,7 @@ def _do(setting: dict) -> dict:
 
 
 def main() -> None:
-  """Measures all rivals in rounds and prints."""
+  """Measures all implementations in rounds and prints the results."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--json", action="store_true")
   parser.add_argument("--steps", type=int, default=3)
@@ -145,7 +146,7 @@ def main() -> None:
   names = []
   for name in options.only.split(","):
     if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
-      print(f"{name} is left out: {_NEEDS[name]} is not installed", file=sys.stderr)
+      print(f"{name} is skipped: {_NEEDS[name]} is not installed", file=sys.stderr)
     else:
       names.append(name)
   results: dict[str, list[dict]] = {name: [] for name in names}

@@ -1,1 +1,1 @@
-"""Launchers: they start processes on several hosts, and all end in one line, `musiclm VERB ...`."""
+"""Launchers: each starts the same command, `musiclm VERB ...`, on several hosts."""

@@ -1,11 +1,11 @@
-"""Starts a job on GKE as one JobSet (as JSON, which kubectl reads): TPU slices, or nodes with GPUs.
+"""Starts a job on GKE as one JobSet: TPU slices, or nodes with GPUs.
 
     python -m launch.gke tpu --name=coarse --image=IMAGE --volume=CLAIM:/music
       --accelerator=tpu-v5-lite-podslice --topology=16x16 --slices=2 -- train ...
     python -m launch.gke gpu --name=coarse --image=IMAGE --volume=CLAIM:/music
       --accelerator=nvidia-h100-80gb --nodes=4 --gpus_per_node=8 -- train paper/coarse ...
 
-Every pod is a host with one process and its supervisor. The image is that of launch/Dockerfile.
+Every pod is one host with a supervisor and one process. The image is built by launch/Dockerfile.
 """
 
 import argparse
@@ -17,13 +17,13 @@ import sys
 from launch import command
 from musiclm_jax.supervisor import MISTAKES
 
-_HOSTS = "host"  # the JobSet's one group of Jobs
-_PORT = 8476  # of the coordinator
-_USER = 1000  # of the image
+_HOSTS = "host"  # name of the JobSet's only group of Jobs
+_PORT = 8476  # the coordinator's
+_USER = 1000  # the image's
 
 
 def main(argv: list[str]) -> int:
-  """Creates the JobSet, and gives kubectl's exit code."""
+  """Creates the JobSet and returns kubectl's exit code."""
   parser = _parser()
   options, words = parser.parse(argv)
   # In a container's command Kubernetes reads $(NAME) as a variable and $$ as $.
@@ -44,16 +44,16 @@ def _parser() -> command.Parser:
   for kind, jobset in ((tpu, _tpu), (gpu, _gpu)):
     kind.set_defaults(jobset=jobset)
     add = kind.add_argument
-    add("--name", type=_name, required=True, help="of the JobSet")
+    add("--name", type=_name, required=True, help="name of the JobSet")
     add("--image", required=True)
-    volume = "a persistent volume claim that all pods may write, and where they see it; repeatable"
+    volume = "a persistent volume claim that all pods can write, and its mount path; repeatable"
     add(
       "--volume", type=_volume, action="append", required=True, metavar="CLAIM:/PATH", help=volume
     )
-    add("--accelerator", required=True, help="the nodes' label")
-    add("--max_restarts", type=command.count, default=10, help="of the JobSet; default 10")
-    add("--dry_run", action="store_true", help="prints what would run")
-  tpu.add_argument("--topology", type=_topology, required=True, help="of a slice, as 16x16")
+    add("--accelerator", required=True, help="the accelerator label of the nodes")
+    add("--max_restarts", type=command.count, default=10, help="default 10")
+    add("--dry_run", action="store_true", help="print the command and exit")
+  tpu.add_argument("--topology", type=_topology, required=True, help="of a slice, such as 16x16")
   tpu.add_argument("--slices", type=command.count, default=1, help="default 1")
   tpu.add_argument("--chips_per_host", type=command.count, default=4, help="default 4")
   gpu.add_argument("--nodes", type=command.count, required=True)
@@ -63,7 +63,7 @@ def _parser() -> command.Parser:
 
 def _name(text: str) -> str:
   if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", text):
-    wanted = "up to 40 of a-z, 0-9 and -, a letter first and no - last"
+    wanted = "at most 40 of a-z, 0-9 and -, starting with a letter and not ending with -"
     raise argparse.ArgumentTypeError(f"wanted {wanted}; got {text!r}")
   return text
 
@@ -77,23 +77,23 @@ def _volume(text: str) -> tuple[str, str]:
 
 def _topology(text: str) -> str:
   if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", text):
-    raise argparse.ArgumentTypeError(f"wanted one like 4x4 or 4x4x8, got {text!r}")
+    raise argparse.ArgumentTypeError(f"wanted a topology such as 4x4 or 4x4x8, got {text!r}")
   return text
 
 
 def _tpu(options: argparse.Namespace, words: list[str]) -> dict:
-  """A Job per slice; GKE tells the pods of each other."""
+  """A Job per slice; GKE gives each pod the addresses of the others."""
   chips, per_host = math.prod(map(int, options.topology.split("x"))), options.chips_per_host
   if chips % per_host:
     raise ValueError(
       f"argument --topology: wanted a multiple of {per_host} chips (--chips_per_host), got {chips}"
     )
-  # JAX shows the two cores of a TPU7x chip as two devices.
+  # Each TPU7x chip is two devices in JAX.
   devices = options.slices * chips * (2 if options.accelerator.startswith("tpu7") else 1)
   container = {
     "command": command.supervised("python", words, f"--devices={devices}"),
     "env": [{"name": "JAX_PLATFORMS", "value": "tpu"}],
-    "securityContext": {"runAsUser": 0},  # whose the TPUs' device files are
+    "securityContext": {"runAsUser": 0},  # root, who owns the TPUs' device files
     "resources": {"limits": {"google.com/tpu": per_host}},
   }
   pod = {
@@ -101,18 +101,18 @@ def _tpu(options: argparse.Namespace, words: list[str]) -> dict:
       "cloud.google.com/gke-tpu-accelerator": options.accelerator,
       "cloud.google.com/gke-tpu-topology": options.topology,
     },
-    # What goes from slice to slice does without the pods' own network.
+    # Traffic between slices bypasses the pod network.
     "hostNetwork": True,
     "dnsPolicy": "ClusterFirstWithHostNet",
   }
-  # All pods of a slice in one node pool, and no two slices in the same.
+  # All pods of a slice in one node pool, and each slice in another pool.
   placement = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
   jobset = _jobset(options, options.slices, chips // per_host, pod, container)
   return jobset | {"metadata": jobset["metadata"] | {"annotations": placement}}
 
 
 def _gpu(options: argparse.Namespace, words: list[str]) -> dict:
-  """One Job, whose first pod is the coordinator."""
+  """One Job; its first pod is the coordinator."""
   flags = (
     f"--devices={options.nodes * options.gpus_per_node}",
     f"--coordinator={options.name}-{_HOSTS}-0-0.{options.name}:{_PORT}",
@@ -123,15 +123,18 @@ def _gpu(options: argparse.Namespace, words: list[str]) -> dict:
     "command": command.supervised("python", words, *flags),
     "env": [
       {"name": "JAX_PLATFORMS", "value": "cuda"},
-      {"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64"},  # GKE puts the driver there
+      {
+        "name": "LD_LIBRARY_PATH",
+        "value": "/usr/local/nvidia/lib64",
+      },  # where GKE installs the driver
     ],
     "resources": {"limits": {"nvidia.com/gpu": options.gpus_per_node}},
-    # NCCL wants more shared memory than the 64 MB of a container.
+    # NCCL needs more shared memory than a container's default of 64 MB.
     "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
   }
   pod = {
     "nodeSelector": {"cloud.google.com/gke-accelerator": options.accelerator},
-    "securityContext": {"fsGroup": _USER},  # who may write to the volumes
+    "securityContext": {"fsGroup": _USER},  # may write to the volumes
     "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
   }
   return _jobset(options, 1, options.nodes, pod, container)
@@ -140,7 +143,7 @@ def _gpu(options: argparse.Namespace, words: list[str]) -> dict:
 def _jobset(
   options: argparse.Namespace, replicas: int, pods: int, pod: dict, container: dict
 ) -> dict:
-  """The JobSet of `replicas` Jobs with so many pods each."""
+  """The JobSet of `replicas` Jobs with `pods` pods each."""
   claims = {f"volume-{index}": volume for index, volume in enumerate(options.volume)}
   mounts = [{"name": name, "mountPath": path} for name, (_, path) in claims.items()]
   volumes = [
@@ -151,7 +154,7 @@ def _jobset(
   container["volumeMounts"] = [*container.get("volumeMounts", ()), *mounts]
   pod = pod | {
     "restartPolicy": "Never",
-    "terminationGracePeriodSeconds": 120,  # to save in
+    "terminationGracePeriodSeconds": 120,  # time to save
     "containers": [container],
     "volumes": [*pod.get("volumes", ()), *volumes],
   }
@@ -159,7 +162,7 @@ def _jobset(
     "completionMode": "Indexed",
     "parallelism": pods,
     "completions": pods,
-    "backoffLimit": 0,  # one pod that is lost ends the Job: none of the others can go on
+    "backoffLimit": 0,  # a lost pod ends the Job, as the others cannot continue without it
     "podFailurePolicy": {
       "rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": list(MISTAKES)}}]
     },
@@ -171,7 +174,7 @@ def _jobset(
     "metadata": {"name": options.name},
     "spec": {
       "network": {"enableDNSHostnames": True},
-      # New pods must not meet those of the last start: those would join them.
+      # Pods of the previous start must be gone first, or they would join the new ones.
       "failurePolicy": {
         "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
         "maxRestarts": options.max_restarts,

@@ -2,7 +2,7 @@
 
     python -m launch.slurm --nodes=2 --gpus_per_node=8 --time=24:00:00 -- train paper/coarse ...
 
-Run it with the Python that the nodes are to use, on a file system that they share.
+Run it with the Python that the nodes will use, on a file system that they share.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from launch import command
 from musiclm_jax.supervisor import MISTAKES
 
 _SAVING_SECONDS = 120  # between SIGTERM and the time limit
-_EARLY_SECONDS = 60  # by which Slurm may send a signal too early
-_LEAST_SECONDS = 600
+_EARLY_SECONDS = 60  # Slurm may send the signal up to this much earlier
+_MIN_SECONDS = 600
 
 _SCRIPT = r"""#!/bin/bash
 #SBATCH --job-name={options.name}
@@ -30,17 +30,16 @@ _SCRIPT = r"""#!/bin/bash
 set -u
 : "${{SLURM_JOB_END_TIME:?wanted Slurm 23.02 or later, which sets it}}"
 
-# Every task is a supervisor, with one process per node as with one per GPU: srun could only end all
-# of them when a process dies, and Slurm starts a job again for a lost node, not for a lost process.
-# The supervisor starts its process again at once; the others hear of it and are started again too.
-# It ends with an error where that has no use, and then srun ends the others.
+# Every task is a supervisor, because Slurm requeues a job for a lost node, not for a lost process.
+# The supervisor restarts its process at once, and the other supervisors restart theirs. It ends
+# with an error where a restart is useless; srun then ends the other tasks.
 srun --kill-on-bad-exit=1 --label --cpus-per-task={cpus} --gpu-bind=none \
   {task}
 code=$?
 
-# Shortly before the time limit Slurm has told the tasks, not this script, to save and to end. The
-# same job then goes back to the queue, and goes on from that checkpoint; not where it has come to
-# its end, or another start would end alike.
+# Shortly before the time limit Slurm signals the tasks, not this script, to save and end. The same
+# job is then queued again and continues from that checkpoint, unless it is complete or has failed
+# in a way that a restart would repeat.
 if (({again} && SLURM_JOB_END_TIME - $(date +%s) < {margin})); then
   scontrol requeue "$SLURM_JOB_ID"
 fi
@@ -49,7 +48,7 @@ exit "$code"
 
 
 def main(argv: list[str]) -> int:
-  """Submits the job, and gives sbatch's exit code."""
+  """Submits the job and returns sbatch's exit code."""
   parser = _parser()
   options, words = parser.parse(argv)
   if options.processes_per_node not in (1, options.gpus_per_node):
@@ -69,18 +68,26 @@ def _parser() -> command.Parser:
   add("--gpus_per_node", type=command.count, required=True)
   add("--processes_per_node", type=command.count, default=1, help="1 (default) or gpus_per_node")
   add("--cpus_per_gpu", type=command.count, default=8, help="default 8")
-  add("--time", type=_time, required=True, help="[DAYS-]HH:MM:SS until the job is queued again")
+  add(
+    "--time", type=_time, required=True, help="[DAYS-]HH:MM:SS, after which the job is queued again"
+  )
   add("--name", type=_name, default="musiclm", help="default musiclm")
-  add("--python", default=sys.executable, help="on the nodes; default: the one that runs this")
-  add("--sbatch", action="append", default=[], metavar="OPTION", help="as --sbatch=--partition=gpu")
-  add("--dry_run", action="store_true", help="prints what would run")
+  add("--python", default=sys.executable, help="on the nodes; default: the Python that runs this")
+  add(
+    "--sbatch",
+    action="append",
+    default=[],
+    metavar="OPTION",
+    help="such as --sbatch=--partition=gpu",
+  )
+  add("--dry_run", action="store_true", help="print the command and exit")
   return parser
 
 
 def _time(text: str) -> str:
   parts = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
   days, hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else [0] * 4
-  if ((days * 24 + hours) * 60 + minutes) * 60 + seconds < _LEAST_SECONDS:
+  if ((days * 24 + hours) * 60 + minutes) * 60 + seconds < _MIN_SECONDS:
     raise argparse.ArgumentTypeError(f"wanted [DAYS-]HH:MM:SS from 0:10:00 on, got {text!r}")
   return text
 
@@ -96,7 +103,7 @@ def _script(options: argparse.Namespace, words: list[str]) -> str:
   gpus, processes = options.gpus_per_node, options.processes_per_node
   environment = ["JAX_PLATFORMS=cuda"]
   if processes == 1:
-    # Under Slurm, JAX takes one GPU for each process unless it is told which.
+    # Under Slurm, JAX uses one GPU per process by default.
     environment.append(f"JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(gpus)))}")
   run = command.supervised(options.python, words, f"--devices={options.nodes * gpus}")
   return _SCRIPT.format(

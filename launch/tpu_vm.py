@@ -3,8 +3,8 @@
     python -m launch.tpu_vm --tpu=NAME --zone=ZONE --devices=256 -- train paper/coarse ...
     python -m launch.tpu_vm --queued_resource=NAME --zone=ZONE --devices=512 -- train ...
 
-Every worker has the repository and its Python in the same folder. The job goes on when this has
-ended; on each worker FOLDER/musiclm.log is what it says and FOLDER/musiclm.pid its supervisor.
+Every worker has the repository and its Python in the same folder. The job runs on after this
+command ends; on each worker FOLDER/musiclm.log is its output and FOLDER/musiclm.pid its supervisor.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from launch import command
 
 
 def main(argv: list[str]) -> int:
-  """Starts the job, and gives gcloud's exit code."""
+  """Starts the job and returns gcloud's exit code."""
   options, words = _parser().parse(argv)
   if options.queued_resource is None:
     where = ["tpu-vm", "ssh", options.tpu]
@@ -30,24 +30,25 @@ def _parser() -> command.Parser:
   parser = command.Parser(prog="launch.tpu_vm", usage="%(prog)s OPTIONS -- VERB ...")
   parser.description = __doc__
   which = parser.add_mutually_exclusive_group(required=True)
-  which.add_argument("--tpu", help="a slice, as made by `gcloud compute tpus tpu-vm create`")
+  which.add_argument("--tpu", help="a slice, made by `gcloud compute tpus tpu-vm create`")
   which.add_argument("--queued_resource", help="all of its slices")
   add = parser.add_argument
   add("--zone", required=True)
-  add("--devices", type=command.count, required=True, help="of all slices: their chips")
+  add("--devices", type=command.count, required=True, help="all chips of all slices")
   add("--folder", default="musiclm_jax", help="the clone on the workers; default musiclm_jax")
-  add("--python", default=".venv/bin/python", help="in the folder; default .venv/bin/python")
-  add("--gcloud", action="append", default=[], metavar="OPTION", help="as --gcloud=--internal-ip")
-  add("--dry_run", action="store_true", help="prints what would run")
+  add("--python", default=".venv/bin/python", help="path in the folder; default .venv/bin/python")
+  add(
+    "--gcloud", action="append", default=[], metavar="OPTION", help="such as --gcloud=--internal-ip"
+  )
+  add("--dry_run", action="store_true", help="print the command and exit")
   return parser
 
 
 def _remote(options: argparse.Namespace, words: list[str]) -> str:
-  """What the shell of a worker runs."""
+  """The shell command of a worker."""
   python = shlex.quote(options.python)
   run = shlex.join(command.supervised(options.python, words, f"--devices={options.devices}"))
-  # The job must not hang on the connection, which it would outlast. What is missing on a worker is
-  # said before, while there is one.
+  # The job must outlast the connection; errors about a missing folder or Python come before that.
   return (
     f"cd {shlex.quote(options.folder)} && {python} -m {command.SUPERVISOR} --help > /dev/null && "
     f"{{ nohup env JAX_PLATFORMS=tpu {run} >> musiclm.log 2>&1 < /dev/null & "

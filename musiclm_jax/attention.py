@@ -1,4 +1,4 @@
-"""Attention over a sequence: what positions do to it, and who computes it.
+"""Attention over a sequence: positions, and the implementations.
 
 Positions: T5's relative bias (Raffel et al. 2020, arXiv 1910.10683, Section 2.1) or rotary ones.
 einsum letters: b batch, t query, s key, n heads, h head_dim, k bucket; x shards of the batch.
@@ -15,14 +15,14 @@ import numpy as np
 from musiclm_jax.layers import add_bias, normal
 from musiclm_jax.partitioning import for_each_shard, per_shard
 
-_TILE = 512  # of the splash kernel
-_LANES = 128  # of a TPU's vector unit: tiles are whole multiples
+_TILE = 512  # positions in a tile of the splash kernel
+_LANES = 128  # width of a TPU's vector unit; a tile is a multiple of it
 
 
 def relative_buckets(distance: jax.Array, *, num_buckets: int, max_distance: int, causal: bool):
   """T5 bucket of each key-minus-query distance: exact when near, logarithmic up to max_distance.
 
-  [...] int32 to [...] int32 in 0..num_buckets-1. Causal buckets cover the past alone.
+  [...] int32 to [...] int32 in 0..num_buckets-1. Causal buckets cover only the past.
   """
   ahead = 0
   if causal:
@@ -38,27 +38,28 @@ def relative_buckets(distance: jax.Array, *, num_buckets: int, max_distance: int
 
 
 def diagonals(values: jax.Array, queries: int) -> jax.Array:
-  """[..., queries, keys] of values [..., queries + keys - 1] from the lower left corner's diagonal
-  to the upper right one's.
+  """A Toeplitz matrix [..., queries, keys] of values [..., queries + keys - 1], one a diagonal.
+
+  The values go from the diagonal of the lower left corner to that of the upper right one.
 
   >>> diagonals(jnp.arange(4), 2)
   [[1, 2, 3], [0, 1, 2]]
   """
   keys = values.shape[-1] - queries + 1
   period = queries + keys
-  # Rows of one less than the period, so that each starts one value earlier than that above it; no
-  # gather, so that the gradient is a sum over the rows.
-  turned = jnp.concatenate(
+  # The rows are one shorter than the period, so each starts one value earlier than the row above.
+  # Without a gather, the gradient is a sum over the rows and not a scatter.
+  rolled = jnp.concatenate(
     [values[..., queries - 1 :], values[..., :1], values[..., : queries - 1]], axis=-1
   )
-  flat = jnp.tile(turned, queries)[..., : queries * (period - 1)]
+  flat = jnp.tile(rolled, queries)[..., : queries * (period - 1)]
   return flat.reshape(*values.shape[:-1], queries, period - 1)[..., :keys]
 
 
 class RelativeBias(nn.Module):
   """T5 relative position bias [x, heads, queries, keys], one table for all layers; equal in x.
 
-  Positions are consecutive ones, so that a bias is the same along a diagonal.
+  Positions must be consecutive, so that the bias is constant along a diagonal.
   """
 
   num_buckets: int
@@ -74,19 +75,19 @@ class RelativeBias(nn.Module):
     buckets = relative_buckets(
       distance, num_buckets=self.num_buckets, max_distance=self.max_distance, causal=self.causal
     )
-    # A matrix product and not a gather: its gradient is then no scatter.
+    # A matrix product instead of a gather, whose gradient would be a scatter.
     one_hot = jax.nn.one_hot(buckets, self.num_buckets, dtype=table.dtype)
     tables = for_each_shard(table, None, "heads")
     return diagonals(jnp.einsum("dk,xkn->xnd", one_hot, tables), queries)
 
   def angles(self, positions: jax.Array, head_dim: int) -> None:
-    """None: queries and keys stay as they are."""
+    """None: queries and keys are not rotated."""
 
 
 class Rotary(nn.Module):
-  """Positions as angles by which pairs of a query's and a key's values are turned, and no bias.
+  """Positions as angles by which pairs of values of queries and keys are rotated; the bias is 0.
 
-  Su et al. 2021 (RoFormer, arXiv 2104.09864), Section 3.4.2: the distance alone enters the scores.
+  Su et al. 2021 (RoFormer, arXiv 2104.09864), Section 3.4.2: scores depend on the distance alone.
   Value i of the first half of a head is paired with value i of the second; `base` is 10,000 there.
   """
 
@@ -102,7 +103,7 @@ class Rotary(nn.Module):
 
 
 def apply_rotary(x: jax.Array, angles: jax.Array | None) -> jax.Array:
-  """x [batch, heads, positions, head_dim] turned by `Rotary.angles`, or as it is for None."""
+  """x [batch, heads, positions, head_dim] rotated by `Rotary.angles`; unchanged for None."""
   if angles is None:
     return x
   first_half, second_half = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -112,8 +113,9 @@ def apply_rotary(x: jax.Array, angles: jax.Array | None) -> jax.Array:
 
 
 def attend(query, keys, values, bias):
-  """Softmax attention [b, n, t, h] of a query [b, n, t, h] to the keys and values of several blocks
-  [b, n, s, h], each with its bias [x, n or 1, t, s].
+  """Softmax attention [b, n, t, h] of a query [b, n, t, h] over several blocks of keys and values.
+
+  keys and values are lists of [b, n, s, h], bias of [x, n or 1, t, s].
   """
   scores = [
     add_bias(jnp.einsum("bnth,bnsh->bnts", query, k, preferred_element_type=jnp.float32), b)
@@ -126,9 +128,9 @@ def attend(query, keys, values, bias):
 
 
 def _by_blocks(query, key, value, bias, block: int):
-  """By blocks of queries, each of which meets the keys up to its end: no masked half is computed.
+  """In blocks of queries, each over the keys up to its end, which skips most masked scores.
 
-  For every backend, of which XLA makes the best.
+  Plain XLA, for every backend.
   """
   length = query.shape[2]
   outs = []
@@ -141,12 +143,12 @@ def _by_blocks(query, key, value, bias, block: int):
 
 
 def _by_cudnn(query, key, value, bias, block: int):
-  """NVIDIA's fused kernel, with the bias and its gradient; in 16 bits and an even length."""
+  """NVIDIA's fused kernel, with the bias and its gradient; needs 16 bits and an even length."""
   batch, _, length, _ = query.shape
   if query.dtype == jnp.float32 or length % 2:
     raise ValueError(
-      f"attention: cudnn wants bfloat16 and an even length, got {query.dtype} and {length}; "
-      "--attention=blocks takes both"
+      f"attention: cudnn needs bfloat16 and an even length, got {query.dtype} and {length}; "
+      "--attention=blocks needs neither"
     )
   query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
   bias = jnp.broadcast_to(bias, (len(bias), query.shape[2], length, length)).astype(query.dtype)
@@ -157,20 +159,22 @@ def _by_cudnn(query, key, value, bias, block: int):
 
 
 def _by_splash(query, key, value, bias, block: int, interpret: bool = False):
-  """The TPU's fused kernel, which knows no bias: for rotary positions.
+  """The TPU's fused kernel, which takes no bias: for rotary positions.
 
-  Lengths are filled up to whole tiles behind the end, where no query looks.
+  Lengths are padded to whole tiles after the end, to which no query attends.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as mask
 
   if bias.shape[1] != 1:
-    raise ValueError("attention: splash has no relative bias; wants rotary positions, or blocks")
+    raise ValueError(
+      "attention: splash takes no relative bias; use rotary positions or --attention=blocks"
+    )
   _, heads, length, _ = query.shape
   tile = min(_TILE, -(-length // _LANES) * _LANES)
-  whole = -(-length // tile) * tile
+  padded = -(-length // tile) * tile
   query, key, value = (
-    jnp.pad(x, ((0, 0), (0, 0), (0, whole - length), (0, 0))) for x in (query, key, value)
+    jnp.pad(x, ((0, 0), (0, 0), (0, padded - length), (0, 0))) for x in (query, key, value)
   )
   tiles = kernel.BlockSizes(
     **dict.fromkeys(
@@ -179,7 +183,7 @@ def _by_splash(query, key, value, bias, block: int, interpret: bool = False):
       tile,
     )
   )
-  masks = mask.MultiHeadMask([mask.CausalMask((whole, whole))] * heads)
+  masks = mask.MultiHeadMask([mask.CausalMask((padded, padded))] * heads)
   attention = kernel.make_splash_mha_single_device(masks, block_sizes=tiles, interpret=interpret)
   return jax.vmap(attention)(query, key, value)[:, :, :length]
 
@@ -190,8 +194,8 @@ _KINDS = {"blocks": _by_blocks, "cudnn": _by_cudnn, "splash": _by_splash}
 def causal_attention(kind: str, query, key, value, bias, block: int):
   """Causal attention [b, n, t, h] of query, key and value [b, n, t, h].
 
-  bias [x, n or 1, t, s] float32 already holds the causal mask. `kind` is "blocks", which are of
-  `block` queries, "cudnn" or "splash". Raises ValueError for another one, and where one cannot.
+  bias [x, n or 1, t, s] float32 includes the causal mask. `kind` is "blocks" (of `block` queries),
+  "cudnn" or "splash". Raises ValueError for another kind, or for input that the kind cannot take.
   """
   if kind not in _KINDS:
     raise ValueError(f"attention: wanted one of {', '.join(_KINDS)}, got {kind!r}")

@@ -1,7 +1,7 @@
-"""The encoder of BERT and ViT: attention both ways, layer norms, biases.
+"""The encoder of BERT and ViT: bidirectional attention, layer norms, biases.
 
 Devlin et al. 2018 (arXiv 1810.04805) and Dosovitskiy et al. 2020 (arXiv 2010.11929): MuLan's text
-and spectrogram towers and the melody encoder. Places are the business of what stands in front.
+and spectrogram towers and the melody encoder. Position embeddings are added by the caller.
 einsum letters: b batch, t query, s key, d embed, n heads, h head_dim, f mlp.
 """
 
@@ -22,13 +22,13 @@ def layer_norm(name: str, dtype: str, epsilon: float = 1e-12) -> nn.LayerNorm:
     dtype=dtype,
     scale_init=ones,
     bias_init=zeros,
-    use_fast_variance=False,  # of a large mean it leaves too few digits
+    use_fast_variance=False,  # is inexact where the mean is large
     name=name,
   )
 
 
 class Affine(nn.Module):
-  """x [..., inputs] to x @ kernel + bias [..., *outputs]; `axes` name all axes of the kernel."""
+  """x [..., inputs] to x @ kernel + bias [..., *outputs]; `axes` are the kernel's logical axes."""
 
   outputs: tuple[int, ...]
   axes: tuple[str | None, ...]
@@ -49,7 +49,8 @@ class Affine(nn.Module):
 class SelfAttention(nn.Module):
   """Softmax attention among the positions of x [batch, length, embed], to the same shape.
 
-  `bias` [rows, heads or 1, queries or 1, keys] float32 goes to the scores: `add_bias`.
+  `bias` [rows, heads or 1, queries or 1, keys] float32 is added to the scores by
+  `add_bias`.
   """
 
   num_heads: int
@@ -73,9 +74,9 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-  """Self-attention, then a GELU feed-forward; (x, None).
+  """Self-attention, then a GELU feed-forward. Returns (x, None).
 
-  Norms stand before each half inside the residual (`norm_first`, ViT) or behind the sum (BERT).
+  Each has a norm before it inside the residual branch (`norm_first`, ViT) or after the sum (BERT).
   """
 
   num_heads: int
@@ -97,10 +98,10 @@ class EncoderLayer(nn.Module):
       y = constrain(nn.gelu(y, approximate=False), "batch", "length", "mlp_act")
       return Affine((x.shape[-1],), ("mlp", "embed"), self.dtype, name="wo")(y)
 
-    halves = (("attention_norm", lambda y: attention(y, bias, train)), ("mlp_norm", feed_forward))
-    for name, half in halves:
+    blocks = (("attention_norm", lambda y: attention(y, bias, train)), ("mlp_norm", feed_forward))
+    for name, block in blocks:
       norm = layer_norm(name, self.dtype)
-      x = x + dropout(half(norm(x))) if self.norm_first else norm(x + dropout(half(x)))
+      x = x + dropout(block(norm(x))) if self.norm_first else norm(x + dropout(block(x)))
       x = constrain(x, "batch", "length", "embed_act")
     return x, None
 
@@ -108,9 +109,9 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
   """A stack of layers over embeddings x [batch, length, embed], to the same shape.
 
-  One more norm stands behind the last layer (`norm_first`) or before the first. `mask` [batch,
-  length] is true where a key may be attended to; what stands elsewhere, NaN too, changes nothing
-  there.
+  There is one more norm after the last layer (`norm_first`) or before the first. `mask` [batch,
+  length] is true where a key may be attended to; values elsewhere, even NaN, do not change the
+  result where it is true.
   """
 
   num_layers: int
@@ -128,7 +129,7 @@ class Encoder(nn.Module):
   def __call__(self, x: jax.Array, *, mask: jax.Array | None = None, train: bool = False):
     x, bias = x.astype(self.dtype), None
     if mask is not None:
-      x = jnp.where(mask[:, :, None], x, 0)  # a weight of 0 would not hide what is not a number
+      x = jnp.where(mask[:, :, None], x, 0)  # a weight of 0 does not hide a NaN
       bias = jnp.where(mask, 0.0, MASKED)[:, None, None, :]
     norm = layer_norm("norm", self.dtype)
     x = x if self.norm_first else norm(x)

@@ -1,4 +1,4 @@
-"""What the models are built of: first values, the norm, dropout, and layers as one stack."""
+"""Building blocks of the models: initializers, norms, dropout, and stacks of layers."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e9  # a score that no softmax sees; finite, as a row of -inf alone would be NaN
+MASKED = -1e9  # a score whose softmax is 0; finite, because a row of -inf gives NaN
 _REMAT = {
   "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -31,17 +31,17 @@ def norm(name: str, dtype: str) -> nn.RMSNorm:
 
 
 def unit(x: jax.Array) -> jax.Array:
-  """x [..., dim] at length 1, float32."""
+  """x [..., dim] scaled to length 1, float32."""
   x = x.astype(jnp.float32)
   return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
 
 
 class Dropout(nn.Module):
-  """x / (1 - rate) with values set to 0 at `rate`; along `broadcast_dims` all or none of them.
-  Where `deterministic`, x itself.
+  """x / (1 - rate) with a share `rate` of values set to 0, all or none along `broadcast_dims`.
 
-  The mask is computed once. XLA would make its random bits again within everything that reads
-  them, of which a TPU's compiler makes a single Conformer layer in 258 s and not 58.
+  x itself where `deterministic`. A barrier keeps the mask from being fused: XLA would recompute its
+  random bits in each operation that reads it, and compile a Conformer layer for TPUs in 258 s
+  instead of 58 s.
   """
 
   rate: float
@@ -68,16 +68,16 @@ def add_bias(scores: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def stack(layer: type[nn.Module], depth: int, *, in_axes: tuple, remat: str, unroll: bool):
-  """A module class of `depth` layers, compiled as one; its parameters have an axis in front.
+  """A module class of `depth` layers, compiled once; its parameters have a first axis of layers.
 
-  A layer maps (x, *others, train) to (x, result); in_axes say of each other and of train whether
-  every layer has its own slice (0) or all the same (nn.broadcast). Results are stacked. What the
-  backward pass needs of the activations is kept ("none") or computed again, all of it ("full") or
-  all but the outputs of matrix products with parameters ("minimal").
+  A layer maps (x, *others, train) to (x, result). in_axes has an entry for each other argument and
+  for train: 0 where each layer gets its own slice, nn.broadcast where all get the same. Results are
+  stacked. `remat` tells which activations the backward pass recomputes: "none", "full" (all) or
+  "minimal" (all but the outputs of matrix products with parameters).
   """
   if remat != "none":
-    train = 1 + len(in_axes)  # the last argument, behind self and x
-    # Without a loop around them XLA would find that both computations are one, and keep it.
+    train = 1 + len(in_axes)  # the last argument; self and x come before in_axes'
+    # Without a loop XLA would merge the recomputation with the first one, and keep its result.
     layer = nn.remat(layer, prevent_cse=unroll, static_argnums=(train,), policy=_REMAT[remat])
   return nn.scan(
     layer,
@@ -91,7 +91,7 @@ def stack(layer: type[nn.Module], depth: int, *, in_axes: tuple, remat: str, unr
 
 
 def with_field(module, name: str, value):
-  """The module, with this value wherever it or one of its parts has a field of this name."""
+  """The module, with this value in every field of this name, in its submodules too."""
   if not dataclasses.is_dataclass(module):
     return module
   linen = ("parent", "name")

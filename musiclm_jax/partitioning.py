@@ -1,7 +1,6 @@
 """The device mesh and the one table that maps logical axis names to mesh axes.
 
-Models name the axes of parameters and of a few activations; nothing outside this file speaks of
-mesh axes.
+Models name the logical axes of parameters and of a few activations; only this file names mesh axes.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import spmd
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 _AXES = ("slices", "data", "fsdp", "tensor")
@@ -33,8 +32,8 @@ RULES = (
   ("codebook", None),
   ("code", None),
   ("kernel", None),
-  # Whole: a convolution of a batch over data and fsdp with a kernel over fsdp and tensor comes out
-  # wrong (jaxlib 0.10.2 exchanges rows). No model has more than 30M parameters in such kernels.
+  # Not split: a convolution with the batch split by data and fsdp and the kernel by fsdp and tensor
+  # gives wrong results (jaxlib 0.10.2 exchanges rows). No model has over 30M parameters in kernels.
   ("channels_in", None),
   ("channels_out", None),
   ("position", None),
@@ -44,7 +43,7 @@ _NARROWEST_SHARD = 8  # narrower shards made XLA turn all-gathers into all-reduc
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-  """How many devices each mesh axis takes; one axis may be -1, the rest of the devices.
+  """The number of devices along each mesh axis; one may be -1, for all remaining devices.
 
   `slices` are groups of devices with a slower network between them: slices of TPUs, hosts of GPUs.
   """
@@ -58,9 +57,9 @@ class MeshShape:
 def make_mesh(shape: MeshShape, devices=None) -> Mesh:
   """A mesh with the axes slices, data, fsdp and tensor over all devices.
 
-  Where the devices are of several slices and the shape has one, the outermost axes go over them, as
-  many as it takes. Raises ValueError where the shape does not use exactly the devices there are, or
-  they are of another number of slices.
+  Where the devices are in several slices and shape.slices is 1, the outermost axes are split over
+  the slices, as many as needed. Raises ValueError where the shape does not use all devices, or
+  they are in another number of slices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = dataclasses.astuple(shape)
@@ -77,13 +76,13 @@ def make_mesh(shape: MeshShape, devices=None) -> Mesh:
   if len(groups) == 1:
     return jax.make_mesh(sizes, _AXES, axis_types, devices=devices)
   if sizes[0] not in (1, len(groups)):
-    raise ValueError(f"{shape} wants {sizes[0]} slices, the devices are of {len(groups)}")
+    raise ValueError(f"{shape} wants {sizes[0]} slices, the devices are in {len(groups)}")
   rest, between = len(groups), []
   for size in sizes:
     between.append(math.gcd(size, rest))
     rest //= between[-1]
   if rest > 1:
-    raise ValueError(f"{shape}: the devices' {len(groups)} slices are not of one size")
+    raise ValueError(f"{shape}: the devices' {len(groups)} slices differ in size")
   within = [size // parts for size, parts in zip(sizes, between)]
   grid = mesh_utils.create_hybrid_device_mesh(
     within, between, devices, process_is_granule=groups is hosts, allow_split_physical_axes=True
@@ -92,28 +91,28 @@ def make_mesh(shape: MeshShape, devices=None) -> Mesh:
 
 
 def use(mesh: Mesh | None):
-  """A context in which `constrain` speaks of this mesh; None: of none, whatever stands around."""
+  """A context in which `constrain` uses this mesh; with None it uses none, even inside another."""
   if mesh is None:
     return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
   return contextlib.nullcontext() if _alone(mesh) else jax.set_mesh(mesh)
 
 
 def _alone(mesh: Mesh) -> bool:
-  """Whether a mesh is one device of this process; of another, a step may still be compiled."""
+  """Whether a mesh is a single device of this process, not one that is only compiled for."""
   return mesh.size == 1 and mesh.devices.item() in jax.local_devices()
 
 
 def _sharding(mesh: Mesh, *axes) -> NamedSharding | None:
-  """NamedSharding of (axes), or None, leave it to JAX, on one device of this process.
+  """NamedSharding of these mesh axes; None, JAX's default, on a single device of this process.
 
-  A step whose arrays are committed to the one CPU device came out ten times slower where it
-  convolves (SoundStream: 0.18 s against 2.9 s).
+  Steps with convolutions were ten times slower with arrays committed to the only CPU device
+  (SoundStream: 2.9 s instead of 0.18 s).
   """
   return None if _alone(mesh) else NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """x, with the sharding that its logical axes have in the current mesh; an unknown axis raises."""
+  """x with the sharding of its logical axes in the current mesh. An unknown axis raises."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
   with nn.logical_axis_rules(RULES):
@@ -121,11 +120,10 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def for_each_shard(x: jax.Array, *axes: str | None) -> jax.Array:
-  """x [...] with these logical axes as [shards, ...]: a copy for each of the devices among which a
-  batch is split.
+  """Copies [shards, ...] of x with these logical axes, one for each device that has its own rows.
 
-  The gradients of the copies are summed once. Of a value that every layer uses, XLA would sum the
-  gradient in every layer: for a bias of attention more than all parameters' gradients together.
+  The gradients of the copies are summed once. Without them XLA sums the gradient of a value that
+  every layer uses in every layer, for an attention bias more than all gradients of parameters.
   """
   mesh = jax.sharding.get_abstract_mesh()
   shards = 1 if mesh.empty else num_batch_shards(mesh)
@@ -133,11 +131,11 @@ def for_each_shard(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def per_shard(function, *inputs: tuple[str | None, ...], output: tuple[str | None, ...]):
-  """`function` of arrays with these logical axes, each device computing its own part of the output.
+  """`function` of arrays with these logical axes; each device computes its part of the output.
 
-  For what XLA's partitioner does not leave split: fused kernels, of which it knows nothing, and
-  grouped convolutions, for which it (jaxlib 0.10.2) gathers the batch on every device and
-  multiplies the kernel's gradient by the size of `tensor`.
+  For what XLA's partitioner cannot split: fused kernels, and grouped convolutions, for which it
+  (jaxlib 0.10.2) gathers the batch on every device and multiplies the kernel's gradient by the size
+  of `tensor`.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return function
@@ -148,8 +146,8 @@ def per_shard(function, *inputs: tuple[str | None, ...], output: tuple[str | Non
 def shardings(abstract_variables, mesh: Mesh):
   """Shardings of a tree of boxed abstract variables (`nn.Partitioned`), unboxed.
 
-  A dimension that would leave shards of fewer than 8 (of heads one is enough), or that does not
-  divide, stays whole. Raises ValueError on a logical axis that is not in RULES.
+  A dimension that does not divide, or whose shards would be smaller than 8 (1 for heads), is not
+  split. Raises ValueError for a logical axis that is not in RULES.
   """
   table = dict(RULES)
 
@@ -163,7 +161,7 @@ def shardings(abstract_variables, mesh: Mesh):
         )
       axis = table.get(name)
       parts = mesh.shape[axis] if isinstance(axis, str) else 1
-      narrowest = 1 if name == "heads" else _NARROWEST_SHARD  # a head is wide by itself
+      narrowest = 1 if name == "heads" else _NARROWEST_SHARD  # a head has many values of its own
       spec.append(axis if parts > 1 and size % parts == 0 and size // parts >= narrowest else None)
     return _sharding(mesh, *spec)
 
@@ -171,22 +169,22 @@ def shardings(abstract_variables, mesh: Mesh):
 
 
 def batched(shapes: dict, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of a batch of so many examples."""
+  """The shapes of a batch of `rows` examples."""
   return {name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in shapes.items()}
 
 
 def num_batch_shards(mesh: Mesh) -> int:
-  """Among how many devices the rows of a batch are split."""
+  """The number of parts into which the rows of a batch are split."""
   return math.prod(mesh.shape[axis] for axis in _BATCH)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding | None:
-  """Batches are split over their first dimension by slices, data and fsdp."""
+  """The sharding of a batch: its first dimension is split by slices, data and fsdp."""
   return _sharding(mesh, _BATCH)
 
 
 def placed(abstract, mesh: Mesh, axes: tuple[str | None, ...]):
-  """Abstract arrays with the sharding of these logical axes; one of fewer dimensions is whole."""
+  """Abstract arrays with the sharding of these logical axes; those of other rank replicated."""
   spec = nn.logical_to_mesh_axes(axes, RULES)
 
   def one(x):
@@ -196,14 +194,14 @@ def placed(abstract, mesh: Mesh, axes: tuple[str | None, ...]):
 
 
 def replicated(mesh: Mesh) -> NamedSharding | None:
-  """The sharding of a value that every device holds whole."""
+  """The sharding of a value that every device holds in full."""
   return _sharding(mesh)
 
 
 def own_rows(rows: int, mesh: Mesh) -> np.ndarray:
-  """Which rows of a global batch of so many are on devices of this process: int64, ascending.
+  """Indices of the rows of a global batch on devices of this process, int64, ascending.
 
-  All of them where `tensor` alone goes over processes.
+  All rows where the processes differ in `tensor` alone.
   """
   sharding, every = batch_sharding(mesh), np.arange(rows)
   if sharding is None:
@@ -226,3 +224,12 @@ def global_batch(batch: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[st
     return jax.make_array_from_callback((rows, *values.shape[1:]), sharding, part)
 
   return {name: one(values) for name, values in batch.items()}
+
+
+def to_host(tree):
+  """A tree of global arrays as whole numpy arrays, on every process: all of them must call it."""
+
+  def whole(x):
+    return x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.device_get(jax.tree.map(whole, tree))

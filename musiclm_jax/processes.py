@@ -1,7 +1,7 @@
-"""A job of several processes: how they find each other, and how one leaves that has failed.
+"""A job of several processes: how they join, and how a failed one ends.
 
-Every process runs the same command. They are told of each other by flags, or by the scheduler that
-started them.
+Every process runs the same command. Flags, or the scheduler that started them, give the address of
+the coordinator.
 """
 
 import os
@@ -13,29 +13,32 @@ import time
 from musiclm_jax.configuration import ConfigurationError
 from musiclm_jax.training import hardware
 
-_TOGETHER = ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")
-# In how many seconds all processes must have come, and then have agreed; and after how many a
-# silent one is dead, and the others end.
+_ALL_OR_NONE = ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")
+# Seconds within which all processes must have joined, and again within which they must agree; and
+# seconds without a heartbeat after which a process counts as dead and the others end.
 _SECONDS = {"START_SECONDS": 60, "HEARTBEAT_SECONDS": 30}
-_LAST_WORDS_SECONDS = 2
-FLAGS = (*_TOGETHER, "DEVICES", *_SECONDS)
+_SECONDS_TO_PRINT = 2
+FLAGS = (*_ALL_OR_NONE, "DEVICES", *_SECONDS)
 
 
 def join(flags: dict[str, tuple[str, str]], detect: bool) -> None:
-  """Joins the other processes of the job, if there are any; {FLAG: (flag as written, value)}.
+  """Joins the other processes of the job, if there are any.
 
-  With `detect` also where no flag tells of them, but Slurm, Open MPI or a TPU slice does. Raises
-  ConfigurationError for flags that are wrong, and ValueError where not all processes come or there
-  are not as many devices as --devices says.
+  `flags` is {FLAG: (flag as written, value)}. With `detect`, jobs of Slurm, Open MPI and TPU slices
+  are joined without flags. Raises ConfigurationError for wrong flags, and ValueError where the
+  number of devices is not that of --devices. Ends the process where not all others join in time.
   """
   numbers = {name: _number(*flags[name]) for name in FLAGS[1:] if name in flags}
   seconds = {name: numbers.get(name, default) for name, default in _SECONDS.items()}
-  given = [name for name in _TOGETHER if name in flags]
-  if given and len(given) < len(_TOGETHER):
-    missing = " ".join(f"--{name.lower()}=..." for name in _TOGETHER if name not in flags)
+  given = [name for name in _ALL_OR_NONE if name in flags]
+  if given and len(given) < len(_ALL_OR_NONE):
+    missing = " ".join(f"--{name.lower()}=..." for name in _ALL_OR_NONE if name not in flags)
     raise ConfigurationError(flags[given[0]][0], f"needs {missing} too")
   if given:
-    address, count, index = flags["COORDINATOR"][1].strip("'\""), *map(numbers.get, _TOGETHER[1:])
+    address, count, index = (
+      flags["COORDINATOR"][1].strip("'\""),
+      *map(numbers.get, _ALL_OR_NONE[1:]),
+    )
     if index >= count:
       raise ConfigurationError(flags["PROCESS_ID"][0], f"wants 0 to {count - 1}, got {index}")
     _initialize(seconds, coordinator_address=address, num_processes=count, process_id=index)
@@ -58,18 +61,18 @@ def _in_a_job() -> bool:
   return any(count != "1" for count in tasks) or on_tpu
 
 
-def _initialize(seconds: dict[str, int], **which) -> None:
+def _initialize(seconds: dict[str, int], **job) -> None:
   import jax
 
   from musiclm_jax.training import preflight
 
-  start, of = seconds["START_SECONDS"], f"of {which['num_processes']} " if which else ""
-  late = threading.Timer(start, _give_up, [f"not all processes {of}have come within {start} s"])
+  start, total = seconds["START_SECONDS"], f"{job['num_processes']} " if job else ""
+  late = threading.Timer(start, _give_up, [f"not all {total}processes joined within {start} s"])
   late.start()
   try:
     jax.distributed.initialize(
-      **which,
-      initialization_timeout=2 * start,  # with which JAX would end this process in its own words
+      **job,
+      initialization_timeout=2 * start,  # longer, as JAX would abort with a message of its own
       heartbeat_timeout_seconds=seconds["HEARTBEAT_SECONDS"],
     )
   finally:
@@ -78,10 +81,10 @@ def _initialize(seconds: dict[str, int], **which) -> None:
 
 
 def _give_up(what: str) -> None:
-  """Ends this process from another thread than the one that waits."""
+  """Ends this process from a thread, while the main one waits."""
   host = socket.gethostname()
   print(f"musiclm: {host}: {what} (--start_seconds)", file=sys.stderr, flush=True)
-  os._exit(70)  # which another start may not give again
+  os._exit(70)  # the exit code of what may succeed when started again
 
 
 def _check_devices(wanted: int) -> None:
@@ -93,13 +96,15 @@ def _check_devices(wanted: int) -> None:
 
 
 def joined() -> bool:
-  """Whether this process is one of a job's."""
+  """Whether this process has joined a job."""
   return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def leave(code: int) -> None:
-  """Ends a process that failed; one of a job's without a goodbye, for which it would wait for the
-  others: they learn of it by the silence.
+  """Ends a process that failed.
+
+  One that has joined a job ends at once: an orderly shutdown would wait for the others. They notice
+  that its heartbeat stops.
   """
   sys.stdout.flush()
   sys.stderr.flush()
@@ -108,5 +113,5 @@ def leave(code: int) -> None:
   from musiclm_jax.training import preflight
 
   if preflight.state().process_id == 0:
-    time.sleep(_LAST_WORDS_SECONDS)  # when the coordinator ends, the others are aborted at once
+    time.sleep(_SECONDS_TO_PRINT)  # the others abort when the coordinator ends
   os._exit(code)

@@ -1,9 +1,9 @@
-"""Runs a command in one process or several, and again when a process of it has died.
+"""Runs a command in one or several processes, and restarts it when one of them dies.
 
     python -m musiclm_jax.supervisor --processes=2 -- train tiny/fine --model_dir=runs/fine ...
 
-When one process of a job dies the others can only end; so recovery is to start all of them again,
-which continue from the newest checkpoint. On several machines each runs this for its own processes.
+When one process of a job dies, the others cannot continue; so all are started again and continue
+from the newest checkpoint. On several machines, each runs a supervisor for its own processes.
 """
 
 import argparse
@@ -17,44 +17,46 @@ import subprocess
 import sys
 import time
 
-MISTAKES = (1, 2, 130)  # exit codes of musiclm that another start would give again
-_GRACE_SECONDS = 5  # in which the others may say what they know, when one has died
+MISTAKES = (1, 2, 130)  # exit codes of musiclm that a restart would repeat
+_GRACE_SECONDS = 5  # for the others to print their errors after one has died
 _PDEATHSIG = 1  # of Linux's prctl
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1)  # save and end; profile
 
 
 def main(argv: list[str]) -> int:
-  """Runs the command, and gives its exit code."""
+  """Runs the command and returns its exit code."""
   options, words = _parse(argv)
   if options.dry_run:
     for command in _commands(words, options.processes, port=12345):
       print(shlex.join([*_environment(options), *command]))
     return 0
-  signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would end it where there is no job yet
+  signal.signal(
+    signal.SIGUSR1, signal.SIG_IGN
+  )  # by default it ends a process, even before there is a job
   model_dir, failures = _model_dir(words), 0
   while True:
     before = _newest(model_dir)
     job = _Job(_commands(words, options.processes, _free_port()), _environment(options))
     code, death = job.run()
     if job.told_to_end:
-      return 128 + signal.SIGTERM  # the run has saved, but not ended: schedulers must know
+      return 128 + signal.SIGTERM  # not 0, so that schedulers know that the run is incomplete
     if not death or code in MISTAKES:
       return code
     failures = 1 if _newest(model_dir) > before else failures + 1
     if failures >= options.failures:
-      _say(f"{death}; given up after {failures} failures in a row without a new checkpoint")
+      _say(f"{death}; gave up after {failures} failures in a row without a new checkpoint")
       return code
     found = f"from step {_newest(model_dir)}" if _newest(model_dir) >= 0 else "from the beginning"
     _say(f"{death}; starting again {found} (failure {failures} of {options.failures})")
 
 
 def _parse(argv: list[str]):
-  """(options, the words behind --)."""
+  """(options, the words after --)."""
   parser = argparse.ArgumentParser("supervisor", usage="%(prog)s [OPTIONS] -- VERB ...")
-  parser.add_argument("--processes", type=_count, default=1, help="of this machine; default 1")
-  parser.add_argument("--devices_per_process", type=_count, help="simulated devices of the CPU")
+  parser.add_argument("--processes", type=_count, default=1, help="on this machine; default 1")
+  parser.add_argument("--devices_per_process", type=_count, help="simulated devices on the CPU")
   parser.add_argument("--failures", type=_count, default=3, help="in a row before it gives up")
-  parser.add_argument("--dry_run", action="store_true", help="prints what would run")
+  parser.add_argument("--dry_run", action="store_true", help="print the commands and exit")
   end = argv.index("--") if "--" in argv else len(argv)
   options, others = parser.parse_known_args(argv[:end])
   if others or not argv[end + 1 :]:
@@ -69,7 +71,7 @@ def _count(text: str) -> int:
 
 
 def _environment(options) -> list[str]:
-  """What the processes find in their environment, as NAME=VALUE."""
+  """Variables to set for the processes, as NAME=VALUE."""
   devices = options.devices_per_process
   return [f"JAX_NUM_CPU_DEVICES={devices}"] if devices else []
 
@@ -78,7 +80,7 @@ def _commands(words: list[str], processes: int, port: int) -> list[list[str]]:
   """The command of each process."""
   job = [f"--coordinator=localhost:{port}", f"--num_processes={processes}"]
   flags = [[*job, f"--process_id={index}"] for index in range(processes)] if processes > 1 else [[]]
-  # Right behind the verb, as a `--` among the words ends flags.
+  # Right after the verb, because a `--` among the words would end the flags.
   return [[sys.executable, "-m", "musiclm_jax", words[0], *own, *words[1:]] for own in flags]
 
 
@@ -89,7 +91,7 @@ def _free_port() -> int:
 
 
 def _model_dir(words: list[str]) -> pathlib.Path | None:
-  """The folder whose checkpoints are the command's progress, None where it names none."""
+  """The command's model_dir, whose checkpoints show its progress; None where it has none."""
   for word, following in zip(words, [*words[1:], ""]):
     name, equals, value = word.partition("=")
     if name.lower().removeprefix("--").removeprefix("gin.") == "model_dir":
@@ -98,13 +100,13 @@ def _model_dir(words: list[str]) -> pathlib.Path | None:
 
 
 def _newest(model_dir: pathlib.Path | None) -> int:
-  """The step of the newest checkpoint, -1 where there is none."""
+  """The step of the newest checkpoint; -1 without one."""
   folders = model_dir.glob("checkpoints/*") if model_dir else ()
   return max((int(folder.name) for folder in folders if folder.name.isdigit()), default=-1)
 
 
 class _Job:
-  """The processes of one start."""
+  """The processes of the command, started once."""
 
   def __init__(self, commands: list[list[str]], environment: list[str]):
     self.told_to_end = False
@@ -113,7 +115,7 @@ class _Job:
     self._processes: list[subprocess.Popen] = []
 
   def run(self) -> tuple[int, str]:
-    """(exit code, which process died of what): (0, "") where all have ended well."""
+    """(exit code, which process died and how); (0, "") where all ended with 0."""
     previous = {number: signal.signal(number, self._forward) for number in _FORWARDED}
     try:
       self._start()
@@ -126,7 +128,7 @@ class _Job:
         signal.signal(number, handler)
 
   def _start(self) -> None:
-    # A signal that comes meanwhile waits until all can get it.
+    # Signals are blocked until every process exists, so that each receives them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     try:
       for command in self._commands:
@@ -150,8 +152,8 @@ class _Job:
       died += [(index, process.returncode) for index, process in ended if process.returncode]
       if died and deadline == float("inf"):
         deadline = time.monotonic() + _GRACE_SECONDS
-    # Who lost a peer ends with some error too, and who lost the coordinator is aborted: what killed
-    # the peer says more.
+    # Processes that lost a peer fail too, and those that lost the coordinator abort: the peer's own
+    # exit code is the cause.
     died.sort(key=lambda each: (each[1] == -signal.SIGABRT, each[1]))
     index, code = died[0] if died else (0, 0)
     return (code if code >= 0 else 128 - code), _death(index, code)
@@ -164,10 +166,10 @@ def _death(index: int, code: int) -> str:
 
 
 def _begin() -> None:
-  """What a process does before it becomes its command."""
-  signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would kill one that does not listen yet
+  """Runs in a new process before its command."""
+  signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # would kill a process without a handler yet
   signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-  # One whose supervisor is killed must not go on beside that of the next supervisor.
+  # If the supervisor is killed, its process must end too, or the next supervisor's runs beside it.
   if sys.platform == "linux":
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 

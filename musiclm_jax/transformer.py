@@ -1,6 +1,6 @@
-"""The decoder: pre-norm, gated feed-forward, the cache an argument.
+"""The decoder: pre-norm, gated feed-forward, with the cache as an argument.
 
-MusicLM Section 4.1 and Raffel et al. 2020 (T5 1.1). Every stage model is this file.
+MusicLM Section 4.1 and Raffel et al. 2020 (T5 1.1). All stage models use it.
 Axes of a bias: x shards of the batch, n heads, t query, s key.
 """
 
@@ -25,7 +25,7 @@ class Cache:
   index: jax.Array
 
   def append(self, keys: jax.Array, values: jax.Array) -> "Cache":
-    """The cache with [layers, batch, heads, new, head_dim] written behind position `index`."""
+    """The cache with keys and values [layers, batch, heads, new, head_dim] added at `index`."""
     start = (0, 0, 0, self.index, 0)
     return Cache(
       keys=jax.lax.dynamic_update_slice(self.keys, keys.astype(self.keys.dtype), start),
@@ -35,8 +35,9 @@ class Cache:
 
 
 def _dropout(rate: float, train: bool) -> Dropout:
-  """Drops a feature of a sequence at all its positions, as T5 and T5X do: a mask of one position
-  takes a length's share of the random bits, which are slow to make on every backend.
+  """Drops a feature at all positions of a sequence, as T5 and T5X do.
+
+  One mask for all positions needs far fewer random bits, which are slow to make on every backend.
   """
   return Dropout(rate, broadcast_dims=(-2,), deterministic=not train)
 
@@ -44,8 +45,8 @@ def _dropout(rate: float, train: bool) -> Dropout:
 def _project(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """x [batch, length, *features] by a kernel [*features, *others]: [batch, length, *others].
 
-  All rows are one axis meanwhile: where they are two, XLA for CPUs turns activations around in
-  memory for the gradient of the kernel, which is 6% of a decoder's step.
+  Batch and length are one axis in the product: with two, XLA for CPUs transposes the activations in
+  memory for the gradient of the kernel, which takes 6% of a decoder's step.
   """
   rows = x.reshape(-1, *x.shape[2:])
   rows = jnp.tensordot(rows, kernel, axes=x.ndim - 2)
@@ -53,7 +54,10 @@ def _project(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Layer(nn.Module):
-  """Self-attention, then a gated-GELU feed-forward, both pre-norm; (x, (new keys, new values))."""
+  """Self-attention, then a gated-GELU feed-forward, both pre-norm.
+
+  Returns (x, (new keys, new values)).
+  """
 
   num_heads: int
   head_dim: int
@@ -100,8 +104,8 @@ class Transformer(nn.Module):
   """A stack of causal layers over embeddings.
 
   x [batch, length, embed] to ([batch, length, embed] after a final norm, cache). With a cache, x
-  are the positions behind cache.index and the returned cache holds them too. `positions` is one of
-  attention.py, `attention` names who computes what has no cache.
+  are the positions from cache.index on, and the returned cache holds them too. `positions` is a
+  module of attention.py, `attention` the kind of `causal_attention` where there is no cache.
   """
 
   num_layers: int
@@ -131,8 +135,8 @@ class Transformer(nn.Module):
     if cache is None:
       return bias_new, None
     old = jnp.arange(cache.keys.shape[3])
-    free = jnp.where(old < cache.index, 0.0, MASKED)[None, None, None, :]
-    return bias_new, self.positions(cache.index + new, old, self.num_heads) + free
+    filled = jnp.where(old < cache.index, 0.0, MASKED)[None, None, None, :]
+    return bias_new, self.positions(cache.index + new, old, self.num_heads) + filled
 
   @nn.compact
   def __call__(self, x, *, cache: Cache | None = None, train: bool = False):

@@ -16,6 +16,7 @@ from musiclm_jax.evaluation import metrics
 from musiclm_jax.export import bundle
 from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokenizers import (
   conformer,
   convolutions,
@@ -34,7 +35,7 @@ from tests.records import write_records
 
 RATE, SECONDS, CODES = 24000, 2.0, 8
 STREAMS = {
-  "mulan": Stream("mulan", "mulan", 0.0, 0, 2, CODES),
+  "mulan": Stream("mulan", "mulan", 0.0, 0, 2, CODES, MeanQuantized("mulan_rvq")),
   "semantic": Stream("semantic", "semantic", 25.0, 0, 1, CODES),
   "coarse": Stream("coarse", "acoustic", 50.0, 0, 2, CODES),
   "fine": Stream("fine", "acoustic", 50.0, 2, 1, CODES),
@@ -205,6 +206,15 @@ TOKEN_FEATURES = {
 }
 
 
+WINDOWS = {"window_seconds": 1.0, "hop_seconds": 1.0}
+ENTRIES = {
+  "acoustic": {"width": 3, "codebook_size": CODES, "frame_rate": 50.0},
+  "semantic": {"width": 1, "codebook_size": CODES, "frame_rate": 25.0},
+  "melody": {"width": 2, "codebook_size": CODES, **WINDOWS},
+  "mulan": {"width": 6, **WINDOWS},
+}
+
+
 def build(root: pathlib.Path) -> dict[str, str]:
   """Directories of all that an evaluation takes: {runs_dir, data_dir, tokens_dir, bundle}."""
   runs = root / "runs"
@@ -248,15 +258,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
   manifest = {
     "sample_rate": RATE,
     "records": {"train": len(train), "test": len(test)},
-    "sources": {
-      name: entry
-      | {
-        "codebook_size": CODES,
-        "frame_rate": 25.0 if name == "semantic" else 50.0,
-        "window_seconds": 1.0 if name in ("mulan", "melody") else 0.0,
-      }
-      for name, entry in sources.items()
-    },
+    "sources": {name: entry | ENTRIES[name] for name, entry in sources.items()},
   }
   (root / "tokens" / "manifest.json").write_text(json.dumps(manifest))
   bundle.export(

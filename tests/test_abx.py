@@ -1,4 +1,4 @@
-"""The layer probe: triples differ in one thing alone, and ABX hears what is planted."""
+"""ABX: triples differ in one label alone, and embeddings that hold a label are found."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_what_is_planted_is_heard_and_the_rest_is_not(truth, rng):
   by_instrument = layers.draw_triples(instrument, pitch, clip, work, 4000, rng)
   assert layers.abx(hears, by_pitch) > 0.9
   assert layers.abx(rng.normal(size=hears.shape), by_pitch) == pytest.approx(0.5, abs=0.05)
-  # b has the pitch of a and x has not: an ear for pitch alone says nothing of instruments
+  # b has the pitch of a and x has not: hearing pitch alone does not help with instruments
   assert layers.abx(hears, by_instrument) == pytest.approx(0.5, abs=0.05)
 
 
@@ -46,5 +46,5 @@ def test_ties_are_chance():
 
 def test_too_few_works_are_an_error(rng):
   clip = np.repeat([0, 1], 10)
-  with pytest.raises(ValueError, match="wanted 5 ABX triples, the held-out clips gave 0"):
+  with pytest.raises(ValueError, match="wanted 5 ABX triples, the held-out clips have 0"):
     layers.draw_triples(clip, clip, clip, np.zeros(20, int), 5, rng)

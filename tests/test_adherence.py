@@ -47,4 +47,6 @@ def test_families_are_told_apart_and_an_unknown_one_gets_nothing(rng):
   assert scores[0, 0] > 0.5 > scores[0, 1] and scores[1, 1] > 0.5
   assert not scores[2].any()
   assert scores[0] + scores[1] == pytest.approx(np.ones(3))
+  with pytest.raises(ValueError, match="at least two families"):
+    adherence.FamilyClassifier(features, ["brass"] * 60)
   assert classifier.standardise(features).mean(axis=0) == pytest.approx(np.zeros(8), abs=1e-9)

@@ -144,8 +144,8 @@ def test_fused_kernels_are_split_over_the_mesh(monkeypatch):
   "kind, dtype, heads, message",
   [
     ("flash", np.float32, 1, "wanted one of blocks, cudnn, splash, got 'flash'"),
-    ("cudnn", np.float32, 2, "cudnn wants bfloat16 and an even length, got float32 and 16"),
-    ("splash", np.float32, 2, "splash has no relative bias"),
+    ("cudnn", np.float32, 2, "cudnn needs bfloat16 and an even length, got float32 and 16"),
+    ("splash", np.float32, 2, "splash takes no relative bias"),
   ],
 )
 def test_what_a_kernel_cannot_do_is_refused(kind, dtype, heads, message):

@@ -1,4 +1,4 @@
-"""Distortion measures and the Opus rival, on signals whose distortion is known."""
+"""Distortion measures and Opus, on signals whose distortion is known."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def music(rng):
   return (chord + 0.01 * rng.normal(size=4 * RATE)).astype(np.float32)
 
 
-def test_stft_distance_is_nothing_for_the_same_and_grows_with_noise(music, rng):
+def test_stft_distance_is_zero_for_equal_waveforms_and_grows_with_noise(music, rng):
   noise = rng.normal(size=4 * RATE).astype(np.float32)
   distances = [
     float(codec.stft_distance(music[None], (music + s * noise)[None])[0]) for s in (0, 0.01, 0.1)
@@ -26,10 +26,10 @@ def test_stft_distance_is_nothing_for_the_same_and_grows_with_noise(music, rng):
   assert float(silence[0]) > 1  # the spectral convergence alone is then 1
 
 
-def test_opus_is_aligned_better_at_a_higher_rate_and_says_what_it_took(music):
+def test_opus_is_aligned_and_better_and_larger_at_a_higher_rate(music):
   rates, distances = [], []
   for kbps in (6, 12, 24):
-    decoded, bits = codec.opus(music, RATE, kbps)
+    decoded, bits = codec.through_opus(music, RATE, kbps)
     assert decoded.shape == music.shape and decoded.dtype == np.float32
     rates.append(bits / 4)
     distances.append(float(codec.stft_distance(music[None], decoded[None])[0]))
@@ -38,6 +38,6 @@ def test_opus_is_aligned_better_at_a_higher_rate_and_says_what_it_took(music):
   assert np.corrcoef(decoded, music)[0, 1] > 0.9
 
 
-def test_a_rate_that_opus_has_not_is_named():
+def test_an_unsupported_sample_rate_of_opus_is_named():
   with pytest.raises(ValueError, match="44100 Hz.*opus_kbps"):
-    codec.opus(np.zeros(100, np.float32), 44100, 12)
+    codec.through_opus(np.zeros(100, np.float32), 44100, 12)

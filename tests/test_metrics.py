@@ -42,7 +42,11 @@ def test_figure_refuses_a_baseline_that_is_no_number():
 def test_ranks_of_a_small_case():
   similarity = np.array([[0.9, 0.1, 0.5], [0.9, 0.1, 0.5], [0.2, 0.1, 0.2]])
   right = np.eye(3, dtype=bool)
-  assert metrics.ranks(similarity, right).tolist() == [1, 3, 2]  # a tie stands before it
+  assert metrics.ranks(similarity, right).tolist() == [
+    1,
+    3,
+    2,
+  ]  # a tied wrong answer ranks before it
 
 
 def test_a_model_that_gives_everything_one_embedding_finds_nothing():
@@ -138,6 +142,36 @@ def test_paired_losses(rng):
   assert better["difference"] == pytest.approx(0.125, abs=0.02) and better["p"] < 1e-6
   assert metrics.paired(own + 0.1, own)["p"] > 0.999
   assert metrics.paired(own, own) == {"difference": 0.0, "p": 1.0}
+
+
+def test_a_figure_of_too_few_observations_meets_no_target():
+  assert metrics.too_few(21, 21, "clips") == ""
+  few = metrics.too_few(4, 21, "clips")
+  assert few == "4 clips, at least 21 are needed"
+  assert metrics.figure(0.5, "<= 0.6", too_few=few)["met"] is False
+  assert metrics.figure(0.5, too_few=few)["met"] is None
+
+
+def test_shuffles_that_all_agree_are_refused_unless_they_agree_with_the_data():
+  assert metrics.against_shuffled(1.0, np.ones(9))["z"] == 0
+  with pytest.raises(ValueError, match="too little data"):
+    metrics.against_shuffled(2.0, np.ones(9))
+
+
+@pytest.mark.parametrize(("n", "m", "dim"), [(30, 20, 10), (5, 8, 16), (1, 8, 16), (2, 2, 1)])
+def test_frechet_distance_of_few_rows_is_symmetric_and_no_less_than_the_shift(n, m, dim, rng):
+  x, y = rng.normal(size=(n, dim)), 3 * rng.normal(size=(m, dim)) + 1
+  distance = metrics.frechet_distance(x, y)
+  assert distance == pytest.approx(metrics.frechet_distance(y, x))
+  assert distance >= np.square(x.mean(0) - y.mean(0)).sum()
+  for rows in (x, y, 1e3 + y.astype(np.float32)):
+    assert 0 <= metrics.frechet_distance(rows, rows) < 1e-20
+
+
+def test_frechet_distance_in_one_dimension_is_that_of_means_and_deviations(rng):
+  x, y = rng.normal(size=(7, 1)), 2 * rng.normal(size=(5, 1)) - 1
+  expected = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
+  assert metrics.frechet_distance(x, y) == pytest.approx(expected)
 
 
 def test_frechet_distance_has_the_closed_form(rng):

@@ -40,7 +40,7 @@ def test_slices_are_the_outermost_axis(hosts):
   devices = [Device(i, i * hosts // 8, i * 2 // 8) for i in range(8)]
   mesh = make_mesh(MeshShape(2, 2, 2, 1), devices)
   assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {1}]
-  with pytest.raises(ValueError, match="wants 4 slices, the devices are of 2"):
+  with pytest.raises(ValueError, match="wants 4 slices, the devices are in 2"):
     make_mesh(MeshShape(4, 1, 2, 1), devices)
 
 
@@ -50,7 +50,7 @@ def test_without_an_axis_of_their_own_slices_are_the_outermost_that_can_be(shape
   grid = np.moveaxis(make_mesh(MeshShape(1, *shape), devices).devices, axis, 0)
   halves = [{d.slice_index for d in half.flat} for half in np.split(grid, 2)]
   assert halves == [{0}, {1}]
-  with pytest.raises(ValueError, match="the devices' 3 slices are not of one size"):
+  with pytest.raises(ValueError, match="the devices' 3 slices differ in size"):
     make_mesh(MeshShape(1, 2, 2, 2), [Device(i, i % 3, i % 3) for i in range(8)])
 
 
@@ -65,7 +65,7 @@ def test_hosts_without_slices_are_the_outermost_axis():
   devices = [Device(i, i % 4, 0) for i in range(8)]
   mesh = make_mesh(MeshShape(4, 1, 2, 1), devices)
   assert [{d.process_index for d in part.flat} for part in mesh.devices] == [{0}, {1}, {2}, {3}]
-  with pytest.raises(ValueError, match="wants 2 slices, the devices are of 4"):
+  with pytest.raises(ValueError, match="wants 2 slices, the devices are in 4"):
     make_mesh(MeshShape(2, 1, 4, 1), devices)
 
 

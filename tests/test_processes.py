@@ -227,7 +227,7 @@ def test_a_process_that_never_comes_is_not_waited_for(tokens, tmp_path):
     timeout=60,
   )
   assert result.returncode == 70
-  assert "not all processes of 2 have come within 2 s (--start_seconds)" in result.stderr
+  assert "not all 2 processes joined within 2 s (--start_seconds)" in result.stderr
 
 
 class Store:

@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, safe, and honest about what was missed."""
+"""The page: complete, self-contained, escaped, and with every missed target."""
 
 import html.parser
 import json
@@ -23,6 +23,7 @@ def found(value):
 
 
 def results():
+  """Results of all sections but two, as evaluate writes them."""
   level = {
     "log_mel": 1.0,
     "si_snr": -3.0,
@@ -36,6 +37,7 @@ def results():
   losses = {"loss": 3.0, "other_condition": 3.2, "unigram": 4.0, "held_out_entropy": 3.9}
   return {
     "codec": {
+      "section": "musiclm_jax.evaluation.codec.Codec",
       "figures": {
         "log_mel_ratio": metrics.figure(0.5, "<= 0.6", baseline=1, baseline_is="silence")
       },
@@ -44,22 +46,29 @@ def results():
       "usage": USAGE,
     },
     "layers": {
+      "section": "musiclm_jax.evaluation.layers.Layers",
       "figures": {"best": metrics.figure(0.7)},
       "rows": [{"layer": 0, "pitch": 0.7, "instrument": 0.6, "codebook_use": 0.5}],
     },
     "mulan": {
+      "section": "musiclm_jax.evaluation.retrieval.MuLan",
+      "tags": {"<calm>": 0.7},
       "figures": {"recall": metrics.figure(0.2, ">= 0.4", baseline=0.1, baseline_is="chance")},
       "retrieval": {"text_to_audio": found(0.2)},
       "usage": USAGE,
     },
     "coarse": {
+      "section": "musiclm_jax.evaluation.stages.StageLoss",
       "figures": {"p": metrics.figure(0.5)},
       "levels": [losses | {"level": 0}],
-      "swapped": "semantic",
-      "clips": 3,
+      "stage": "coarse",
     },
     "generation": {
-      "figures": {"prompts": metrics.figure(1, ">= 1")},
+      "section": "musiclm_jax.evaluation.generated.Generation",
+      "figures": {
+        "prompts": metrics.figure(1, ">= 1"),
+        "frechet_mfcc_generated": metrics.figure(3.0, too_few="4 clips, at least 21 are needed"),
+      },
       "shown": [shown | {kind: f"audio/00_{kind}.wav" for kind in kinds}],
       "adherence": {"family": {kind: test for kind in kinds}},
       "accuracy": {"held_out": 0.7},
@@ -127,10 +136,10 @@ def test_nothing_is_fetched_but_the_wavs_beside_it(out):
 def test_a_caption_is_text_not_markup(out):
   text = write_report(out)
   assert "&lt;script&gt;alert" in text and "<script" not in text
-  assert "MusicLM &amp; demo" in text
+  assert "MusicLM &amp; demo" in text and "&lt;calm&gt;" in text
 
 
-def test_what_was_missed_stands_at_the_top(out):
+def test_what_was_missed_is_at_the_top(out):
   text = write_report(out)
   assert "<b>2 of 3</b> targets met" in text
   top = text[: text.index("<section>")]
@@ -157,10 +166,68 @@ def test_no_progress_file_is_no_error(out):
   assert "evaluation: codec" in write_report(out)
 
 
+def change(out, edit):
+  """Changes the results on disk."""
+  path = out / "out" / "metrics.json"
+  found = json.loads(path.read_text())
+  edit(found)
+  path.write_text(json.dumps(found))
+
+
+def test_sections_are_shown_in_the_order_of_the_results_and_one_alone_is_enough(out):
+  text = write_report(out)
+  shown = ["Codec", "Layers of w2v-BERT", "MuLan: text and audio", "Coarse stage", "Listen"]
+  titles = [*shown, "Does it follow the prompt?", "Trainings", "All figures", "How it was made"]
+  assert re.findall(r"<h2>(.*?)</h2>", text) == titles
+
+  def keep_coarse(found):
+    for name in set(found) - {"coarse"}:
+      del found[name]
+
+  change(out, keep_coarse)
+  assert re.findall(r"<h2>(.*?)</h2>", write_report(out)) == [titles[3], *titles[-3:]]
+
+
+def test_a_figure_of_too_few_observations_is_marked(out):
+  text = write_report(out)
+  assert text.count("4 clips, at least 21 are needed") == 2  # its table and all figures
+
+
+class Silent:
+  """A section from outside the package that has nothing to show."""
+
+  @staticmethod
+  def show(results, out_dir):
+    return None
+
+
+def test_a_section_may_come_from_anywhere_and_show_nothing(out):
+  change(out, lambda found: found["layers"].update(section=f"{__name__}.Silent"))
+  text = write_report(out)
+  assert "Layers of w2v-BERT" not in text and "<td>layers</td>" in text
+
+
+@pytest.mark.parametrize(
+  ("edit", "message"),
+  [
+    (lambda found: found["codec"].pop("section"), "codec has no 'section'"),
+    (lambda found: found["codec"].update(section="nowhere.Codec"), "no section 'nowhere.Codec'"),
+    (lambda found: found["codec"].update(section="musiclm_jax.audio.Codec"), "no section"),
+    (lambda found: found["codec"].pop("opus"), "codec has no 'opus'"),
+    (lambda found: found["generation"]["shown"][0].update(real="audio/x.wav"), "audio/x.wav"),
+  ],
+)
+def test_results_that_cannot_be_shown_are_one_line(out, edit, message):
+  change(out, edit)
+  with pytest.raises(ValueError) as caught:
+    write_report(out)
+  assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["out/metrics.json", "runs/soundstream/metrics.jsonl"])
 def test_what_is_missing_is_named(out, name):
   (out / name).unlink()
-  with pytest.raises(ValueError, match=name.split("/")[0]):
+  with pytest.raises(ValueError, match=name if name.startswith("out") else "runs: no run"):
     write_report(out)
 
 

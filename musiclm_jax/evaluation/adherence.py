@@ -1,6 +1,6 @@
-"""What prompts asked for, measured from audio by means that share nothing with our models.
+"""Whether audio has what its prompt asked for, by methods that are independent of the models.
 
-Tempo and onsets are librosa's; the family of the leading instrument is told by a logistic
+Tempo and onsets are librosa's; the family of the leading instrument is estimated by a logistic
 regression on MFCC statistics of real train clips.
 """
 
@@ -17,7 +17,7 @@ _WINDOW, _HOP = 1024, 512
 
 
 def timbre(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
-  """Mean and standard deviation over time [batch, 2 * NUM_MFCC] of MFCCs 1.. of [batch, samples].
+  """Mean and standard deviation over time, [batch, 2 * NUM_MFCC], of the MFCCs of [batch, samples].
 
   Coefficient 0, the level, is left out.
   """
@@ -31,19 +31,27 @@ def timbre(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 class FamilyClassifier:
-  """Tells the family of the leading instrument from timbre; trained on real clips alone."""
+  """The family of the leading instrument by timbre, learned from real clips [clips, dim] alone.
+
+  Raises ValueError where all clips are of one family.
+  """
 
   def __init__(self, features: np.ndarray, families: list[str]):
+    if len(set(families)) < 2:
+      raise ValueError(
+        f"{len(families)} train clips of {sorted(set(families))}: the classifier of instrument "
+        "families needs clips of at least two families"
+      )
     self._model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
     self._model.fit(features, families)
     self.families = list(self._model.classes_)
 
   def standardise(self, features: np.ndarray) -> np.ndarray:
-    """Features [batch, dim] with the mean 0 and deviation 1 of those of the real train clips."""
+    """Features [batch, dim] scaled so that those of the train clips have mean 0, deviation 1."""
     return self._model[0].transform(features)
 
   def accuracy(self, features: np.ndarray, families: list[str]) -> float:
-    """Share of rows whose likeliest family is the given one."""
+    """Share of rows with the given family as the most probable."""
     return float(self._model.score(features, families))
 
   def scores(self, features: np.ndarray, families: list[str]) -> np.ndarray:
@@ -53,12 +61,12 @@ class FamilyClassifier:
     """
     shares = self._model.predict_proba(features)
     column = {family: i for i, family in enumerate(self.families)}
-    nothing = np.zeros(len(features))
-    return np.stack([shares[:, column[f]] if f in column else nothing for f in families])
+    zeros = np.zeros(len(features))
+    return np.stack([shares[:, column[f]] if f in column else zeros for f in families])
 
 
 def tempo(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
-  """Beats a minute [batch] by autocorrelation of the onset strength; an octave may be missed."""
+  """Beats per minute [batch] by autocorrelation of the onset strength; may be twice or half."""
   return np.array(
     [
       float(librosa.feature.tempo(onset_envelope=e, sr=sample_rate, hop_length=_HOP)[0])
@@ -68,7 +76,7 @@ def tempo(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def onset_rate(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
-  """Onsets a second [batch]."""
+  """Onsets per second [batch]."""
   rates = []
   for envelope in _envelopes(waveforms, sample_rate):
     onsets = librosa.onset.onset_detect(onset_envelope=envelope, sr=sample_rate, hop_length=_HOP)
@@ -78,6 +86,6 @@ def onset_rate(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def _envelopes(waveforms: np.ndarray, sample_rate: int):
   for waveform in waveforms:
-    with warnings.catch_warnings():  # of an empty mel band
+    with warnings.catch_warnings():  # librosa warns of empty mel bands
       warnings.simplefilter("ignore")
       yield librosa.onset.onset_strength(y=waveform, sr=sample_rate, hop_length=_HOP)

@@ -1,7 +1,4 @@
-"""How good the codec is on held-out works: rate and distortion, beside Opus on the same clips.
-
-The section is a dataclass of its settings, as those of semantic.py.
-"""
+"""How good the codec is on held-out works: rate and distortion, beside Opus on the same clips."""
 
 import dataclasses
 import functools
@@ -13,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import soundfile
 
-from musiclm_jax import audio
-from musiclm_jax.evaluation import metrics
+from musiclm_jax import spectrograms
+from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.tokenizers.soundstream import log_mel_distance, si_snr
 
 _MEASURES = ("log_mel", "si_snr", "stft")
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 _STFT_WINDOWS = (512, 1024, 2048)
+_LOG_MEL_TARGET = 0.6  # over the distance of silence
 
 
 def stft_distance(x, y):
@@ -31,22 +29,24 @@ def stft_distance(x, y):
   """
   distances = []
   for window in _STFT_WINDOWS:
-    a, b = (jnp.abs(audio.stft(z, window=window, hop=window // 4)) for z in (x, y))
+    a, b = (jnp.abs(spectrograms.stft(z, window=window, hop=window // 4)) for z in (x, y))
     norms = [jnp.sqrt(jnp.square(z).sum(axis=(1, 2))) for z in (a - b, a)]
-    logs = [jnp.log(jnp.maximum(z, audio.LOG_FLOOR)) for z in (a, b)]
+    logs = [jnp.log(jnp.maximum(z, spectrograms.LOG_FLOOR)) for z in (a, b)]
     difference = jnp.abs(logs[0] - logs[1]).mean(axis=(1, 2))
-    distances.append(norms[0] / jnp.maximum(norms[1], audio.LOG_FLOOR) + difference)
+    distances.append(norms[0] / jnp.maximum(norms[1], spectrograms.LOG_FLOOR) + difference)
   return sum(distances) / len(distances)
 
 
-def opus(waveform: np.ndarray, sample_rate: int, kbps: float) -> tuple[np.ndarray, float]:
-  """The round trip [samples] of a waveform [samples] through Opus, and the bits it took.
+def through_opus(waveform: np.ndarray, sample_rate: int, kbps: float) -> tuple[np.ndarray, float]:
+  """The round trip [samples] of a waveform [samples] through Opus, and the size in bits.
 
-  `kbps`, from 6 to 256, is what the encoder aims at; the bits are those of the whole Ogg file.
-  Raises ValueError for a sample rate that Opus has not.
+  `kbps`, from 6 to 256, is the bit rate that the encoder aims at; the size is that of the whole Ogg
+  file. Raises ValueError for a sample rate that Opus does not support.
   """
   if sample_rate not in _OPUS_RATES:
-    raise ValueError(f"Opus has no {sample_rate} Hz, only {_OPUS_RATES}: set opus_kbps to ()")
+    raise ValueError(
+      f"Opus does not support {sample_rate} Hz, only {_OPUS_RATES}: set opus_kbps to ()"
+    )
   file = io.BytesIO()
   level = 1 - (kbps - 6) / 250  # libsndfile's scale of bit rates
   with soundfile.SoundFile(
@@ -61,10 +61,10 @@ def opus(waveform: np.ndarray, sample_rate: int, kbps: float) -> tuple[np.ndarra
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-  """Round trips of the first `seconds` of `clips` clips through each number of `levels`, and
-  through Opus at each of `opus_kbps`.
+  """Distortion of the first `seconds` of `clips` clips after a round trip.
 
-  Codebook use is that of the token shards of all clips.
+  Through the first levels of the codec, for each number in `levels`, and through Opus at each of
+  `opus_kbps`. Codebook use is that of the token shards of all clips.
   """
 
   clips: int
@@ -94,12 +94,37 @@ class Codec:
       row["bits_per_second"] = rate * levels * math.log2(codebook_size)
       row["entropy_bits_per_second"] = rate * sum(u["entropy_bits"] for u in usage[:levels])
       table.append({"levels": levels} | row)
-    rivals = [self._opus(kbps, waveforms, held_out.sample_rate, silence) for kbps in self.opus_kbps]
+    opus = [self._opus(kbps, waveforms, held_out.sample_rate, silence) for kbps in self.opus_kbps]
     figures = _figures(table, usage, silence)
-    return {"figures": figures, "levels": table, "opus": rivals, "usage": usage}
+    return {"figures": figures, "levels": table, "opus": opus, "usage": usage}
+
+  @staticmethod
+  def show(results: dict, out_dir: str) -> str:
+    """Rate and distortion as a chart and a table, and the use of the codebooks."""
+    levels, opus = results["levels"], results["opus"]
+    keys = ("log_mel", "log_mel_ratio", "si_snr", "stft", "bits_per_second")
+    rows = [
+      [
+        f"{row['levels']} level{'s' * (row['levels'] > 1)}",
+        *(page.amount(row[key]) for key in keys),
+      ]
+      for row in levels
+    ]
+    rows += [
+      [f"Opus, {row['kbps']:g} kbps", *(page.amount(row[key]) for key in keys)] for row in opus
+    ]
+    head = ["", "log-mel", "over silence's", "SI-SNR dB", "STFT", "bits/s"]
+    charts = page.charts(_chart(levels, opus), pictures.usage_chart("codec", results["usage"]))
+    note = (
+      "Round trips of held-out clips: multi-scale log-mel and multi-resolution STFT distance, "
+      "SI-SNR. Orange: the codec by number of levels; blue: Opus at its measured rate; dashed: "
+      "silence; dotted: the target."
+    )
+    inner = charts + page.table(head, rows) + page.usage_table(results["usage"])
+    return page.section("Codec", note, inner)
 
   def _opus(self, kbps: float, waveforms, sample_rate: int, silence: float) -> dict[str, float]:
-    decoded, bits = zip(*(opus(waveform, sample_rate, kbps) for waveform in waveforms))
+    decoded, bits = zip(*(through_opus(waveform, sample_rate, kbps) for waveform in waveforms))
     decoded = np.stack(decoded)
     size = self.batch_size
     rows = [
@@ -132,7 +157,7 @@ def _figures(table, usage, silence: float) -> dict:
   full = table[-1]
   figures = {
     "log_mel_ratio": metrics.figure(
-      full["log_mel_ratio"], "<= 0.6", baseline=1.0, baseline_is="silence"
+      full["log_mel_ratio"], f"<= {_LOG_MEL_TARGET}", baseline=1.0, baseline_is="silence"
     ),
     "si_snr_db": metrics.figure(full["si_snr"]),
     "stft_distance": metrics.figure(full["stft"]),
@@ -155,3 +180,20 @@ def _figures(table, usage, silence: float) -> dict:
       max(np.diff(first)), "< 0", baseline=0.0, baseline_is="a level that adds nothing"
     )
   return figures
+
+
+def _chart(levels: list[dict], opus: list[dict]) -> str:
+  """SVG of the log-mel distance over that of silence by bit rate."""
+  figure, plot = pictures.axes("log-mel distance, silence = 1", "kbit/s")
+  for rows, color in ((levels, pictures.SERIES["eval"]), (opus, pictures.SERIES["train"])):
+    x = [row["bits_per_second"] / 1000 for row in rows]
+    y = [row["log_mel_ratio"] for row in rows]
+    plot.plot(x, y, color=color, marker="o", markersize=3.5, lw=1.4)
+  plot.set_xscale("log")
+  ticks = (0.5, 1, 2, 5, 10, 20)
+  plot.set_xticks(ticks, [f"{t:g}" for t in ticks])
+  plot.minorticks_off()
+  plot.axhline(1.0, color=pictures.SERIES["chance"], linestyle=(0, (4, 3)), lw=1)
+  plot.axhline(_LOG_MEL_TARGET, color=pictures.SERIES["train"], linestyle=(0, (1, 2)), lw=1.2)
+  plot.set_ylim(bottom=0)
+  return pictures.svg(figure, "Rate and distortion of the codec")

@@ -1,6 +1,5 @@
-"""Everything that is measured of finished runs, on works that no training has seen."""
+"""Measures finished runs on works that no training has seen, section by section."""
 
-import hashlib
 import inspect
 import json
 import pathlib
@@ -9,23 +8,33 @@ import time
 
 from musiclm_jax import descriptions, storage
 from musiclm_jax.evaluation.held_out import HeldOut
+from musiclm_jax.evaluation.section import Section
 
 
 def evaluate(
-  *, runs_dir: str, data_dir: str, tokens_dir: str, bundle: str, out_dir: str, sections: tuple
-) -> dict:
-  """The results of all sections, which it also writes to out_dir/metrics.json.
+  *,
+  runs_dir: str,
+  data_dir: str,
+  tokens_dir: str,
+  bundle: str,
+  out_dir: str,
+  sections: tuple[Section, ...],
+) -> dict[str, dict]:
+  """{name: result} of all sections, which it also writes to out_dir/metrics.json.
 
-  `sections` are instances of codec.Codec, semantic.W2vBert, layers.Layers, retrieval.MuLan,
-  retrieval.Melody, stages.StageLoss and generated.Generation. The result of each is kept in
-  out_dir/metrics/NAME.json and taken from there while its settings, its parts, the data and its
-  source file are the same.
+  A result is what the section gave, with "section" (the path of its class, by which the report
+  finds it), "key" and "took_seconds". It is kept in out_dir/metrics/NAME.json, and taken from there
+  as long as the section's settings, its source file and the content of its parts and of the data
+  are the same, wherever they are.
 
-  Raises ValueError, naming the path, where a run is missing or not finished, or where the shards
-  have no held-out split.
+  Raises ValueError, naming the path, where a run is missing or not finished, where the shards have
+  no held-out split, or where two sections have one name.
   """
+  names = [section.name for section in sections]
+  if len(set(names)) < len(names):
+    raise ValueError(f"sections: each name may occur once, found {', '.join(names)}")
   held_out = HeldOut(runs_dir, data_dir, tokens_dir, bundle)
-  # all keys first: what is missing is said before anything long begins
+  # all keys first, so that a missing part is reported before anything long begins
   keys = [_key(section, held_out) for section in sections]
   results = {}
   for section, key in zip(sections, keys):
@@ -33,7 +42,9 @@ def evaluate(
     result = _kept(path, key, out_dir)
     if result is None:
       began = time.perf_counter()
-      result = {"key": key, **section(held_out, out_dir)}
+      cls = type(section)
+      result = {"section": f"{cls.__module__}.{cls.__qualname__}", "key": key}
+      result |= section(held_out, out_dir)
       result["took_seconds"] = round(time.perf_counter() - began, 1)
       storage.write_text(path, json.dumps(result, indent=1) + "\n")
       print(f"evaluate {section.name}: {_summary(result)}", file=sys.stderr, flush=True)
@@ -45,17 +56,17 @@ def evaluate(
   return results
 
 
-def _key(section, held_out: HeldOut) -> str:
-  """What changes when the section would have another result."""
+def _key(section: Section, held_out: HeldOut) -> str:
+  """A digest of everything that the result of the section depends on."""
   parts = {name: held_out.fingerprint(name) for name in section.parts}
   source = pathlib.Path(inspect.getfile(type(section))).read_text()
   settings = descriptions.describe(section)
   identity = json.dumps([settings, parts, held_out.data_fingerprint, source])
-  return hashlib.sha256(identity.encode()).hexdigest()[:12]
+  return storage.digest(identity)
 
 
 def _kept(path: pathlib.Path, key: str, out_dir: str) -> dict | None:
-  """The result of before, if it is of the same key and the files it names are there."""
+  """The earlier result, if it has the same key and all its files still exist."""
   if not path.is_file():
     return None
   result = json.loads(path.read_text())
@@ -64,7 +75,7 @@ def _kept(path: pathlib.Path, key: str, out_dir: str) -> dict | None:
 
 
 def _summary(result: dict) -> str:
-  """One line: targets met, those missed by name, seconds."""
+  """One line: how many targets are met, which are missed, and the seconds it took."""
   targets = {name: f for name, f in result["figures"].items() if f["met"] is not None}
   missed = [
     f"{name} {f['value']:.3g} ({f['wanted']})" for name, f in targets.items() if not f["met"]

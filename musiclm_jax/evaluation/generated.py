@@ -1,27 +1,30 @@
-"""Music for held-out captions: whether it is sound at all, and whether it follows its prompt."""
+"""Music for held-out captions: whether its signal is in order, and whether it fits its prompt."""
 
 import collections
 import dataclasses
+import html
 import math
 import pathlib
 import time
 
 import numpy as np
+import soundfile
 
 from musiclm_jax import audio
-from musiclm_jax.evaluation import adherence, metrics
+from musiclm_jax.evaluation import adherence, metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_split
 from musiclm_jax.evaluation.retrieval import text_rows
 from musiclm_jax.lm.generation import Composer
 from musiclm_jax.lm.sampling import Sampling
 
-_CLIPPED = 0.999  # a sample at least this loud
+_CLIPPED = 0.999  # the level from which a sample counts as clipped
+_SETS = {"generated": "generated", "real": "real clip", "roundtrip": "codec round trip"}
 
 
 def choose_prompts(clips: list[dict], count: int, seed: int) -> list[int]:
-  """Indices of `count` clips whose instruments, tempi and works differ as much as can be.
+  """Indices of `count` clips with instruments, tempi and works as varied as possible.
 
-  The prompts are their captions. Raises ValueError where there are fewer clips.
+  Raises ValueError where there are fewer clips.
   """
   if count > len(clips):
     raise ValueError(f"{count} prompts wanted, there are {len(clips)} held-out clips")
@@ -44,10 +47,10 @@ def choose_prompts(clips: list[dict], count: int, seed: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-  """`num_prompts` prompts of `seconds`; the first `num_shown` are written beside their real clip.
+  """Music of `seconds` for `num_prompts` captions; `num_shown` of them are shown on the page.
 
-  Adherence is tested by `permutations` of the prompts, on real clips, their codec round trips and
-  generated audio alike; the classifier of instruments learns from `train_clips` clips.
+  Adherence is tested by `permutations` of the prompts, on the real clips, their codec round trips
+  and the generated audio alike; the classifier of instruments learns from `train_clips` clips.
   """
 
   samplings: tuple[Sampling, ...]
@@ -80,18 +83,29 @@ class Generation:
     ]
     sets = {"real": real, "roundtrip": round_trip, "generated": music}
     files = self._write(sets, rate, out_dir)
-    figures = _soundness(music, round(self.seconds * rate))
-    figures["seconds_of_music_a_second"] = metrics.figure(music.size / rate / took)
+    figures = _signal_figures(music, round(self.seconds * rate))
+    figures["seconds_of_music_per_second"] = metrics.figure(music.size / rate / took)
     shown = [
       {"caption": c["caption"], "bpm": float(c["bpm"]), "family": c["family"], "key": c["key"]}
-      | {kind: f"audio/{i:02}_{kind}.wav" for kind in sets}
+      | {kind: _path(i, kind) for kind in sets}
       for i, c in enumerate(clips[: self.num_shown])
     ]
     result = self._adherence(held_out, clips, sets, rate)
     return {"figures": figures | result.pop("figures"), "shown": shown, "files": files, **result}
 
+  @staticmethod
+  def show(results: dict, out_dir: str) -> str:
+    """A card with players for each shown prompt, and the tests of adherence."""
+    cards = "".join(_card(shown, out_dir) for shown in results["shown"])
+    note = (
+      "Prompts are captions of held-out clips. Generated: from the text alone. Real clip: the one "
+      "the caption was written for. Round trip: that clip through the codec, the best the music "
+      "could sound. Pictures: 64 mel bands over time."
+    )
+    return page.section("Listen", note, cards) + _adherence_section(results)
+
   def _compose(self, composer: Composer, prompts: list[str]) -> np.ndarray:
-    """Music [prompts, samples]; the last batch is filled up, so that there is one shape."""
+    """Music [prompts, samples]; the last batch is padded, so that all have one shape."""
     music = []
     for start in range(0, len(prompts), self.batch_size):
       some = prompts[start : start + self.batch_size]
@@ -100,12 +114,12 @@ class Generation:
     return np.concatenate(music)
 
   def _write(self, sets: dict[str, np.ndarray], rate: int, out_dir: str) -> list[str]:
-    """Writes the generated audio of all prompts and the rest of those shown; gives the paths."""
+    """Writes all generated audio, and the other sets of the prompts shown; returns the paths."""
     files = []
     for kind, waveforms in sets.items():
       count = len(waveforms) if kind == "generated" else self.num_shown
       for index, waveform in enumerate(waveforms[:count]):
-        files.append(f"audio/{index:02}_{kind}.wav")
+        files.append(_path(index, kind))
         audio.write(str(pathlib.Path(out_dir, files[-1])), waveform, rate)
     return files
 
@@ -113,7 +127,13 @@ class Generation:
     """{"figures", "adherence": {measure: {set: its test}}, ...}."""
     rng = np.random.default_rng(self.seed)
     families, bpm = [c["family"] for c in clips], np.array([c["bpm"] for c in clips])
-    train = read_split(held_out.data_dir, "train")[: self.train_clips]
+    train = read_split(held_out.data_dir, "train")
+    if len(train) < self.train_clips:
+      raise ValueError(
+        f"{held_out.data_dir}: {self.train_clips} train clips wanted for the classifier of "
+        f"instrument families, split 'train' has {len(train)}"
+      )
+    train = train[: self.train_clips]
     samples = round(self.seconds * rate)
     classifier = adherence.FamilyClassifier(
       adherence.timbre(crop(train, samples), rate), [c["family"].decode() for c in train]
@@ -140,11 +160,12 @@ class Generation:
     ]
     distances = {k: metrics.frechet_distance(means[0], x) for k, x in zip(timbre, means[1:])}
     common = max(collections.Counter(c["family"] for c in held_out.clips).values())
-    figures = _adherence_figures(tests, distances, accuracies, common / len(held_out.clips))
+    few = metrics.too_few(min(map(len, means)), means[0].shape[1] + 1, "clips")
+    figures = _adherence_figures(tests, distances, accuracies, common / len(held_out.clips), few)
     return {"figures": figures, "adherence": tests, "accuracy": accuracies, "frechet": distances}
 
   def _own_mulan(self, held_out: HeldOut, clips, sets, rate: int) -> dict[str, np.ndarray]:
-    """Cosines [prompts, outputs] by the very MuLan that conditioned the music."""
+    """Cosines [prompts, outputs] by the same MuLan that conditioned the music."""
     model = held_out.part("mulan")
     text = model("embed_text", text_rows(held_out.bundle, [c["caption"] for c in clips]))
     samples = round(held_out.source("mulan")["window_seconds"] * rate)
@@ -156,8 +177,12 @@ class Generation:
     return {kind: np.asarray(text) @ embed(x).T for kind, x in sets.items()}
 
 
-def _soundness(music: np.ndarray, samples: int) -> dict:
-  """Figures that say whether the audio [prompts, samples] is sound at all, as it is written."""
+def _path(index: int, kind: str) -> str:
+  return f"audio/{index:02}_{kind}.wav"
+
+
+def _signal_figures(music: np.ndarray, samples: int) -> dict:
+  """Figures of the signal of the audio [prompts, samples], as it is written to files."""
   finite = np.isfinite(music).all(axis=1)
   music = np.nan_to_num(music).astype(np.float64)
   peaks = np.abs(music).max(axis=1, keepdims=True)
@@ -180,11 +205,11 @@ def _soundness(music: np.ndarray, samples: int) -> dict:
 _MEASURES = {
   "family": "mean probability of the prompted instrument family (MFCC classifier of real clips)",
   "tempo": "rank correlation of prompted bpm and estimated tempo",
-  "onset_rate": "rank correlation of prompted bpm and onsets a second",
+  "onset_rate": "rank correlation of prompted bpm and onsets per second",
 }
 
 
-def _adherence_figures(tests, distances, accuracies, common: float) -> dict:
+def _adherence_figures(tests, distances, accuracies, common: float, few: str) -> dict:
   figures = {}
   for measure in _MEASURES:
     test = tests[measure]["generated"]
@@ -197,9 +222,64 @@ def _adherence_figures(tests, distances, accuracies, common: float) -> dict:
     min(1.0, len(_MEASURES) * best), "< 0.05", baseline_is=f"{len(_MEASURES)} measures (Bonferroni)"
   )
   figures["family_accuracy_on_real_clips"] = metrics.figure(
-    accuracies["held_out"], baseline=common, baseline_is="always the commonest family"
+    accuracies["held_out"], baseline=common, baseline_is="always the most frequent family"
   )
   figures["frechet_mfcc_generated"] = metrics.figure(
-    distances["generated"], baseline=distances["roundtrip"], baseline_is="codec round trips"
+    distances["generated"],
+    baseline=distances["roundtrip"],
+    baseline_is="codec round trips",
+    too_few=few,
   )
   return figures
+
+
+def _card(shown: dict, out_dir: str) -> str:
+  """Caption, players and spectrograms of one prompt, as HTML."""
+  players = []
+  for kind, label in _SETS.items():
+    picture = pictures.spectrogram(*_read(pathlib.Path(out_dir, shown[kind])))
+    source = html.escape(shown[kind], quote=True)
+    players.append(
+      f"<figure><figcaption>{label}</figcaption>"
+      f'<img src="{picture}" alt="mel spectrogram, {label}">'
+      f'<audio controls preload="none" src="{source}"></audio></figure>'
+    )
+  facts = f"{shown['family']}, {shown['bpm']:.0f} bpm, {shown['key']}"
+  return (
+    f"<article><blockquote>{html.escape(shown['caption'])}</blockquote>"
+    f"<p class=note>{html.escape(facts)}</p><div class=players>{''.join(players)}</div></article>"
+  )
+
+
+def _read(path: pathlib.Path) -> tuple[np.ndarray, int]:
+  """(waveform [samples], sample rate) of a file; silence too, unlike audio.read."""
+  try:
+    return soundfile.read(path, dtype="float32")
+  except soundfile.LibsndfileError as error:
+    raise ValueError(f"{path}: {error.error_string} Run the evaluation again.") from None
+
+
+def _adherence_section(results: dict) -> str:
+  rows = []
+  for measure, tests in results["adherence"].items():
+    for kind, label in _SETS.items():
+      test = tests[kind]
+      values = [page.amount(test["value"]), page.amount(test["shuffled"]), f"{test['p']:.2g}"]
+      rows.append([measure.replace("_", " "), label, *values])
+  labels = {**_SETS, "held_out": "all held-out clips"}
+  accuracies = [[labels[k], page.amount(v)] for k, v in results["accuracy"].items()]
+  distances = [[_SETS[k], page.amount(v)] for k, v in results["frechet"].items()]
+  few = results["figures"]["frechet_mfcc_generated"]["too_few"]
+  inner = page.table(["measure", "audio", "own prompt", "shuffled", "p"], rows)
+  inner += page.table(["audio", "accuracy of the family classifier"], accuracies)
+  title = "Fréchet distance of MFCC means" + (f" ({few})" if few else "")
+  inner += page.table(["audio", title], distances)
+  note = (
+    "Does the output fit its own prompt better than shuffled prompts? One-sided permutation tests; "
+    "family: mean probability of the prompted instrument family by a classifier of MFCC statistics "
+    "that learned from real clips; tempo and onset rate: rank correlation with the prompted bpm. "
+    "Own MuLan is the model that conditioned the music, so it is not independent. Real clips and "
+    "round trips show the best that a measure can reach. The Fréchet distance is that of the MFCC "
+    "means to all held-out clips; it is not FAD."
+  )
+  return page.section("Does it follow the prompt?", note, inner)

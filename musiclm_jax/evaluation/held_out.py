@@ -1,4 +1,4 @@
-"""What an evaluation works on: the parts of all runs, and the clips and tokens they never saw."""
+"""The material of an evaluation: the parts of all runs, and clips and tokens of unseen works."""
 
 import dataclasses
 import functools
@@ -8,14 +8,14 @@ import pathlib
 
 import numpy as np
 
-from musiclm_jax import part_files
+from musiclm_jax import audio, part_files, storage
 from musiclm_jax.tokenizers import frozen, protocols
 
 SPLIT = "test"
 
 
 def read_split(directory: str, split: str, *, without: tuple[str, ...] = ()) -> list[dict]:
-  """The records of one split of a TFDS directory, in order, but for the features `without`.
+  """The records of one split of a TFDS directory, in order, without the features `without`.
 
   Raises ValueError, naming the directory, where there is no data set or no such split.
   """
@@ -61,23 +61,31 @@ class HeldOut:
     return {name: str(pathlib.Path(self.runs_dir, name)) for name in names}
 
   def fingerprint(self, name: str) -> str:
-    """What changes when the run `name`, or the "bundle", does. Raises as `part`."""
+    """A digest of the content of the run `name`, or of the bundle. Raises as `part`."""
     if name != "bundle":
       part_files.read_description(str(pathlib.Path(self.runs_dir, name)))
       return part_files.fingerprint(str(pathlib.Path(self.runs_dir, name)))
     path = pathlib.Path(self.bundle, "bundle.json")
     if not path.is_file():
       raise ValueError(f"{self.bundle}: no bundle here (bundle.json is missing)")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    text_model = json.loads(path.read_text())["text_model"]
+    text = [path, pathlib.Path(self.bundle, text_model)] if text_model else [path]
+    return _digest(text)  # bundle.json has the fingerprint of every part, but not of the text model
 
   @functools.cached_property
   def data_fingerprint(self) -> str:
-    """What changes when the corpus or the token shards do."""
-    info = pathlib.Path(self.data_dir, "dataset_info.json")
-    if not info.is_file():
+    """A digest of the content of the corpus and of the token shards, wherever they are."""
+    if not pathlib.Path(self.data_dir, "dataset_info.json").is_file():
       raise ValueError(f"{self.data_dir}: no data set here (dataset_info.json is missing)")
-    text = info.read_bytes() + json.dumps(self.manifest, sort_keys=True).encode()
-    return hashlib.sha256(text).hexdigest()[:12]
+    # the manifest's other entries, and TFDS's own description, hold paths
+    tokens = {key: self.manifest[key] for key in ("sample_rate", "records", "sources")}
+    files = [
+      path
+      for directory in (self.data_dir, self.tokens_dir)
+      for path in sorted(pathlib.Path(directory).glob("*.array_record-*"))
+      if path.suffix != ".json"
+    ]
+    return storage.digest(json.dumps(tokens, sort_keys=True) + _digest(files))
 
   @functools.cached_property
   def manifest(self) -> dict:
@@ -109,7 +117,7 @@ class HeldOut:
 
   @functools.cached_property
   def shards(self) -> list[dict]:
-    """The tokens of the held-out clips, in their order. Raises ValueError where one has none."""
+    """The tokens of the held-out clips, in the clips' order. Raises ValueError where some lack."""
     rows = {row["id"].decode(): row for row in read_split(self.tokens_dir, SPLIT)}
     missing = [clip["id"] for clip in self.clips if clip["id"] not in rows]
     if missing:
@@ -118,27 +126,39 @@ class HeldOut:
 
   @functools.cached_property
   def train_shards(self) -> list[dict]:
-    """The tokens of the train split; none where they were not extracted here."""
+    """The tokens of the train split; [] where that was not extracted."""
     if not self.manifest["records"].get("train"):
       return []
     return read_split(self.tokens_dir, "train")
 
+  def first(self, count: int) -> list[dict]:
+    """The first `count` held-out clips. Raises ValueError where there are fewer."""
+    if count > len(self.clips):
+      raise ValueError(
+        f"{self.data_dir}: {count} held-out clips wanted, split {SPLIT!r} has {len(self.clips)}"
+      )
+    return self.clips[:count]
+
   def waveforms(self, seconds: float, count: int | None = None) -> np.ndarray:
-    """The first `seconds` of the first `count` clips (None: all), [clips, samples] float32."""
-    return crop(self.clips[:count], round(seconds * self.sample_rate))
+    """The first `seconds` of the first `count` clips (None: all), [clips, samples] float32.
+
+    Raises as `first`.
+    """
+    clips = self.clips if count is None else self.first(count)
+    return crop(clips, round(seconds * self.sample_rate))
 
 
 def crop(clips: list[dict], samples: int) -> np.ndarray:
-  """The first `samples` of each clip, [clips, samples] float32, silence behind shorter ones."""
+  """The first `samples` of each clip, [clips, samples] float32, shorter ones padded by zeros."""
   rows = np.zeros((len(clips), samples), np.float32)
   for row, clip in zip(rows, clips):
     waveform = clip["waveform"][:samples]
-    row[: len(waveform)] = waveform.astype(np.float32) / 32768.0
+    row[: len(waveform)] = audio.from_int16(waveform)
   return rows
 
 
 def in_batches(function, rows: np.ndarray, batch_size: int) -> np.ndarray:
-  """`function` of all rows [n, ...], batch by batch of one shape, its results put together."""
+  """`function` of all rows [n, ...], in batches of one shape, its results concatenated."""
   results = []
   for start in range(0, len(rows), batch_size):
     some = rows[start : start + batch_size]
@@ -148,8 +168,17 @@ def in_batches(function, rows: np.ndarray, batch_size: int) -> np.ndarray:
   return np.concatenate(results)
 
 
+def _digest(paths: list[pathlib.Path]) -> str:
+  """A digest of the content of files, in their order."""
+  content = hashlib.sha256()
+  for path in paths:
+    with open(path, "rb") as file:
+      content.update(hashlib.file_digest(file, "sha256").digest())
+  return content.hexdigest()[:12]
+
+
 def _texts(clip: dict) -> dict:
-  """The clip with str in the place of bytes."""
+  """The clip with its bytes decoded to str."""
 
   def text(value):
     if isinstance(value, bytes):

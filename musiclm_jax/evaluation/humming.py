@@ -1,4 +1,4 @@
-"""Melodies as people hum them: glides between the notes, vibrato, hardly any attack."""
+"""Melodies as people hum them: glides between the notes, vibrato, soft attacks."""
 
 import numpy as np
 
@@ -10,8 +10,10 @@ _OVERTONES = (1.0, 0.3, 0.1, 0.03)  # of a closed mouth
 
 
 def hum(onsets: np.ndarray, seconds: float, sample_rate: int) -> np.ndarray:
-  """A waveform [samples] float32 that hums the notes of onsets [notes, 2], rows of (seconds, MIDI
-  pitch) in order of time; every note lasts until the next, before the first there is silence.
+  """A waveform [samples] float32 of the hummed notes of onsets [notes, 2].
+
+  Rows of onsets are (seconds, MIDI pitch) in order of time. Every note lasts until the next one;
+  before the first there is silence.
   """
   samples = round(seconds * sample_rate)
   time = np.arange(samples) / sample_rate

@@ -1,7 +1,7 @@
-"""Which layer of w2v-BERT should give the semantic tokens: ABX discrimination and codebook use.
+"""Which layer of w2v-BERT the semantic tokens should come from: ABX discrimination, codebook use.
 
-AudioLM chose its layer by such a sweep on speech (2209.03143, III-B); the truth of the corpus makes
-one on music.
+AudioLM chose its layer by such a sweep on speech (2209.03143, III-B). The corpus has the notes and
+instruments of each clip, so the same is possible on music.
 """
 
 import dataclasses
@@ -10,14 +10,16 @@ import functools
 import jax
 import numpy as np
 
-from musiclm_jax.evaluation import metrics
+from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.semantic import labels
 from musiclm_jax.tokenizers.kmeans import kmeans
 
+_kmeans = jax.jit(kmeans, static_argnames=("codebook_size", "iterations"))
+
 
 def abx(embeddings: np.ndarray, triples: np.ndarray) -> float:
-  """The share of triples (a, b, x) whose x is nearer to a than to b, by the cosine; chance is 0.5.
+  """The share of triples (a, b, x) with x nearer to a than to b by the cosine; chance is 0.5.
 
   embeddings [frames, dim], triples [n, 3] int; ties count half.
   """
@@ -28,11 +30,11 @@ def abx(embeddings: np.ndarray, triples: np.ndarray) -> float:
 
 
 def draw_triples(same, other, clip, work, count: int, rng: np.random.Generator) -> np.ndarray:
-  """Frames (a, b, x) [count, 3] int that only the label `same` tells apart; labels are [frames].
+  """Frames (a, b, x) [count, 3] int for `abx` of the label `same`; all labels are int [frames].
 
-  a and x agree in `same`, b differs in it; x is of another work and another `other` than a. b has
-  the `other` of a, and is of its clip where `same` changes within clips. A label below 0 is
-  unknown. Raises ValueError where the clips hold too few such frames.
+  a and x have the same label `same`, b has another. x differs from a in the label `other` and in
+  its work; b has the `other` of a, and is of the same clip where `same` changes within clips. A
+  label below 0 is unknown. Raises ValueError where there are too few such frames.
   """
   known = np.flatnonzero((same >= 0) & (other >= 0))
   starts = np.flatnonzero(np.r_[True, np.diff(clip[known]) != 0])
@@ -46,12 +48,12 @@ def draw_triples(same, other, clip, work, count: int, rng: np.random.Generator) 
       order = np.searchsorted(clip[known], clip[a])
       length = np.searchsorted(clip[known], clip[a], side="right") - order
       b = known[order + rng.integers(0, length)]
-    right = (same[a] == same[x]) & (same[a] != same[b]) & (other[a] == other[b])
-    right &= (work[a] != work[x]) & (other[a] != other[x])
-    found.append(np.stack([a, b, x], axis=1)[right])
-    size += right.sum()
+    valid = (same[a] == same[x]) & (same[a] != same[b]) & (other[a] == other[b])
+    valid &= (work[a] != work[x]) & (other[a] != other[x])
+    found.append(np.stack([a, b, x], axis=1)[valid])
+    size += int(valid.sum())
   if size < count:
-    raise ValueError(f"wanted {count} ABX triples, the held-out clips gave {size}")
+    raise ValueError(f"layers: wanted {count} ABX triples, the held-out clips have {size}")
   return np.concatenate(found)[:count]
 
 
@@ -93,6 +95,20 @@ class Layers:
       figures[f"{name}_abx_best_layer"] = metrics.figure(best["layer"])
     return {"figures": figures, "rows": rows}
 
+  @staticmethod
+  def show(results: dict, out_dir: str) -> str:
+    """A table of the layers."""
+    keys = ("pitch", "instrument", "codebook_use")
+    rows = [
+      [str(row["layer"]), *(page.amount(row[key]) for key in keys)] for row in results["rows"]
+    ]
+    head = ["layer", "ABX pitch class", "ABX instrument", "k-means use"]
+    note = (
+      "Is a frame nearer to one of the same pitch class (instrument) in another work than to one "
+      "that differs in that alone? Chance is 0.5. Layer 0 is the input of the masked Conformer."
+    )
+    return page.section("Layers of w2v-BERT", note, page.table(head, rows))
+
   def _triples(self, held_out: HeldOut, clips: int, frames: int) -> dict[str, np.ndarray]:
     pitch, instrument = (x[:clips].reshape(-1) for x in labels(held_out, frames))
     clip = np.repeat(np.arange(clips), frames)
@@ -106,6 +122,6 @@ class Layers:
 
   def _use(self, x: np.ndarray) -> float:
     """Perplexity of k-means codes of x [frames, dim] as a share of the codebook."""
-    fit = jax.jit(functools.partial(kmeans, codebook_size=self.codebook_size, iterations=10))
-    counts = np.asarray(fit(jax.random.key(self.seed), x, np.ones(len(x), np.float32))[1])
-    return float(np.exp(metrics.entropy(counts))) / self.codebook_size
+    key, weights = jax.random.key(self.seed), np.ones(len(x), np.float32)
+    _, counts = _kmeans(key, x, weights, codebook_size=self.codebook_size, iterations=10)
+    return float(np.exp(metrics.entropy(np.asarray(counts)))) / self.codebook_size

@@ -1,16 +1,19 @@
-"""Measures and their tests, as pure functions: retrieval, codes, paired losses, distributions."""
+"""Measures and their statistical tests as pure functions."""
 
 import math
 import operator
 
 import numpy as np
-from scipy import stats
+from scipy import linalg, stats
 
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
-def figure(value, wanted: str = "", *, baseline=None, baseline_is: str = "") -> dict:
-  """{value, baseline, baseline_is, wanted, met} of one number; met is None where nothing is wanted.
+def figure(value, wanted: str = "", *, baseline=None, baseline_is: str = "", too_few: str = ""):
+  """{value, baseline, baseline_is, wanted, met, too_few} of one number.
+
+  met is None where there is no target (`wanted` is ""). `too_few` is what `too_few` gives: the
+  observations do not suffice for the number, and a target counts as missed.
 
   >>> figure(0.5, "<= 0.6", baseline=1.0, baseline_is="silence")["met"]
   True
@@ -25,27 +28,37 @@ def figure(value, wanted: str = "", *, baseline=None, baseline_is: str = "") -> 
     comparison, _, bound = wanted.partition(" ")
     if comparison not in _OPERATORS:
       raise ValueError(f"wanted: a comparison such as '<= 0.6', found {wanted!r}")
-    met = bool(_OPERATORS[comparison](value, float(bound)))
+    met = not too_few and bool(_OPERATORS[comparison](value, float(bound)))
   return {
     "value": float(value),
     "baseline": None if baseline is None else float(baseline),
     "baseline_is": baseline_is,
     "wanted": wanted,
     "met": met,
+    "too_few": too_few,
   }
 
 
+def too_few(count: int, needed: int, unit: str) -> str:
+  """What a figure of `count` observations must be marked with; "" where there are enough.
+
+  >>> too_few(4, 21, "prompts"), too_few(24, 21, "prompts")
+  ('4 prompts, at least 21 are needed', '')
+  """
+  return "" if count >= needed else f"{count} {unit}, at least {needed} are needed"
+
+
 def unit(x: np.ndarray) -> np.ndarray:
-  """x [..., dim] at length 1."""
+  """x [..., dim] scaled to length 1."""
   return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def ranks(similarity: np.ndarray, right: np.ndarray) -> np.ndarray:
-  """Rank [queries with a right answer] int of the best right answer, 1 for the first place.
+  """Rank [queries with a right answer] int of the best right answer, from 1.
 
-  similarity [queries, candidates], -inf for what is no candidate; right [queries, candidates] bool.
-  A wrong answer that is as near as the best right one stands before it: a model that gives
-  everything the same embedding gains nothing.
+  similarity [queries, candidates], -inf where something is not a candidate; right [queries,
+  candidates] bool. A wrong answer as similar as the best right one ranks before it, so that a model
+  that gives everything the same embedding gains nothing.
   """
   right = right & np.isfinite(similarity)
   asked = right.any(axis=1)
@@ -57,8 +70,8 @@ def ranks(similarity: np.ndarray, right: np.ndarray) -> np.ndarray:
 def retrieval(similarity: np.ndarray, right: np.ndarray, places=(1, 10)) -> dict[str, float]:
   """{recall_at_K, chance_at_K for each of `places`, mrr, chance_mrr, queries}.
 
-  Shapes as in `ranks`. Chance is that of a random order, exactly. Raises ValueError where no query
-  has a right answer.
+  Shapes as in `ranks`. Chance is the exact expectation for a random order. Raises
+  ValueError where no query has a right answer.
   """
   found = ranks(similarity, right)
   if not len(found):
@@ -66,7 +79,8 @@ def retrieval(similarity: np.ndarray, right: np.ndarray, places=(1, 10)) -> dict
   candidates = np.isfinite(similarity)
   asked = (right & candidates).any(axis=1)
   totals, answers = candidates.sum(axis=1)[asked], (right & candidates).sum(axis=1)[asked]
-  beyond = [np.ones(len(found))]  # the chance that the first k places hold no right answer
+  # probabilities that the first k places hold no right answer
+  beyond = [np.ones(len(found))]
   for k in range(1, int(totals.max()) + 1):
     beyond.append(stats.hypergeom.pmf(0, totals, answers, np.minimum(k, totals)))
   result = {}
@@ -79,21 +93,21 @@ def retrieval(similarity: np.ndarray, right: np.ndarray, places=(1, 10)) -> dict
 
 
 def entropy(counts: np.ndarray) -> np.ndarray:
-  """Entropy [...] in nats of the frequencies in counts [..., codes]."""
+  """Entropy [...] in nats of the distribution of counts [..., codes]."""
   return stats.entropy(np.asarray(counts, np.float64), axis=-1)
 
 
 def cross_entropy(counts: np.ndarray, codes: np.ndarray) -> float:
   """Nats per code of codes [...] int under the frequencies of counts [codebook_size].
 
-  One is added to every count, so that a code never seen costs a finite number.
+  One is added to every count, so that an unseen code has a finite cost.
   """
   share = (counts + 1.0) / (counts.sum() + len(counts))
   return float(-np.log(share)[codes].mean())
 
 
 def code_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
-  """How often each code occurs at each level, [levels, codebook_size], of codes [..., levels]."""
+  """Counts [levels, codebook_size] of each code at each level of codes [..., levels]."""
   flat = codes.reshape(-1, codes.shape[-1])
   return np.stack([np.bincount(column, minlength=codebook_size) for column in flat.T])
 
@@ -118,7 +132,7 @@ def code_usage(codes: np.ndarray, codebook_size: int) -> list[dict[str, float]]:
 
 
 def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-  """Mutual information in nats of two equally long rows of non-negative integers, by counting."""
+  """Mutual information in nats of a and b, [n] non-negative int each, by counting."""
   width = int(b.max()) + 1
   joint = np.bincount(a.astype(np.int64) * width + b, minlength=(int(a.max()) + 1) * width)
   joint = joint.reshape(-1, width)
@@ -126,17 +140,22 @@ def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def against_shuffled(observed: float, shuffled: np.ndarray) -> dict[str, float]:
-  """{value, shuffled (their mean), z, p} of a statistic against that of shuffled data.
+  """{value, shuffled, z, p} of a statistic of the data and of shuffled data [n].
 
-  z is in standard deviations of the shuffled ones; p is the share of them, the observed one
-  counted in, that reach it.
+  `shuffled` is their mean and z in their standard deviations; p is the share, with the observed
+  value among them, that reach the observed value. Raises ValueError where all shuffles give one
+  value and the data another: there is too little data to shuffle.
   """
-  spread = max(float(np.std(shuffled)), 1e-12)
+  difference, spread = float(observed - np.mean(shuffled)), float(np.std(shuffled))
+  if spread < 1e-12:
+    if abs(difference) > 1e-9:
+      raise ValueError(f"all {len(shuffled)} shuffles give one value: too little data to shuffle")
+    difference, spread = 0.0, 1.0
   reached = (np.asarray(shuffled) >= observed - 1e-12).sum()
   return {
     "value": float(observed),
     "shuffled": float(np.mean(shuffled)),
-    "z": float((observed - np.mean(shuffled)) / spread),
+    "z": difference / spread,
     "p": float((1 + reached) / (1 + len(shuffled))),
   }
 
@@ -144,8 +163,8 @@ def against_shuffled(observed: float, shuffled: np.ndarray) -> dict[str, float]:
 def matched(scores: np.ndarray, num_shuffles: int, rng: np.random.Generator) -> dict[str, float]:
   """Whether output i fits prompt i better than other prompts, a permutation test.
 
-  scores [prompts, outputs] says how well each output fits each prompt. The statistic is the mean
-  of the diagonal, shuffled prompts are permutations; result as `against_shuffled`.
+  scores [prompts, outputs] tells how well each output fits each prompt. The statistic is the mean
+  of the diagonal; the prompts are shuffled. Returns and raises as `against_shuffled`.
   """
   outputs = np.arange(len(scores))
   order = rng.permuted(np.tile(outputs, (num_shuffles, 1)), axis=1)
@@ -153,9 +172,9 @@ def matched(scores: np.ndarray, num_shuffles: int, rng: np.random.Generator) -> 
 
 
 def rank_agreement(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-  """Scores [n, n] for `matched` whose mean diagonal is Spearman's correlation of two rows [n].
+  """Scores [n, n] for `matched`; the mean of their diagonal is Spearman's correlation of two [n].
 
-  All 0 where one of them is constant: it then agrees with nothing.
+  All 0 where one of the two is constant.
   """
   ranked = [stats.rankdata(row) - (len(row) + 1) / 2 for row in (wanted, found)]
   spread = [row.std() for row in ranked]
@@ -165,7 +184,7 @@ def rank_agreement(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def paired(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
-  """{difference, p} of the losses [n] of the same clips: by how much `own` is lower on average.
+  """{difference, p} of losses [n] of the same clips: how much lower `own` is on average.
 
   p is that of Wilcoxon's signed-rank test that own is not lower.
   """
@@ -177,9 +196,24 @@ def paired(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-  """Fréchet distance of the Gaussians fitted to x [n, dim] and y [m, dim] (the formula of FAD)."""
-  covariances = [np.cov(rows, rowvar=False) for rows in (x, y)]
-  # the trace of the root of the product is the sum of the roots of its eigenvalues, which are >= 0
-  roots = np.sqrt(np.maximum(np.linalg.eigvals(covariances[0] @ covariances[1]).real, 0))
-  shift = np.square(x.mean(axis=0) - y.mean(axis=0)).sum()
-  return float(shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots.sum())
+  """Fréchet distance of the Gaussians fitted to x [n, dim] and y [m, dim] (the formula of FAD).
+
+  |mean difference|^2 + tr(A + B - 2 (AB)^(1/2)) with A and B the covariances of x and y. Computed
+  as the squared distance of a root of A and a root of B after the best rotation of one of them
+  (orthogonal Procrustes). A sum of squares is never negative, and it is 0 for equal sets however
+  few their rows. A single row has the covariance 0. With fewer rows than dimensions the value is
+  far too high.
+  """
+  means, roots = [], []
+  for rows in (np.asarray(x, np.float64), np.asarray(y, np.float64)):
+    means.append(rows.mean(axis=0))
+    centred = (rows - means[-1]) / math.sqrt(max(len(rows) - 1, 1))
+    roots.append(np.linalg.qr(_tall(centred), mode="r"))  # [dim, dim], root.T @ root = covariance
+  rotation, _ = linalg.orthogonal_procrustes(roots[1].T, roots[0].T)
+  shift = np.square(means[0] - means[1]).sum()
+  return float(shift + np.square(roots[0] - rotation.T @ roots[1]).sum())
+
+
+def _tall(rows: np.ndarray) -> np.ndarray:
+  """rows [n, dim] with rows of zeros after them, so that there are at least dim."""
+  return np.pad(rows, ((0, max(0, rows.shape[1] - len(rows))), (0, 0)))

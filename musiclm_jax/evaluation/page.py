@@ -1,4 +1,4 @@
-"""The pieces of HTML that the report is made of."""
+"""HTML for the page: its style, sections, tables, charts."""
 
 import html
 import math
@@ -44,7 +44,7 @@ summary { cursor: pointer; font-size: .88rem; color: var(--soft) }
 
 
 def amount(value: float) -> str:
-  """A number as a person reads it: three digits that count, no trailing zeros.
+  """A number for people: three significant digits, no trailing zeros.
 
   >>> amount(0.12345), amount(24000.0), amount(3.0)
   ('0.123', '24,000', '3')
@@ -59,28 +59,31 @@ def amount(value: float) -> str:
 
 
 def mark(met: bool | None) -> str:
-  """Whether a target was met, as a coloured word; nothing where there is no target."""
+  """Whether a target was met, as a coloured word; "" where there is no target."""
   if met is None:
     return ""
   return "<span class=good>met</span>" if met else "<span class=bad>missed</span>"
 
 
 def bullet(head: str, text: str) -> str:
-  """An item of a list, plain text in, HTML out."""
+  """An item of a list as HTML, from plain text."""
   return f"<li>{html.escape(head)} <small>{html.escape(text)}</small></li>"
 
 
 def section(title: str, note: str, inner: str) -> str:
-  """A part of the page: plain text title and note above HTML."""
+  """A section of the page as HTML: a title and a note (plain text), then `inner` (HTML)."""
   head = f"<h2>{html.escape(title)}</h2><p class=note>{html.escape(note)}</p>"
   return f"<section>{head}{inner}</section>"
 
 
 def table(head: list[str], rows: list[list[str]], safe: bool = False) -> str:
-  """A table that scrolls sideways on a small screen; cells are HTML where `safe`, else text."""
+  """A table as HTML that scrolls sideways on a narrow screen.
 
-  def row(cells, tag, clean):
-    inner = "".join(f"<{tag}>{cell if clean else html.escape(cell)}</{tag}>" for cell in cells)
+  The cells of the rows are HTML where `safe`, else plain text; those of the head are plain text.
+  """
+
+  def row(cells, tag, is_html):
+    inner = "".join(f"<{tag}>{cell if is_html else html.escape(cell)}</{tag}>" for cell in cells)
     return f"<tr>{inner}</tr>"
 
   body = "".join(row(cells, "td", safe) for cells in rows)
@@ -88,3 +91,23 @@ def table(head: list[str], rows: list[list[str]], safe: bool = False) -> str:
     f"<div class=scroll><table><thead>{row(head, 'th', False)}</thead>"
     f"<tbody>{body}</tbody></table></div>"
   )
+
+
+def charts(*svgs: str) -> str:
+  """Charts (see pictures.svg) side by side, as HTML."""
+  return f"<div class=charts>{''.join(f'<div>{svg}</div>' for svg in svgs)}</div>"
+
+
+def details(summary: str, inner: str) -> str:
+  """HTML `inner`, folded under a line of plain text."""
+  return f"<details><summary>{html.escape(summary)}</summary>{inner}</details>"
+
+
+def usage_table(usage: list[dict]) -> str:
+  """The codebook use of each level (metrics.code_usage), folded, as HTML."""
+  keys = ("perplexity", "perplexity_share", "used", "entropy_bits")
+  rows = [
+    [str(level), *(amount(row[key]) for key in keys)] for level, row in enumerate(usage, start=1)
+  ]
+  head = ["level", "perplexity", "of the codebook", "codes used", "entropy bits"]
+  return details("codebook use by level", table(head, rows))

@@ -1,12 +1,15 @@
-"""Retrieval among held-out clips: music by its text and text by its music, and one melody in
-another rendition (MuLan Section 4, MusicLM Appendix C).
+"""Retrieval among held-out clips: audio by text and text by audio, a melody by another rendition.
+
+MuLan Section 4, MusicLM Appendix C.
 """
 
 import dataclasses
+import html
 
 import numpy as np
 
-from musiclm_jax.evaluation import metrics
+from musiclm_jax import windows
+from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.humming import hum
 from musiclm_jax.export import bundle as bundles
@@ -14,24 +17,24 @@ from musiclm_jax.text import Tokenizer
 
 
 def text_rows(bundle: str, texts: list[str]) -> np.ndarray:
-  """Token ids [texts, text_length] int32 of the bundle's text model, cut to length, 0 = padding."""
+  """Token ids [texts, text_length] int32 by the bundle's text model, truncated, 0 for padding."""
   description = bundles.load_description(bundle)
   return Tokenizer(description["text_model"]).fitted(texts, description["text_length"])
 
 
 def clip_embeddings(held_out: HeldOut) -> np.ndarray:
-  """MuLan embeddings [clips, dim] of length 1: the mean over the windows that lie in the clip."""
-  window = held_out.source("mulan")["window_seconds"]
-  rows = []
+  """MuLan embeddings [clips, dim] of length 1: the mean over the windows inside the clip."""
+  source, means = held_out.source("mulan"), []
   for clip, row in zip(held_out.clips, held_out.shards):
-    spare = len(clip["waveform"]) / held_out.sample_rate - window
-    rows.append(row["mulan"][: 1 + int(max(spare, 0))].mean(axis=0))
-  return metrics.unit(np.stack(rows))
+    seconds, embeddings = len(clip["waveform"]) / held_out.sample_rate, row["mulan"]
+    sizes = source["window_seconds"], source["hop_seconds"], len(embeddings)
+    means.append(embeddings[windows.inside(0.0, seconds, *sizes)].mean(axis=0))
+  return metrics.unit(np.stack(means))
 
 
 @dataclasses.dataclass(frozen=True)
 class MuLan:
-  """Text to audio and audio to text over all held-out clips, and the codes of both sides."""
+  """Retrieval between captions and audio over all held-out clips, zero-shot tags, and the codes."""
 
   batch_size: int
 
@@ -42,60 +45,67 @@ class MuLan:
     rows = text_rows(held_out.bundle, [clip["caption"] for clip in held_out.clips])
     model, quantizer = held_out.part("mulan"), held_out.part("mulan_rvq")
     text = in_batches(lambda x: model("embed_text", x), rows, self.batch_size)
-    sound = clip_embeddings(held_out)
+    audio = clip_embeddings(held_out)
     same = (rows[:, None] == rows[None]).all(axis=-1)
     directions = {
-      "text_to_audio": metrics.retrieval(text @ sound.T, same),
-      "audio_to_text": metrics.retrieval(sound @ text.T, same),
+      "text_to_audio": metrics.retrieval(text @ audio.T, same),
+      "audio_to_text": metrics.retrieval(audio @ text.T, same),
     }
     figures = {"clips": metrics.figure(len(rows), ">= 200")}
     for name, found in directions.items():
       figures |= _recalls(name, found, ">= 4")
     encode = lambda x: quantizer("encode", x[:, None])[:, 0]  # noqa: E731
-    codes = [in_batches(encode, x, self.batch_size) for x in (sound, text)]
-    windows = np.concatenate([row["mulan"] for row in held_out.shards])
+    codes = [in_batches(encode, x, self.batch_size) for x in (audio, text)]
+    every = np.concatenate([row["mulan"] for row in held_out.shards])
     size = quantizer.module.codebook_size
-    usage = metrics.code_usage(in_batches(encode, windows, 16 * self.batch_size), size)
+    usage = metrics.code_usage(in_batches(encode, every, 16 * self.batch_size), size)
     agreement = metrics.matched(
       (codes[1][:, None, 0] == codes[0][None, :, 0]).astype(float), 1000, np.random.default_rng(0)
     )
     figures["text_and_audio_share_first_code"] = metrics.figure(
       agreement["value"], baseline=agreement["shuffled"], baseline_is="another clip's text"
     )
-    tags = self._tags(held_out, sound)
+    tags = self._tags(held_out, audio)
+    figures["zero_shot_tags"] = metrics.figure(len(tags))
     if tags:
       figures["zero_shot_tagging_auc"] = metrics.figure(
-        np.mean(list(tags.values())), baseline=0.5, baseline_is=f"chance; {len(tags)} tags"
+        np.mean(list(tags.values())), baseline=0.5, baseline_is="chance"
       )
     return {"figures": figures, "retrieval": directions, "usage": usage, "tags": tags}
 
-  def _tags(self, held_out: HeldOut, sound: np.ndarray) -> dict[str, float]:
-    """{aspect: area under the ROC curve} of the aspects that some clips have and others not.
+  @staticmethod
+  def show(results: dict, out_dir: str) -> str:
+    """Recall in both directions, the tags, and the use of the codebooks."""
+    areas = sorted(results["tags"].items(), key=lambda item: -item[1])
+    rows = [[tag, page.amount(area)] for tag, area in areas]
+    tags = page.details("tags", page.table(["aspect, by its text alone", "ROC AUC"], rows))
+    inner = _table(results["retrieval"]) + tags + _usage("MuLan", results["usage"])
+    return page.section("MuLan: text and audio", _RECALL, inner)
 
-    A clip's score is the similarity of its sound to the aspect's text (MuLan Section 4.3); aspects
-    of fewer than 5 clips, or of all but 5, are left out.
+  def _tags(self, held_out: HeldOut, audio: np.ndarray) -> dict[str, float]:
+    """{aspect: area under the ROC curve} of those that at least 5 clips have and 5 have not.
+
+    A clip's score is the similarity of its audio to the aspect's text (MuLan Section 4.3).
     """
     from sklearn.metrics import roc_auc_score
 
     aspects = [set(clip["aspect_list"]) for clip in held_out.clips]
-    has = {
-      tag: np.array([tag in some for some in aspects]) for tag in sorted(set().union(*aspects))
-    }
-    has = {tag: right for tag, right in has.items() if 5 <= right.sum() <= len(right) - 5}
+    has = {tag: np.array([tag in each for each in aspects]) for tag in sorted(set.union(*aspects))}
+    has = {tag: clips for tag, clips in has.items() if 5 <= clips.sum() <= len(clips) - 5}
     if not has:
       return {}
     model = held_out.part("mulan")
     rows = text_rows(held_out.bundle, list(has))
     text = in_batches(lambda x: model("embed_text", x), rows, self.batch_size)
-    scores = text @ sound.T
+    scores = text @ audio.T
     return {tag: float(roc_auc_score(has[tag], row)) for tag, row in zip(has, scores)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Melody:
-  """The same melody in another rendition, among all other held-out clips; and when it is hummed.
+  """Retrieval of a melody by another rendition, among all other held-out clips, and by humming it.
 
-  `hums` name the ways to hum it: (how much faster than the clip, semitones higher).
+  `hums` is {name of a way to hum: (speed over that of the clip, semitones higher)}.
   """
 
   hums: dict[str, tuple[float, int]]
@@ -129,9 +139,35 @@ class Melody:
       figures |= _recalls(name, retrieval[name], "")
     return {"figures": figures, "retrieval": retrieval, "usage": usage}
 
+  @staticmethod
+  def show(results: dict, out_dir: str) -> str:
+    """Recall for each kind of query, and the use of the codebooks."""
+    inner = _table(results["retrieval"]) + _usage("melody", results["usage"])
+    return page.section("Melodies", _RECALL, inner)
+
+
+_RECALL = "Share of queries with a right answer among the first 1 and 10; chance in brackets."
+
+
+def _table(retrieval: dict[str, dict]) -> str:
+  """A row for each kind of query, as HTML."""
+  pairs = (("recall_at_1", "chance_at_1"), ("recall_at_10", "chance_at_10"), ("mrr", "chance_mrr"))
+  rows = []
+  for name, found in retrieval.items():
+    cells = [
+      f"{page.amount(found[key])} <small>({page.amount(found[chance])})</small>"
+      for key, chance in pairs
+    ]
+    rows.append([html.escape(name.replace("_", " ")), *cells, str(found["queries"])])
+  return page.table(["", "recall@1", "recall@10", "MRR", "queries"], rows, safe=True)
+
+
+def _usage(name: str, usage: list[dict]) -> str:
+  return page.charts(pictures.usage_chart(name, usage)) + page.usage_table(usage)
+
 
 def _recalls(name: str, found: dict, wanted: str) -> dict:
-  """Figures of recall@1 and @10; `wanted` is about recall@10 over its chance."""
+  """Figures of recall@1 and @10; `wanted` is the target of recall@10 over its chance."""
   figures = {
     f"{name}_recall_at_{k}": metrics.figure(
       found[f"recall_at_{k}"], baseline=found[f"chance_at_{k}"], baseline_is="chance"

@@ -1,26 +1,22 @@
-"""How good the semantic tokens are on held-out works: w2v-BERT, and the k-means of its frames.
-
-A section is a dataclass of its settings with a `name`, the `parts` it runs, and a call that gives
-{"figures": {name: figure}, ...}; everything but the figures is for the report.
-"""
+"""How good the semantic tokens are on held-out works: w2v-BERT, and the k-means of its frames."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
 
-from musiclm_jax.evaluation import metrics
+from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
 
 
 @dataclasses.dataclass(frozen=True)
 class W2vBert:
-  """Masked prediction on the first `seconds` of `clips` clips, and what the semantic codes tell.
+  """Masked prediction on the first `seconds` of `clips` clips, and the information in the codes.
 
-  The information of the codes about the melody's pitch class and about the first instrument is
-  compared with that of `shuffles` shuffles of the melodies and of the clips; for the pitch class
-  also with labels that are rotated in time inside their clip, which leaves key and clip as they
-  are.
+  The mutual information of the codes and the melody's pitch class is compared with that of
+  `shuffles` shuffles of the melodies, and with labels shifted in time within their clip, which
+  keeps key and clip; that of the codes and the first instrument with shuffles of the clips.
   """
 
   clips: int
@@ -56,17 +52,41 @@ class W2vBert:
     rng = np.random.default_rng(self.seed)
     tests = {
       "pitch_class": self._information(codes, pitch, rng, other_melodies(melodies)),
-      "pitch_class_in_time": self._information(codes, pitch, rng, _rotated),
+      "pitch_class_in_time": self._information(codes, pitch, rng, _shifted_in_time),
       "instrument": self._information(codes, instrument, rng, _other_clips),
     }
+    fewest = {
+      "pitch_class": ("melodies", len(set(melodies))),
+      "instrument": ("clips", len(codes)),
+    }
     for name, test in tests.items():
+      unit, count = fewest.get(name, ("clips", len(codes)))
+      few = metrics.too_few(count, _fewest_to_shuffle(self.shuffles), unit)
       baseline = dict(baseline=test["shuffled"], baseline_is=f"{self.shuffles} shuffles")
       wanted = "" if name == "pitch_class_in_time" else "> 5"
       figures[f"information_{name}_nats"] = metrics.figure(test["value"], **baseline)
       figures[f"information_{name}_z"] = metrics.figure(
-        test["z"], wanted, baseline=0.0, baseline_is=f"{self.shuffles} shuffles"
+        test["z"],
+        wanted,
+        baseline=0.0,
+        baseline_is=f"{self.shuffles} shuffles",
+        too_few=few,
       )
     return {"figures": figures, "usage": usage, "information": tests, "means": means}
+
+  @staticmethod
+  def show(results: dict, out_dir: str) -> str:
+    """The information of the codes about the music, and the use of the codebook."""
+    rows = [
+      [name.replace("_", " "), *(page.amount(test[key]) for key in ("value", "shuffled", "z", "p"))]
+      for name, test in results["information"].items()
+    ]
+    table = page.table(["about", "nats", "shuffled", "z", "p"], rows)
+    note = (
+      "Mutual information of the semantic codes with the melody's pitch class and the first "
+      "instrument, and of the same labels shuffled; z is in standard deviations of the shuffles."
+    )
+    return page.section("Semantic codes", note, table + page.usage_table(results["usage"]))
 
   def _masked_prediction(self, held_out: HeldOut) -> dict[str, float]:
     """The model's own metrics, masks fixed by the seed."""
@@ -78,56 +98,60 @@ class W2vBert:
       batch = {"waveform": waveform}
       return part.module.apply(variables, batch, train=False, rngs={"dropout": key})[1]
 
-    batch_size = min(self.batch_size, len(waveforms))
     totals: dict[str, np.ndarray] = {}
-    for index in range(len(waveforms) // batch_size):  # a rest that is no whole batch is left out
-      rows = waveforms[index * batch_size : (index + 1) * batch_size]
+    for index in range(math.ceil(len(waveforms) / self.batch_size)):
+      rows = waveforms[index * self.batch_size : (index + 1) * self.batch_size]
       key = jax.random.fold_in(jax.random.key(self.seed), index)
       for name, pair in step(part.variables, rows, key).items():
         totals[name] = totals.get(name, 0) + np.array([float(v) for v in pair])
     return {name: float(total / weight) for name, (total, weight) in totals.items() if weight}
 
-  def _information(self, codes, truth, rng, shuffle) -> dict[str, float]:
-    """Mutual information of codes and truth [clips, frames] where the truth is known (>= 0)."""
+  def _information(self, codes, labels, rng, shuffle) -> dict[str, float]:
+    """Mutual information of codes and labels [clips, frames] where the label is known (>= 0)."""
 
     def information(values):
       known = values >= 0
       return metrics.mutual_information(codes[known], values[known])
 
-    shuffled = [information(shuffle(truth, rng)) for _ in range(self.shuffles)]
-    return metrics.against_shuffled(information(truth), np.array(shuffled))
+    shuffled = [information(shuffle(labels, rng)) for _ in range(self.shuffles)]
+    return metrics.against_shuffled(information(labels), np.array(shuffled))
+
+
+def _fewest_to_shuffle(shuffles: int) -> int:
+  """The smallest number of things that have at least as many orders as there are shuffles."""
+  return next(count for count in range(1, shuffles + 2) if math.factorial(count) >= shuffles)
 
 
 def other_melodies(melodies: list[str]):
   """A shuffle of rows [clips, ...] that keeps the clips of one melody together.
 
-  Renditions of a melody have nearly the same notes: shuffled one by one they would count as so many
-  independent observations.
+  Renditions of a melody have nearly the same notes: shuffled one by one, each would count as an
+  independent observation.
   """
   groups = [np.flatnonzero(np.array(melodies) == melody) for melody in sorted(set(melodies))]
 
-  def shuffle(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    shuffled = np.empty_like(truth)
+  def shuffle(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    shuffled = np.empty_like(rows)
     order = [groups[index] for index in rng.permutation(len(groups))]
-    shuffled[np.concatenate(groups)] = truth[np.concatenate(order)]
+    shuffled[np.concatenate(groups)] = rows[np.concatenate(order)]
     return shuffled
 
   return shuffle
 
 
-def _other_clips(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  return truth[rng.permutation(len(truth))]
+def _other_clips(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  return rows[rng.permutation(len(rows))]
 
 
-def _rotated(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  shifts = rng.integers(1, truth.shape[1], len(truth))
-  return np.stack([np.roll(row, shift) for row, shift in zip(truth, shifts)])
+def _shifted_in_time(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  shifts = rng.integers(1, rows.shape[1], len(rows))
+  return np.stack([np.roll(row, shift) for row, shift in zip(rows, shifts)])
 
 
 def labels(held_out: HeldOut, frames: int) -> tuple[np.ndarray, np.ndarray]:
-  """Pitch class of the melody and number of the first instrument, [clips, frames] int each.
+  """The melody's pitch class and the index of the first instrument, [clips, frames] int each.
 
-  Pitch class is that of the last onset before the middle of the frame, -1 before the first.
+  The pitch class is that of the last onset before the middle of the frame, -1 before the first.
   """
   rate = held_out.source("semantic")["frame_rate"]
   middles = (np.arange(frames) + 0.5) / rate

@@ -1,4 +1,4 @@
-"""Held-out losses of the token models: against frequencies alone, and what conditioning is worth.
+"""Held-out losses of the token models, against frequencies alone and another clip's condition.
 
 Sequences are those of training, from the first crop of each clip.
 """
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.evaluation import metrics
+from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.sequences import codes_of, decoder_features, sequence
 from musiclm_jax.tokens import Stage, Stream
@@ -31,8 +31,8 @@ def token_losses(model, variables, tokens, codes):
 class StageLoss:
   """Nats per token of `stage` over `clips` clips.
 
-  `swapped` is the condition that another work's clip lends in the paired comparison. Frequencies
-  are those of the train split where it was extracted, else of the held-out tokens themselves.
+  The paired comparison takes the condition `swapped` from a clip of another work. Frequencies are
+  those of the train split where it was extracted, else of the held-out tokens themselves.
   """
 
   stage: str
@@ -42,7 +42,7 @@ class StageLoss:
 
   @property
   def name(self) -> str:
-    """The stage's."""
+    """The stage's name."""
     return self.stage
 
   @property
@@ -57,9 +57,9 @@ class StageLoss:
     names = [stream.name for stream in stage.conditions]
     if self.swapped not in names:
       raise ValueError(f"stage {self.stage}: no condition {self.swapped!r} among {names}")
-    count = min(self.clips, len(held_out.clips))
+    count = len(held_out.first(self.clips))
     codes = self._codes(held_out, stage, count)
-    partner = _other_work(held_out.clips[:count])
+    partner = other_work(held_out.clips[:count])
     swapped = [own | {self.swapped: codes[p][self.swapped]} for own, p in zip(codes, partner)]
     own, other = self._losses(part, codes), self._losses(part, swapped)
     target, known = _padded([each[stage.target.name] for each in codes], stage)
@@ -122,7 +122,18 @@ class StageLoss:
       ),
       "own_condition_p": metrics.figure(test["p"], "< 0.01"),
     }
-    return {"figures": figures, "levels": levels, "clips": len(own), "swapped": self.swapped}
+    return {"figures": figures, "levels": levels, "stage": self.stage}
+
+  @staticmethod
+  def show(results: dict, out_dir: str) -> str:
+    """A table of the levels."""
+    keys = ("loss", "other_condition", "unigram", "held_out_entropy")
+    rows = [
+      [str(row["level"] + 1), *(page.amount(row[key]) for key in keys)] for row in results["levels"]
+    ]
+    head = ["level", "loss", "other clip's condition", "unigram", "held-out entropy"]
+    note = "Held-out nats per token. Unigram: the code frequencies of the train split alone."
+    return page.section(f"{results['stage'].capitalize()} stage", note, page.table(head, rows))
 
 
 def _check_tokens(held_out: HeldOut, part, name: str) -> None:
@@ -144,14 +155,17 @@ def _padded(codes: list[np.ndarray], stage: Stage) -> tuple[np.ndarray, np.ndarr
 
 
 def _counts(shards: list[dict], target: Stream) -> np.ndarray:
-  """How often each code of the target occurs, [levels, codebook_size]."""
+  """Counts of each code of the target, [levels, codebook_size]."""
   columns = slice(target.first_quantizer, target.last_quantizer)
   codes = np.concatenate([row[target.source][:, columns] for row in shards])
   return metrics.code_counts(codes, target.codebook_size)
 
 
-def _other_work(clips: list[dict]) -> np.ndarray:
-  """For each clip the index of a clip of another work. Raises ValueError where one work rules."""
+def other_work(clips: list[dict]) -> np.ndarray:
+  """For each clip the index of a clip of another work, [clips] int, each index once.
+
+  Raises ValueError where more than half of the clips are of one work.
+  """
   works = np.array([clip["work"] for clip in clips])
   order = np.argsort(works, kind="stable")
   largest = np.unique(works, return_counts=True)[1].max()

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from musiclm_jax import audio
+
 
 @dataclasses.dataclass(frozen=True)
 class Waveform:
@@ -95,7 +97,7 @@ def waveform(record: dict) -> np.ndarray:
   if samples.dtype != np.int16 or samples.ndim != 1:
     name = record["id"].decode()
     raise ValueError(f"record {name}: wanted int16 [samples], found {_kind(samples)}")
-  return samples.astype(np.float32) / 32768.0
+  return audio.from_int16(samples)
 
 
 def _finite(what: str, x):
