@@ -36,6 +36,12 @@ class TokenLM(nn.Module):
   condition_dropout: Fraction
   z_loss: NonNegativeFloat
 
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained stage can do; `generate` takes the number of frames and the settings too."""
+    tokens = inputs.Tokens(self.vocabulary.size)
+    return {"generate": (tokens, tokens, inputs.Keys())}
+
   def setup(self):
     shape = (self.vocabulary.size, self.decoder.embed_dim)
     init = nn.initializers.normal(1 / math.sqrt(self.decoder.embed_dim))
@@ -100,12 +106,6 @@ class TokenLM(nn.Module):
       codebooks = codebooks[levels]
     last = hidden[:, -1]
     return jnp.einsum("bd,hkd->bhk", last, codebooks, preferred_element_type=jnp.float32), cache
-
-  @property
-  def methods(self) -> inputs.Methods:
-    """What a trained stage does for generation."""
-    tokens = inputs.Tokens(self.vocabulary.size)
-    return {"generate": (tokens, tokens, inputs.Keys())}
 
   def init_cache(self, batch: int, positions: int) -> Cache:
     """An empty cache for `positions` positions of `batch` sequences."""
