@@ -12,6 +12,7 @@ import numpy as np
 from musiclm_jax import partitioning
 from musiclm_jax.attention import RelativeBias
 from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokens import PAD, Stage, Stream, Vocabulary, flatten
 from musiclm_jax.training import optimizers
 from musiclm_jax.training.step import Program
@@ -34,7 +35,7 @@ def plain(length: int, codes: int, levels: int = 1) -> tuple[Stage, Vocabulary]:
 
 def coarse(seconds: float, codes: int) -> tuple[Stage, Vocabulary]:
   """The coarse stage of gin/model/coarse.gin: 10 s are 12 + 250 + 2000 tokens."""
-  mulan = Stream("mulan", "mulan", 0.0, 0, 12, codes)
+  mulan = Stream("mulan", "mulan", 0.0, 0, 12, codes, MeanQuantized("mulan_rvq"))
   semantic = Stream("semantic", "semantic", 25.0, 0, 1, codes)
   target = Stream("coarse", "acoustic", 50.0, 0, 4, codes)
   fine = Stream("fine", "acoustic", 50.0, 4, 8, codes)

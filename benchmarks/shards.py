@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 MULAN_DIM = 128  # gin/paper/mulan_rvq.gin
-_RATES = {"acoustic": 50.0, "semantic": 25.0, "mulan": 0.0}
+_RATES = {"acoustic": 50.0, "semantic": 25.0, "mulan": 1.0}
 _DISTINCT = 500  # different records; more are copies of these in other places of the files
 
 
@@ -40,10 +40,10 @@ def write(directory: str | pathlib.Path, columns: dict, counts: dict[str, int]) 
   tfds.folder_dataset.write_metadata(
     data_dir=directory, features=features, split_infos=infos, check_data=False
   )
-  manifest = {
-    name: dict(frame_rate=_RATES[name], width=width, codebook_size=codes, encoder="none")
-    for name, ((_, width), codes) in columns.items()
-  }
+  manifest = {}
+  for name, ((_, width), codes) in columns.items():
+    made = dict(codebook_size=codes) if codes else dict(window_seconds=10.0, hop_seconds=1.0)
+    manifest[name] = dict(frame_rate=_RATES[name], width=width, encoder="none", **made)
   (directory / "manifest.json").write_text(json.dumps({"sources": manifest}))
 
 

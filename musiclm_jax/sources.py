@@ -153,7 +153,7 @@ class Place:
     del entries, parts
 
     def make(record: dict, start: float, seconds: float) -> np.ndarray:
-      begin, length = (float(record[name]) for name in (self.start, self.length))
+      begin, length = (np.ravel(record[name])[0] for name in (self.start, self.length))
       spare = max(length - seconds, 1e-6)  # a span that ends with the piece is its end
       share = np.clip((begin + start) / spare, 0.0, 1.0)
       return np.array(

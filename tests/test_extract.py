@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax.datasets import extract, features
+from musiclm_jax import sources
+from musiclm_jax.datasets import extract, features, token_arrays
+from musiclm_jax.datasets.tfds_reader import Records
 from musiclm_jax.tokenizers import frozen
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer
-from musiclm_jax.training.input_pipeline import Records
+from musiclm_jax.tokens import Stage, Stream, Vocabulary
+from musiclm_jax.training import input_pipeline, orders, token_examples
 from tests import small_world
 from tests.records import write_records
 
@@ -60,7 +63,7 @@ def run(parts, audio, output_dir, **changes):
   settings = dict(data_dir=audio, output_dir=str(output_dir), splits=("train", "test"))
   settings |= dict(sources=(acoustic(parts), joint(parts)), sample_rate=RATE, batch_size=4)
   options = ("--runner=DirectRunner", "--direct_running_mode=in_memory")
-  settings |= dict(num_shards=3, beam_options=(*options, "--direct_num_workers=1"))
+  settings |= dict(num_shards=3, labels=(), beam_options=(*options, "--direct_num_workers=1"))
   return extract.extract(**(settings | changes))
 
 
@@ -70,15 +73,6 @@ def shards(parts, audio, tmp_path_factory):
   directory = tmp_path_factory.mktemp("shards")
   run(parts, audio, directory)
   return directory
-
-
-def test_windows_lie_in_the_clip_by_more_than_half():
-  for samples in range(1, 60):
-    for window in (1, 4, 5, 10):
-      for hop in (1, 3, 10):
-        inside = [i for i in range(samples) if samples - i * hop > window // 2]
-        wanted = len(inside) if samples > window else 1
-        assert features.window_count(samples, window, hop) == max(1, wanted)
 
 
 def test_windows_reach_past_the_end_into_silence(parts):
@@ -114,7 +108,7 @@ def test_a_record_that_is_not_int16_and_mono_is_refused(parts, tmp_path, dtype, 
   }
   record = {"id": "a", "waveform": np.ones((9600, *shape[1:]), dtype)}
   data = write_records(tmp_path / "data", {"train": [record, record]}, features)
-  job = extract.Job(data, str(tmp_path), (acoustic(parts),), RATE, 2, 1, "")
+  job = extract.Job(data, str(tmp_path), (acoustic(parts),), RATE, 2, 1, "", ())
   with pytest.raises(ValueError, match=f"record a: wanted int16 .*, found {dtype.__name__} .9600"):
     extract.extract_shard(job, "train", 0)
 
@@ -198,7 +192,7 @@ def test_a_killed_extraction_continues_with_the_missing_shards(
       return super().write(record)
 
   sources = (acoustic(parts), joint(parts))
-  job = extract.Job(audio, str(tmp_path), sources, RATE, 4, 3, "")
+  job = extract.Job(audio, str(tmp_path), sources, RATE, 4, 3, "", ())
   with monkeypatch.context() as patch:
     patch.setattr(extract, "ArrayRecordWriter", Killed)
     assert extract.extract_shard(job, "train", 0) == ("train", 0, 3)
@@ -253,3 +247,37 @@ def test_a_shard_that_went_bad_is_refused_by_name_and_made_again(parts, audio, t
     Records(str(tmp_path), "train")
   run(parts, audio, tmp_path)
   assert path.read_bytes() == content and len(Records(str(tmp_path), "train")) == 7
+
+
+def test_labels_of_the_records_reach_a_stage_through_shards_and_arrays(parts, audio, tmp_path):
+  """A stage reads codes and a text of the record; the same of either loader."""
+  run(parts, audio, tmp_path / "shards", splits=("train",), labels=("caption",))
+  token_arrays.convert(data_dir=str(tmp_path / "shards"), output_dir=str(tmp_path / "arrays"))
+  captions = sorted(
+    {row["caption"].decode() for row in Records(audio, "train").rows(("caption",), 9)}
+  )
+  label = sources.Label("caption", tuple(captions))
+  words = Stream("words", "words", 0.0, 0, 1, len(captions) + 1, label)
+  acoustic = Stream("acoustic", "acoustic", 50.0, 0, 3, small_world.CODES)
+  stage = Stage("labelled", (words,), acoustic, 0.4)
+  found = []
+  for directory in ("shards", "arrays"):
+    data = input_pipeline.Dataset(
+      directory=str(tmp_path / directory),
+      split="train",
+      examples=token_examples.Tokens(stage, Vocabulary((words, acoustic))),
+      order=orders.sequential,
+      batch_size=7,
+      seed=0,
+      parts={},
+    )
+    found.append(next(data.batches(0)))
+  for name, value in found[0].items():
+    np.testing.assert_array_equal(found[1][name], value)
+  codes = found[0]["decoder_target_tokens"][:, 0] - Vocabulary((words, acoustic)).first_id(words)
+  order = [
+    r["caption"].decode() for r in Records(str(tmp_path / "shards"), "train").rows(("caption",), 7)
+  ]
+  assert [captions[code - 1] for code in codes] == order
+  with pytest.raises(ValueError, match="no label 'tempo'; the records have .*caption"):
+    run(parts, audio, tmp_path / "other", labels=("tempo",))

@@ -68,6 +68,7 @@ LAYERS = (
   ),
   (
     "training.input_pipeline",
+    "lm.conditions",
     "lm.generation",
     "lm.generate",
     "lm.audition",

@@ -8,7 +8,6 @@ with a manifest that says which tokenizers made it.
 import collections
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -43,6 +42,7 @@ class Job:
   batch_size: int
   num_shards: int
   fingerprint: str
+  labels: tuple[str, ...]
 
   def shard_path(self, split: str, shard: int) -> pathlib.Path:
     """Where a shard goes: TFDS's file name."""
@@ -56,14 +56,16 @@ def extract_shard(job: Job, split: str, shard: int) -> tuple[str, int, int]:
   done = path.with_name(path.name + ".json")
   if path.exists() and done.exists():
     return split, shard, json.loads(done.read_text())["records"]
-  data = tfds.builder_from_directory(job.data_dir).as_data_source(split)
+  builder = tfds.builder_from_directory(job.data_dir)
+  data = builder.as_data_source(split)
   clips = [data[i] for i in range(shard, len(data), job.num_shards)]
   rows = _encode_clips(_load(job.sources, job.sample_rate), clips, job.batch_size)
-  features = _features(job, rows[0]) if rows else None
+  features = _features(job, builder, rows[0]) if rows else None
   partial = f"{path}.partial"
   writer = ArrayRecordWriter(partial, "group_size:1")
   for clip, row in zip(clips, rows):
-    writer.write(features.serialize_example({"id": clip["id"], **row}))
+    labels = {name: clip[name] for name in job.labels}
+    writer.write(features.serialize_example({"id": clip["id"], **labels, **row}))
   writer.close()
   os.replace(partial, path)
   checkpointing.write_text(done, json.dumps({"records": len(clips)}))
@@ -87,12 +89,13 @@ def _encode_clips(encoders, clips, batch_size: int) -> list[dict[str, np.ndarray
   return rows
 
 
-def _features(job: Job, row: dict[str, np.ndarray]) -> tfds.features.FeaturesDict:
+def _features(job: Job, builder, row: dict[str, np.ndarray]) -> tfds.features.FeaturesDict:
+  labels = {name: builder.info.features[name] for name in job.labels}
   specs = {
     name: tfds.features.Tensor(shape=(None, value.shape[-1]), dtype=value.dtype.type)
     for name, value in row.items()
   }
-  return tfds.features.FeaturesDict({"id": tfds.features.Text(), **specs})
+  return tfds.features.FeaturesDict({"id": tfds.features.Text(), **labels, **specs})
 
 
 def extract(
@@ -104,21 +107,33 @@ def extract(
   sample_rate: int,
   batch_size: int,
   num_shards: int,
+  labels: tuple[str, ...],
   beam_options: tuple[str, ...],
 ) -> dict:
   """Token shards of `splits` in output_dir, and their manifest, which it gives.
 
+  The shards keep the fields `labels` of the records as they are, for `sources.Label`.
+
   Runs on any Beam runner by `beam_options` (("--runner=DirectRunner",) on this machine); the
   directories must then be on storage that all workers see. Raises ValueError where output_dir holds
-  shards of other tokenizers or of other audio, OSError where data_dir holds no data set.
+  shards of other tokenizers or of other audio, or the records have no such label, OSError where
+  data_dir holds no data set.
   """
   parts = [p for s in sources for p in (s.encoder, s.quantizer) if p]
   fingerprints = {part: checkpointing.fingerprint(_checked(part)) for part in parts}
   audio = pathlib.Path(data_dir, "dataset_info.json").read_text()  # tells its shards and bytes
-  identity = json.dumps([[dataclasses.astuple(s) for s in sources], fingerprints, data_dir, audio])
-  identity = hashlib.sha256(identity.encode()).hexdigest()[:12]
+  known = tfds.builder_from_directory(data_dir).info.features
+  for label in labels:
+    if label not in known:
+      there = ", ".join(sorted(known))
+      raise ValueError(f"{data_dir}: no label {label!r}; the records have {there}")
+  made = [
+    dataclasses.replace(s, encoder=fingerprints[s.encoder], quantizer=fingerprints.get(s.quantizer))
+    for s in sources
+  ]
+  identity = checkpointing.digest(json.dumps([[*map(dataclasses.astuple, made)], labels, audio]))
   manifest_path = pathlib.Path(output_dir, "manifest.json")
-  job = Job(data_dir, output_dir, sources, sample_rate, batch_size, num_shards, identity)
+  job = Job(data_dir, output_dir, sources, sample_rate, batch_size, num_shards, identity, labels)
   shards = [(split, shard) for split in splits for shard in range(num_shards)]
   if manifest_path.exists() and all(job.shard_path(*shard).exists() for shard in shards):
     manifest = json.loads(manifest_path.read_text())
@@ -172,7 +187,8 @@ def _write_manifest(job: Job, splits, path: pathlib.Path) -> dict:
     ]
     for split in splits
   }
-  data = tfds.builder_from_directory(job.data_dir).as_data_source(splits[0])
+  builder = tfds.builder_from_directory(job.data_dir)
+  data = builder.as_data_source(splits[0])
   encoders = _load(job.sources, job.sample_rate)
   row = _encode_clips(encoders, [data[0]], job.batch_size)[0]
   infos = [
@@ -187,14 +203,18 @@ def _write_manifest(job: Job, splits, path: pathlib.Path) -> dict:
     for split in splits
   ]
   tfds.folder_dataset.write_metadata(
-    data_dir=job.output_dir, features=_features(job, row), split_infos=infos, check_data=False
+    data_dir=job.output_dir,
+    features=_features(job, builder, row),
+    split_infos=infos,
+    check_data=False,
   )
   manifest = {
     "identity": job.fingerprint,
     "audio": job.data_dir,
     "sample_rate": job.sample_rate,
     "records": {split: sum(counts[split]) for split in splits},
-    "sources": {e.source.name: e.describe(row[e.source.name]) for e in encoders},
+    "sources": {e.source.name: e.describe(row[e.source.name]) for e in encoders}
+    | {name: {"encoder": ""} for name in job.labels},  # no part has made them
   }
   checkpointing.write_text(path, json.dumps(manifest, indent=1) + "\n")
   return manifest

@@ -95,7 +95,9 @@ def convert(*, data_dir: str, output_dir: str) -> dict[str, int]:
         columns[name].append(np.atleast_1d(row[name]))
     (partial / split).mkdir(parents=True)
     for name, values in columns.items():
-      np.save(partial / split / f"{name}.npy", np.concatenate(values))
+      rows = np.concatenate(values)
+      rows = rows.astype(np.bytes_) if rows.dtype == object else rows  # texts
+      np.save(partial / split / f"{name}.npy", rows)
       np.save(partial / split / f"{name}.ends.npy", np.cumsum([len(value) for value in values]))
   shutil.copy(manifest, partial / "manifest.json")
   write_text(partial / _INDEX, json.dumps({"splits": counts, "features": names}, indent=1) + "\n")
