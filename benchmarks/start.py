@@ -107,12 +107,10 @@ def train(setting: dict) -> dict:
   import jax
 
   from benchmarks import decoder
-  from musiclm_jax.lm.audition import SampleGeneration
   from musiclm_jax.partitioning import MeshShape
   from musiclm_jax.training import trainer
   from musiclm_jax.training.checkpoints import CheckpointPolicy
   from musiclm_jax.training.health import Limits
-  from musiclm_jax.training.profiling import Window
   from musiclm_jax.training.step import TrainConfig
 
   size = dict(batch=2, layers=6, heads=8, embed=512, mlp=2048)
@@ -124,10 +122,10 @@ def train(setting: dict) -> dict:
       train_data=data,
       eval_data=data,
       model_dir=model_dir,
-      steps=trainer.Steps(total=setting["steps"], log=1, evaluate=0),
+      steps=trainer.Steps(total=setting["steps"], evaluate=0),
       policy=CheckpointPolicy(period=setting["every"], keep=2, keep_period=0, best=""),
-      limits=Limits(skipped=10, floors={}),
-      logging=trainer.Logging("", Window(0, 1), SampleGeneration(0, "", "", 0.0, 0, ())),
+      logging=trainer.Logging(period=1, wandb_project=""),
+      hooks=(Limits(skipped=10, floors={}, period=1),),
       initial={},
       compile_cache="",
     )

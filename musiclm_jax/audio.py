@@ -1,88 +1,153 @@
-"""Waveforms: reading, writing, resampling, STFT and log-mel spectrograms.
+"""Waveforms: reading, writing, resampling, int16 samples.
 
-A waveform is float32 in [-1, 1], [samples] or [batch, samples], mono. Reading and writing are
-numpy; the transforms are JAX and run inside models.
+A waveform is float32 in [-1, 1], [samples], mono. NumPy only; spectrograms.py has the transforms.
 """
 
-import functools
 import os
 import pathlib
+import re
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-LOG_FLOOR = 1e-5  # log-mel spectrograms are ln(max(mel, LOG_FLOOR)), about -100 dB
+INT16_SCALE = 32768.0  # an int16 sample is the float one times this
+INT16_PEAK = 32767 / 32768  # the largest float sample that int16 holds
+SILENCE = 1e-4  # no sample above this (-80 dB) is silence
+MAX_PEAK = 10.0  # a sample above this (20 dB over full scale) is damage, not loudness
+_TOLERANCE = 0.1  # seconds by which stated and decoded lengths may differ: codecs' delays do
+_BLOCK = 1 << 16  # samples that are decoded at once
 
 
-def header(path: str) -> tuple[int, int, int]:
-  """(samples, sample rate in Hz, channels) of an audio file, by its header.
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+  """int16 samples of float ones in [-1, 1], rounded; 1.0 becomes 32767."""
+  scaled = np.round(waveform * INT16_SCALE)
+  return np.clip(scaled, -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
-  The samples of an MP3 file without a table of contents are an estimate. Raises ValueError, naming
-  the file, where it is missing or is not audio.
+
+def from_int16(samples: np.ndarray) -> np.ndarray:
+  """float32 samples in [-1, 1) of int16 ones."""
+  return samples.astype(np.float32) / INT16_SCALE
+
+
+def header(path: str) -> tuple[int, int]:
+  """(sample rate in Hz, channels) of an audio file.
+
+  Raises ValueError, naming the file, where it is missing, empty or not audio.
   """
-  import soundfile
-
-  info = _decoded(soundfile.info, path)
-  return info.frames, info.samplerate, info.channels
+  with _opened(path) as file:
+    return file.samplerate, file.channels
 
 
 def read(path: str, sample_rate: int) -> np.ndarray:
-  """The mono waveform [samples] float32 of an audio file that is already at `sample_rate` Hz.
-
-  Nothing is converted behind the caller's back. Raises ValueError, naming the file, where it is
-  missing, is not audio, is empty, has another rate or more than one channel, holds NaN or infinity,
-  or is silent.
-  """
-  waveform, rate = _samples(path)
-  if rate != sample_rate:
-    raise ValueError(f"{path}: wanted {sample_rate} Hz, found {rate} Hz; resample it first")
-  if waveform.shape[1] != 1:
-    raise ValueError(f"{path}: wanted mono, found {waveform.shape[1]} channels; mix it down first")
-  return _sound(path, waveform[:, 0])
-
-
-def convert(path: str, sample_rate: int) -> np.ndarray:
   """The waveform [samples] float32 at `sample_rate` Hz of an audio file of any rate and channels.
 
-  Channels are averaged. Raises ValueError as `read` does for all else.
+  Channels are averaged. Raises ValueError, naming the file, where it is missing, is not audio, is
+  empty, has lost its end, holds NaN or a sample above `MAX_PEAK`, or is silent.
   """
-  waveform, rate = _samples(path)
-  return resample(_sound(path, waveform.mean(axis=1)), rate, sample_rate)
+  with _opened(path) as file:
+    rate, waveform = file.samplerate, _decoded(path, file)
+  if not waveform.size:
+    raise ValueError(f"{path}: wanted audio, found 0 samples")
+  waveform = waveform.mean(axis=1)
+  _check_samples(path, waveform)
+  return resample(waveform, rate, sample_rate)
 
 
-def _samples(path: str) -> tuple[np.ndarray, int]:
-  """[samples, channels] float32 of an audio file, and its rate in Hz."""
-  import soundfile
-
-  return _decoded(soundfile.read, path, dtype="float32", always_2d=True)
-
-
-def _decoded(function, path: str, **options):
-  """What a function of soundfile says of a file, where libsndfile can read it."""
+def _opened(path: str):
+  """The file as a soundfile.SoundFile."""
   import soundfile
 
   if not pathlib.Path(path).is_file():
     raise ValueError(f"{path}: no such file")
+  with open(path, "rb") as file:
+    beginning = file.read(12)
+  if not beginning:
+    raise ValueError(f"{path}: the file is empty (0 bytes)")
   try:
-    return function(path, **options)
-  except soundfile.LibsndfileError as error:
+    return soundfile.SoundFile(path)
+  except soundfile.LibsndfileError:  # its reasons mislead: an MP3 that is HTML "does not exist"
     raise ValueError(
-      f"{path}: not an audio file libsndfile can read ({error.error_string})"
+      f"{path}: not an audio file that libsndfile can read (it begins with {beginning!r})"
     ) from None
 
 
-def _sound(path: str, waveform: np.ndarray) -> np.ndarray:
-  """The waveform [samples] itself, where something can be heard."""
-  if not waveform.size:
-    raise ValueError(f"{path}: wanted audio, found 0 samples")
-  if not np.isfinite(waveform).all():
+def _decoded(path: str, file) -> np.ndarray:
+  """[samples, channels] float32 of an open file.
+
+  Decodes block by block, because a header may state any number of samples. Raises ValueError where
+  it states none, where the file holds fewer than it states, or where an Ogg stream has no end.
+  """
+  import soundfile
+
+  if file.frames >= 2**62:  # what libsndfile makes of no length; it then cannot read on
+    raise ValueError(f"{path}: the header states no length; encode it anew, with one")
+  blocks, reason = [], ""
+  try:
+    while not blocks or len(blocks[-1]):
+      blocks.append(file.read(_BLOCK, dtype="float32", always_2d=True))
+  except soundfile.LibsndfileError as error:
+    reason = f" ({error.error_string.removeprefix('Error : ').strip('.')})"
+  waveform = np.concatenate(blocks) if blocks else np.zeros((0, file.channels), np.float32)
+  seconds, stated = len(waveform) / file.samplerate, _stated_seconds(path, file)
+  if reason and stated is None:
+    raise ValueError(f"{path}: only its first {seconds:.1f} s can be decoded{reason}")
+  if stated is not None and (reason or stated - seconds > _TOLERANCE):
     raise ValueError(
-      f"{path}: sample {int(np.argmin(np.isfinite(waveform)))} is not a finite number"
+      f"{path}: its header states {stated:.1f} s, only {seconds:.1f} s can be decoded{reason}"
     )
-  if not np.any(np.abs(waveform) > 1e-4):
-    raise ValueError(f"{path}: wanted audio, found silence (no sample above -80 dB)")
+  if file.format == "OGG" and not _ogg_ends(path):
+    raise ValueError(f"{path}: the Ogg stream has no end, only its first {seconds:.1f} s are here")
   return waveform
+
+
+def _stated_seconds(path: str, file) -> float | None:
+  """Seconds that the header states, or None where it does not."""
+  if file.format == "MP3" and not _mp3_has_table(path):
+    return None  # libsndfile's length is an estimate by the bit rate
+  seconds = file.frames / file.samplerate
+  # libsndfile corrects the sizes of chunks that go beyond the end of the file, and logs it.
+  sizes = re.findall(
+    r"(?m)^\W*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", file.extra_info
+  )
+  for stated, found in ((int(a), int(b)) for a, b in sizes):
+    # Programs that stream write a size just below 2^31 or 2^32 for "unknown".
+    unknown = any(0 < limit - stated <= 1 << 16 for limit in (2**31, 2**32))
+    if stated > found > 0 and not unknown:
+      return seconds * stated / found
+  return seconds
+
+
+def _mp3_has_table(path: str) -> bool:
+  """Whether the first frame of an MP3 file, after any ID3 tag, states the number of frames."""
+  with open(path, "rb") as file:
+    tag = file.read(10)
+    if tag[:3] == b"ID3":  # four bytes of seven bits: the length of the tag
+      file.seek(10 + sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0))))
+    else:
+      file.seek(0)
+    frame = file.read(4096)
+  return any(mark in frame for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+def _ogg_ends(path: str) -> bool:
+  """Whether the last page of an Ogg file is marked as the end of its stream (RFC 3533, 6)."""
+  content = pathlib.Path(path).read_bytes()
+  last = content.rfind(b"OggS")
+  return len(content) > last + 5 and bool(content[last + 5] & 4)
+
+
+def _check_samples(path: str, waveform: np.ndarray) -> None:
+  """Raises ValueError where samples [samples] are not finite, far too large, or all silent."""
+  if not np.isfinite(waveform).all():
+    index = int(np.argmin(np.isfinite(waveform)))
+    raise ValueError(f"{path}: sample {index} is not a finite number")
+  index = int(np.argmax(np.abs(waveform)))
+  peak = float(np.abs(waveform[index]))
+  if peak > MAX_PEAK:
+    raise ValueError(
+      f"{path}: sample {index} is {peak:g}, wanted at most {MAX_PEAK:g} (full scale is 1)"
+    )
+  if peak <= SILENCE:
+    raise ValueError(f"{path}: wanted audio, found silence (no sample above -80 dB)")
 
 
 def write(path: str, waveform: np.ndarray, sample_rate: int) -> None:
@@ -112,81 +177,3 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
   import soxr
 
   return waveform if from_rate == to_rate else soxr.resample(waveform, from_rate, to_rate)
-
-
-def frame(waveform: jnp.ndarray, window: int, hop: int) -> jnp.ndarray:
-  """[..., samples] to [..., frames, window], frames = 1 + (samples - window) // hop, no padding."""
-  frames = 1 + (waveform.shape[-1] - window) // hop
-  parts = -(-window // hop)
-  whole = (frames + parts - 1) * hop
-  # Views of blocks of a hop and no gather, so that forward and backward are fast on every backend.
-  fitted = waveform[..., :whole]
-  fill = [(0, 0)] * (fitted.ndim - 1) + [(0, whole - fitted.shape[-1])]
-  blocks = jnp.pad(fitted, fill).reshape(*fitted.shape[:-1], frames + parts - 1, hop)
-  joined = jnp.concatenate([blocks[..., i : i + frames, :] for i in range(parts)], axis=-1)
-  return joined[..., :window]
-
-
-def stft(waveform: jnp.ndarray, *, window: int, hop: int) -> jnp.ndarray:
-  """Short-time Fourier transform [..., frames, window // 2 + 1] complex64 of [..., samples].
-
-  The window is a periodic Hann window; frames as in `frame`.
-  """
-  hann = np.hanning(window + 1)[:-1].astype(np.float32)
-  frames = frame(waveform, window, hop)
-  frames = frames * hann.reshape((1,) * (frames.ndim - 1) + (-1,))
-  return jax.lax.platform_dependent(frames, tpu=fourier_product, default=jnp.fft.rfft)
-
-
-def fourier_product(frames: jnp.ndarray) -> jnp.ndarray:
-  """rfft over the last axis as a matrix product, for TPUs: what they are made for, where their
-  compiler takes half a minute for one FFT.
-  """
-  size = frames.shape[-1]
-  turns = np.outer(np.arange(size), np.arange(size // 2 + 1)) % size / size
-  parts = (np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns))
-  real, imaginary = (
-    jnp.matmul(frames, part.astype(np.float32), precision=jax.lax.Precision.HIGHEST)
-    for part in parts
-  )
-  return jax.lax.complex(real, imaginary)
-
-
-@functools.lru_cache(maxsize=64)
-def mel_filters(
-  sample_rate: int, window: int, num_mels: int, fmin: float, fmax: float | None
-) -> np.ndarray:
-  """Slaney mel filters [window // 2 + 1, num_mels] float32 (librosa)."""
-  import warnings
-
-  import librosa
-
-  with (
-    warnings.catch_warnings()
-  ):  # short windows leave low filters empty, which the multi-scale loss accepts
-    warnings.simplefilter("ignore")
-    return librosa.filters.mel(
-      sr=sample_rate, n_fft=window, n_mels=num_mels, fmin=fmin, fmax=fmax
-    ).T.copy()
-
-
-def mel(waveform, *, sample_rate, window, hop, num_mels, fmin=0.0, fmax=None) -> jnp.ndarray:
-  """Mel magnitudes [..., frames, num_mels] float32 of [..., samples] at `sample_rate` Hz."""
-  spectrum = stft(waveform, window=window, hop=hop)
-  # the gradient of |z| at 0 is not a number; the offset is 60 dB below LOG_FLOOR
-  magnitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-16)
-  return magnitude @ mel_filters(sample_rate, window, num_mels, fmin, fmax)
-
-
-def log_mel(waveform, *, sample_rate, window, hop, num_mels, fmin=0.0, fmax=None) -> jnp.ndarray:
-  """ln(max(mel, LOG_FLOOR)) [..., frames, num_mels] of [..., samples] at `sample_rate` Hz."""
-  spectrogram = mel(
-    waveform,
-    sample_rate=sample_rate,
-    window=window,
-    hop=hop,
-    num_mels=num_mels,
-    fmin=fmin,
-    fmax=fmax,
-  )
-  return jnp.log(jnp.maximum(spectrogram, LOG_FLOOR))

@@ -139,13 +139,17 @@ def difference(wanted: dict, found: dict, wanted_by: str, found_in: str) -> str:
 
 def write_weights(directory: str, variables) -> None:
   """Writes the variables (a dict of collections) as weights.safetensors, whole or not at all."""
+  from safetensors import SafetensorError
   from safetensors.numpy import save_file
 
   path = pathlib.Path(directory, "weights.safetensors")
   flat = traverse_util.flatten_dict(variables, sep="/")
   partial = path.with_name(path.name + ".partial")
   arrays = {name: np.asarray(jax.device_get(value), order="C") for name, value in flat.items()}
-  save_file(arrays, partial)
+  try:
+    save_file(arrays, partial)
+  except SafetensorError as error:
+    raise OSError(f"{path}: {error}") from None
   os.replace(partial, path)
 
 

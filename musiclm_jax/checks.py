@@ -1,5 +1,6 @@
 """What can be wrong with a configuration as a whole: each a ConfigurationError with its place."""
 
+import dataclasses
 import re
 
 from musiclm_jax import signatures
@@ -43,6 +44,28 @@ def check(configuration: Configuration) -> None:
     _check_calls(binding, last)
   for binding in last:
     _check_type(configuration, binding)
+
+
+def action(configuration: Configuration) -> str:
+  """Which of several jobs runs: the value of main.run.action, "" without one."""
+  binding = configuration.last().get(("", ENTRY, "action"))
+  while binding is not None and isinstance(binding.value, Macro):
+    binding = configuration.macro(binding.value.name)
+  return binding.value if binding is not None else ""
+
+
+def choose_job(configuration: Configuration) -> None:
+  """Of several jobs, `main.run.job = {"ACTION": @job, ...}`, keeps that of main.run.action.
+
+  Raises ConfigurationError, with the nearest actions, where it is none of them.
+  """
+  job, name = configuration.last().get(("", ENTRY, "job")), action(configuration)
+  if job is None or not isinstance(job.value, dict):
+    return
+  if name not in job.value:
+    wanted = f"no action {name!r}" if name else "an action is missing"
+    raise ConfigurationError(job.place, f"{wanted}{signatures.nearest(str(name), job.value)}")
+  configuration.bindings.append(dataclasses.replace(job, value=job.value[name]))
 
 
 def _check_effect(configuration: Configuration, targets: dict, macros: dict) -> None:

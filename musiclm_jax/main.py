@@ -44,7 +44,7 @@ class CommandLine:
   switches: set[str]
 
 
-def run(job):
+def run(job, action: str = ""):  # of several jobs, {action: job}, `checks.choose_job` takes one
   """What job() returns; a job with an argument config_text gets the whole configuration in it."""
   wants = "config_text" in inspect.signature(job).parameters
   return job(config_text=gin.config_str()) if wants else job()
@@ -156,6 +156,8 @@ def _main(command: CommandLine) -> int:
       command.flags[name] = (f"--{name}", repr(word))
   for key, (flag, value) in command.flags.items():
     config.add_flag(flag, key, value)
+  if not helping or checks.action(config):
+    checks.choose_job(config)
   if helping:
     print(_describe(verb, verbs[verb], config))
     return 0
@@ -198,7 +200,7 @@ def _word_macros(config: Configuration) -> tuple[str, ...]:
 
 def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
   """Quietens absl and TensorFlow, and joins the other processes of the job if there are any."""
-  absl.logging.set_verbosity(absl.logging.ERROR)
+  absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax raises what it logs as errors
   hardware.disable_tpu_probe()
   if not joining:
     # TensorFlow calls a missing GPU an error. XLA reads this too: runs of several processes, which
@@ -245,7 +247,8 @@ def _apply(config: Configuration) -> None:
   job = None
   try:
     with gin.config_scope(None):  # not in that of a job which called main
-      job = gin.get_bindings(run)["job"]
+      jobs = gin.get_bindings(run)["job"]
+      job = jobs[checks.action(config)] if isinstance(jobs, dict) else jobs
       run(job)
   except TypeError as error:
     if _inside(job, error):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import spmd
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 _AXES = ("slices", "data", "fsdp", "tensor")
@@ -224,3 +224,12 @@ def global_batch(batch: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[st
     return jax.make_array_from_callback((rows, *values.shape[1:]), sharding, part)
 
   return {name: one(values) for name, values in batch.items()}
+
+
+def to_host(tree):
+  """A tree of global arrays as whole numpy arrays, on every process: all of them must call it."""
+
+  def whole(x):
+    return x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.device_get(jax.tree.map(whole, tree))

@@ -1,17 +1,17 @@
-"""Who plays what: ranges, keys, held-out pairs and accompaniments that follow the metre."""
+"""Arrangements: ranges, keys, held-out pairs, accompaniments that follow the metre."""
 
 import numpy as np
 import pytest
 
-from musiclm_jax.datasets import arrangement, scores, synthesis
+from musiclm_jax.datasets import arrangement, catalogue, scores, synthesis
 
-WORKS = [work for work in scores.list_works() if work.parts == 1][:3] + [
-  work for work in scores.list_works() if work.parts == 4
+WORKS = [work for work in catalogue.list_works() if work.parts == 1][:3] + [
+  work for work in catalogue.list_works() if work.parts == 4
 ][:3]
 
 
 def renditions(work, held_out):
-  music = synthesis.played_round(scores.read_music(work), 10.0, scores.BEAT_QUARTERS[work.metre])
+  music = synthesis.repeated(scores.read_music(work), 10.0, scores.BEAT_QUARTERS[work.metre])
   return [
     arrangement.arrange(
       music,

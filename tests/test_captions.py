@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from musiclm_jax.datasets import arrangement, captions, scores, synthesis
+from musiclm_jax.datasets import arrangement, captions, catalogue, scores, synthesis
 
-WORKS = [work for work in scores.list_works() if work.parts == 1][:4]
+WORKS = [work for work in catalogue.list_works() if work.parts == 1][:4]
 
 
 @pytest.fixture(scope="module")
 def described():
   found = []
   for work in WORKS:
-    music = synthesis.played_round(scores.read_music(work), 8.0, scores.BEAT_QUARTERS[work.metre])
+    music = synthesis.repeated(scores.read_music(work), 8.0, scores.BEAT_QUARTERS[work.metre])
     passage = synthesis.passages_of(music, work, 8.0)[0]
     for number in range(3):
       rendition = arrangement.arrange(
@@ -26,7 +26,7 @@ def described():
   return found
 
 
-def test_captions_say_only_what_is_true(described):
+def test_captions_are_true(described):
   table = captions.phrasings()
   names = sorted((each.name for each in synthesis.instruments()), key=len, reverse=True)
   for rendition, caption, aspect_list in described:

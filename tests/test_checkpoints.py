@@ -82,7 +82,6 @@ def not_finite(folder):
   [
     ("verify", broken, "checkpoints/1: not whole"),
     ("verify", not_finite, "checkpoints/2: not whole: a is not finite"),
-    ("list", lambda folder: None, "wanted ls, verify or part, found 'list'"),
     ("ls", lambda folder: (folder / "checkpoints").rename(folder / "other"), "no checkpoints here"),
   ],
 )
@@ -92,6 +91,28 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys, action, damage, message):
   assert main.main(["checkpoint", action, str(tmp_path)]) == 1
   line = capsys.readouterr().err
   assert message in line and line.count("\n") == 1
+
+
+def test_all_that_cannot_be_read_are_named_in_one_line(tmp_path, capsys):
+  save(opened(tmp_path), (1, 2))
+  for path in (tmp_path / "checkpoints").rglob("_METADATA"):
+    path.unlink()
+  assert main.main(["checkpoint", "ls", str(tmp_path)]) == 1
+  line = capsys.readouterr().err
+  assert "1: not whole: its metadata are missing; " in line and "2: not whole" in line
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["list"], "no action 'list'; nearest ls"),
+    ([], "an action is missing; there is ls, part, verify"),
+    (["ls", "runs", "--out=part"], "--out: nothing that this run calls uses the macro OUT"),
+  ],
+)
+def test_an_action_is_one_of_the_verbs_own(words, message, capsys):
+  assert main.main(["checkpoint", *words]) == 2
+  assert message in capsys.readouterr().err
 
 
 def test_a_save_that_was_killed_is_no_checkpoint(tmp_path):

@@ -45,13 +45,13 @@ def test_other_trainings_compile(capsys, model):
 def test_one_chip_is_a_topology(capsys):
   report = compiled(capsys, "tiny/semantic", "--topology=v5e:1x1")
   assert report["devices"] == 1 and report["chip"] == "TPU v5 lite" and not report["collectives"]
-  report = compiled(capsys, "tiny/semantic", "--topology=v5e:1x1", "--decode=True")
+  report = compiled(capsys, "decode", "tiny/semantic", "--topology=v5e:1x1")
   assert report["devices"] == 1 and report["memory"]["cache"] > 0
 
 
 def test_a_step_that_does_not_fit_names_the_flags(capsys):
   line = compiled(capsys, "tiny/semantic", "--topology=v5e:2x2", f"--batch_size={2**20}")
-  assert "the step does not fit: it wants" in line and "of 15.75G on each device" in line
+  assert "the step does not fit: it needs" in line and "of 15.75G on each device" in line
   assert "--num_microbatches=2" in line and "--remat=full" in line and line.count("\n") == 1
 
 
@@ -62,16 +62,16 @@ def test_two_slices_are_the_outer_axis(capsys):
 
 
 def test_the_decoding_step_compiles(capsys):
-  words = ("tiny/semantic", "--topology=v5e:2x2", "--batch_size=16", "--decode=True")
-  report = compiled(capsys, *words)
+  words = ("tiny/semantic", "--topology=v5e:2x2", "--batch_size=16")
+  report = compiled(capsys, "decode", *words)
   model = trainings.load("tiny/semantic").model
   cache = jax.eval_shape(lambda: model.decoder.init_cache(16, model.stage.length))
   whole = sum(x.size * x.dtype.itemsize for x in (cache.keys, cache.values))
   assert whole / 4 <= report["memory"]["cache"] < 1.01 * whole / 4
-  training = compiled(capsys, *words[:3])
+  training = compiled(capsys, *words)
   assert 0 < report["flops_per_step"] < training["flops_per_step"] / model.stage.length
-  line = compiled(capsys, "tiny/kmeans", "--topology=v5e:2x2", "--batch_size=16", "--decode=True")
-  assert "decode: wanted a stage model, this one is a EmbeddingQuantizer" in line
+  line = compiled(capsys, "decode", "tiny/kmeans", *words[1:])
+  assert "decode: a EmbeddingQuantizer does not decode; wanted a stage model" in line
 
 
 def test_a_saved_step_is_the_step(tmp_path):
@@ -93,9 +93,9 @@ def test_gpus_compile_too(capsys):
   assert report["chip"] == "NVIDIA H200" and report["memory"]["activations"] > 0
   assert sum(each["bytes"] for each in report["collectives"].values()) > 0
   line = compiled(capsys, *words, f"--batch_size={2**22}")
-  assert "the step does not fit: it wants" in line and "of 141.0G on each device" in line
-  line = compiled(capsys, *words, f"--batch_size={2**25}", "--decode=True")
-  assert "the step does not fit: it wants" in line and "of 141.0G on each device; a smaller" in line
+  assert "the step does not fit: it needs" in line and "of 141.0G on each device" in line
+  line = compiled(capsys, "decode", *words, f"--batch_size={2**25}")
+  assert "the step does not fit: it needs" in line and "of 141.0G on each device; a smaller" in line
   report = compiled(capsys, *words, "--batch_size=16", "--mesh_slices=2")
   assert report["mesh"] == dict(slices=2, data=2, fsdp=2, tensor=1)
 
@@ -111,9 +111,9 @@ def test_gpus_without_their_compiler_are_one_line(capsys, monkeypatch):
   assert "no 'h200:4x8' here" in line and "the extra [gpu]" in line and line.count("\n") == 1
 
 
-def test_one_thing_is_asked_for_at_a_time(capsys):
-  line = compiled(capsys, "tiny/fine", "--topology=v5e:2x2", "--search=True", "--decode=True")
-  assert "wanted one at a time" in line and line.count("\n") == 1
+def test_a_flag_of_another_action_is_refused(capsys):
+  line = compiled(capsys, "search", "tiny/fine", "--topology=v5e:2x2", "--out=step")
+  assert "the macro OUT" in line and line.count("\n") == 1
 
 
 @pytest.mark.parametrize("topology", ["v5e:3x5", "v9:2x2", "nonsense", "h200:8", "h200:0x8"])

@@ -1,9 +1,13 @@
-"""`musiclm prepare data/folder`: what it makes, what it says, and what it refuses in one line."""
+"""`musiclm prepare data/folder`: what it makes, what it reports, and what it refuses."""
 
 import itertools
+import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from musiclm_jax import main
-from musiclm_jax.datasets import folder_builder
+from musiclm_jax.datasets import audio_folder, folder_builder
 
 RATE = 24000
 SETTINGS = dict(clip_seconds=0.5, shares="(0.5, 0.25, 0.25)", workers=1)
@@ -40,12 +44,12 @@ def prepare(capsys, tmp_path, **flags):
   return code, out, err.splitlines()
 
 
-def refused(capsys, tmp_path, **flags):
-  """The one line on stderr of a command that must fail and leave no data set."""
+def refused(capsys, tmp_path, *, count=1, **flags):
+  """The lines on stderr, `count` in all, of a command that must fail and leave no data set."""
   code, out, lines = prepare(capsys, tmp_path, **flags)
-  assert code == 1 and out == "" and len(lines) == 1
-  assert not list((tmp_path / "out").glob("folder/1.0.0"))
-  return lines[0].removeprefix("musiclm: ")
+  assert code == 1 and out == "" and len(lines) == count
+  assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+  return "\n".join(lines).removeprefix("musiclm: ")
 
 
 def read(tmp_path):
@@ -97,6 +101,11 @@ def test_captions_come_with_every_clip_and_with_a_text_model(tmp_path, capsys):
   assert (tmp_path / "out/folder/1.0.0/captions.model").exists()
 
 
+def cut_in_half(path):
+  soundfile.write(path, tone(1), RATE)
+  path.write_bytes(path.read_bytes()[:24000])
+
+
 BAD = {
   "another rate": lambda path: soundfile.write(path, tone(1, rate=44100), 44100),
   "stereo": lambda path: soundfile.write(path, np.stack([tone(1)] * 2, 1), RATE),
@@ -104,30 +113,109 @@ BAD = {
   "no samples": lambda path: soundfile.write(path, np.zeros(0), RATE),
   "not numbers": lambda path: soundfile.write(path, tone(1) * np.nan, RATE, "FLOAT"),
   "text": lambda path: path.write_text("not audio at all"),
+  "empty": lambda path: path.touch(),
+  "no end": lambda path: cut_in_half(path),
 }
 CONVERTIBLE = ("another rate", "stereo")
 
 
-@pytest.mark.parametrize("bad", BAD)
-def test_a_bad_file_is_one_line_with_its_name(tmp_path, capsys, bad):
-  path = write_songs(tmp_path / "songs") / "bad one.wav"
-  BAD[bad](path)
-  line = refused(capsys, tmp_path)
-  assert line.startswith(f"{path}: ")
-  assert ("--convert=True" in line) == (bad in CONVERTIBLE)
+def write_bad_songs(tmp_path):
+  write_songs(tmp_path / "songs")
+  for bad, make in BAD.items():
+    make(tmp_path / "songs" / f"bad {bad}.wav")
+  (tmp_path / "songs/bad link.wav").symlink_to("gone.wav")
 
 
-@pytest.mark.parametrize("bad", BAD)
-def test_conversion_is_asked_for_and_counted(tmp_path, capsys, bad):
-  path = write_songs(tmp_path / "songs") / "bad one.wav"
-  BAD[bad](path)
-  if bad not in CONVERTIBLE:
-    assert refused(capsys, tmp_path, convert=True).startswith(f"{path}: ")
-    return
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_bad_files_are_named_at_once(tmp_path, capsys, workers):
+  write_bad_songs(tmp_path)
+  count = len(BAD) + 1
+  heading, *lines = refused(capsys, tmp_path, count=count + 1, workers=workers).split("\n")
+  assert heading.startswith(
+    f"{tmp_path}/songs: {count} audio files cannot be used; --skip_bad=True"
+  )
+  assert {line.split(".wav: ")[0] for line in lines} == {
+    f"{tmp_path}/songs/bad {bad}" for bad in (*BAD, "link")
+  }
+  for line in lines:
+    assert ("--convert=True" in line) == any(bad in line for bad in CONVERTIBLE)
+
+
+def test_a_bad_file_is_one_line_with_its_name(tmp_path, capsys):
+  path = write_songs(tmp_path / "songs") / "bad.wav"
+  path.touch()
+  line = refused(capsys, tmp_path, convert=True)
+  assert line.startswith(f"{path}: the file is empty (0 bytes); --skip_bad=True")
+
+
+def test_bad_files_can_be_skipped_and_are_listed(tmp_path, capsys):
+  write_bad_songs(tmp_path)
+  code, _, lines = prepare(capsys, tmp_path, convert=True, skip_bad=True)
+  directory = tmp_path / "out/folder/1.0.0"
+  bad = sorted(f"bad {bad}.wav" for bad in (*BAD, "link") if bad not in CONVERTIBLE)
+  assert code == 0 and lines[1:] == [
+    "prepare: converted 2 of 10 files to 24000 Hz mono",
+    f"prepare: left out {len(bad)} of 17 files as bad, see {directory}/rejects.jsonl; "
+    "that is more than 10%, so check the reasons",
+  ]
+  rows = [json.loads(line) for line in (directory / "rejects.jsonl").read_text().splitlines()]
+  assert [row["file"] for row in rows] == bad and all(row["reason"] for row in rows)
+  records = list(itertools.chain(*read(tmp_path).values()))
+  works = {row["work"].decode() for row in records}
+  assert {work for work in works if "bad" in work} == {f"bad {bad}.wav" for bad in CONVERTIBLE}
+  assert prepare(capsys, tmp_path, convert=True, skip_bad=True)[1].endswith("already there\n")
   code, _, lines = prepare(capsys, tmp_path, convert=True)
-  assert code == 0 and lines[1:] == ["prepare: converted 1 of 9 files to 24000 Hz mono"]
-  clips = [row for row in itertools.chain(*read(tmp_path).values()) if b"bad" in row["work"]]
-  assert len(clips) == 2
+  assert code == 1 and f"lacks {len(bad)} bad files, see {directory}/rejects.jsonl" in lines[0]
+
+
+def test_where_all_files_are_bad_their_reasons_are_given(tmp_path, capsys):
+  (tmp_path / "songs").mkdir()
+  for name in "ab":
+    (tmp_path / f"songs/{name}.wav").touch()
+  flags = dict(skip_bad=True, shares="(1.0, 0.0, 0.0)")
+  first, *rest = refused(capsys, tmp_path, count=3, **flags).split("\n")
+  assert first.startswith("shares: train gets 2 of 2 files and no clip of 0.5 s")
+  reason = "the file is empty (0 bytes)"
+  assert rest == [f"{tmp_path}/songs/{name}.wav: {reason}" for name in "ab"]
+
+
+def test_the_text_model_is_that_of_the_files_that_are_used(tmp_path, capsys):
+  """The same bytes as without the bad file and its caption."""
+  write_songs(tmp_path / "songs")
+  flags = dict(skip_bad=True, shares="(1.0, 0.0, 0.0)")
+  files, models = [f"album {i % 2}/song {i}.wav" for i in range(8)], []
+  for name in ("without", "with"):
+    table = captions(tmp_path / "x.csv", files)
+    out = tmp_path / name
+    assert prepare(capsys, tmp_path, captions=table, data_dir=out, **flags)[0] == 0
+    models.append((out / "folder/1.0.0/captions.model").read_bytes())
+    (tmp_path / "songs/bad.wav").touch()
+    files.append("bad.wav")
+  assert models[0] == models[1]
+
+
+def test_few_bad_files_bring_no_warning_and_none_no_list(tmp_path, capsys):
+  path = write_songs(tmp_path / "songs") / "bad.wav"
+  path.touch()
+  flags = dict(skip_bad=True, warn_share=0.2)
+  code, _, lines = prepare(capsys, tmp_path, **flags)
+  assert code == 0 and lines[-1].endswith("/rejects.jsonl")
+  path.unlink()
+  code, _, lines = prepare(capsys, tmp_path, **flags, data_dir=tmp_path / "whole")
+  assert code == 0 and len(lines) == 1
+  assert not (tmp_path / "whole/folder/1.0.0/rejects.jsonl").exists()
+
+
+def test_silent_clips_are_left_out_by_name(tmp_path, capsys):
+  songs = write_songs(tmp_path / "songs")
+  gap = np.concatenate([tone(0.5), np.zeros(2 * RATE), tone(0.5)])
+  soundfile.write(songs / "gap.wav", gap, RATE)
+  code, out, lines = prepare(capsys, tmp_path)
+  assert code == 0 and ": 18 clips" in out
+  assert lines[1:] == ["prepare: left out 4 silent clips: gap.wav (4)"]
+  for row in itertools.chain(*read(tmp_path).values()):
+    assert np.abs(row["waveform"]).max() > 1000
+    assert not row["id"].startswith(b"gap") or row["id"] in (b"gap.wav#0000", b"gap.wav#0005")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +227,8 @@ def test_conversion_is_asked_for_and_counted(tmp_path, capsys, bad):
     (dict(shares="(0.0, 0.5, 0.5)"), "shares: train gets 0 of 8 files and no clip of 0.5 s"),
     (dict(shares="(0.98, 0.01, 0.01)"), "shares: test gets 0 of 8 files and no clip"),
     (dict(clip_seconds=2.0), "shares: train gets 4 of 8 files and no clip of 2 s; choose other"),
-    (dict(clip_seconds=0.0), "clip_seconds: wanted more than 0, got 0.0"),
+    (dict(clip_seconds=0.0), "clip_seconds: wanted more than 0 s at more than 0 Hz, got 0.0 at"),
+    (dict(sample_rate=0), "clip_seconds: wanted more than 0 s at more than 0 Hz, got 0.5 at 0"),
     (dict(workers=0), "workers: wanted at least 1, got 0"),
     (dict(audio_dir="/nowhere"), "'/nowhere': No such file or directory"),
     (dict(captions="/no.csv"), "'/no.csv': No such file or directory"),
@@ -150,8 +239,8 @@ def test_a_wrong_setting_is_one_line_with_its_name(tmp_path, capsys, flags, line
   assert refused(capsys, tmp_path, **flags).startswith(line)
 
 
-def test_headers_that_promise_too_much_leave_no_split_empty(tmp_path, capsys):
-  """An MP3 file whose table of contents was cut off, its first half silent."""
+def test_the_estimated_length_of_an_mp3_without_a_table_is_not_trusted(tmp_path, capsys):
+  """Its first half is silent, which makes the estimate too long."""
   (tmp_path / "songs").mkdir()
   path = tmp_path / "songs/a.mp3"
   waveform = np.random.default_rng(0).normal(0, 0.2, 96000) * (np.arange(96000) > 48000)
@@ -160,7 +249,33 @@ def test_headers_that_promise_too_much_leave_no_split_empty(tmp_path, capsys):
   path.write_bytes(content[content.index(content[:2], content.index(b"Xing")) :])
   assert soundfile.info(path).duration > 5 > soundfile.read(path)[0].size / RATE
   line = refused(capsys, tmp_path, clip_seconds=5.0, shares="(1.0, 0.0, 0.0)")
-  assert line.startswith("shares: train gets no clip")
+  assert line.startswith("shares: train gets 1 of 1 files and no clip")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_line_and_leaves_nothing(tmp_path):
+  """In a process of its own, whose first worker is killed as soon as there is one."""
+  write_songs(tmp_path / "songs", count=200)
+  flags = SETTINGS | dict(audio_dir=tmp_path / "songs", data_dir=tmp_path / "out", workers=2)
+  words = [f"--{name}={value}" for name, value in flags.items()]
+  command = [sys.executable, "-m", "musiclm_jax", "prepare", "data/folder", *words]
+  parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  children = pathlib.Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+
+  def workers():
+    found = children.read_text().split() if children.exists() else []
+    return [
+      pid for pid in found if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+  while parent.poll() is None and not workers():
+    time.sleep(0.02)
+  os.kill(int(workers()[0]), signal.SIGKILL)
+  out, err = parent.communicate(timeout=60)
+  assert parent.returncode == 1 and out == ""
+  assert err.startswith("musiclm: a worker process was killed or crashed, at one of: album 0/")
+  assert len(err.splitlines()) == 1
+  assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_a_split_without_a_share_is_left_out(tmp_path, capsys):
@@ -183,6 +298,7 @@ def made(tmp_path_factory):
   settings = dict(audio_dir=str(path / "songs"), data_dir=str(path / "out"), convert=False)
   settings |= dict(captions=str(captions(path / "x.csv", files)), clip_seconds=0.5, workers=1)
   settings |= dict(sample_rate=RATE, shares=(0.5, 0.25, 0.25), vocab_size=400)
+  settings |= dict(skip_bad=False, warn_share=0.1)
   folder_builder.prepare(**settings)
   return settings
 
@@ -239,19 +355,14 @@ def test_a_text_model_that_is_too_small_is_one_line(tmp_path, capsys):
   assert line.startswith("vocab_size: 100 is too small for these captions: ")
 
 
-def test_a_stopped_build_leaves_no_data_set(tmp_path, monkeypatch):
-  def stop(function, jobs):
-    yield function(jobs[0])
+def test_a_stopped_build_leaves_no_data_set(made, tmp_path, monkeypatch):
+  def stop(job):
     raise KeyboardInterrupt
 
-  write_songs(tmp_path / "songs")
-  monkeypatch.setattr(folder_builder.Folder, "map", staticmethod(stop))
-  settings = dict(audio_dir=str(tmp_path / "songs"), data_dir=str(tmp_path / "out"), captions="")
-  settings |= dict(convert=False, clip_seconds=0.5, sample_rate=RATE, shares=(0.5, 0.25, 0.25))
+  monkeypatch.setattr(audio_folder, "cut", stop)
   with pytest.raises(KeyboardInterrupt):
-    folder_builder.prepare(**settings, vocab_size=300, workers=1)
-  assert not list((tmp_path / "out").rglob("*.array_record*"))
-  assert not (tmp_path / "out/folder/1.0.0").exists()
+    folder_builder.prepare(**(made | dict(data_dir=str(tmp_path / "out"))))
+  assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 @pytest.mark.slow
@@ -271,8 +382,8 @@ def test_same_bytes_on_any_number_of_workers(tmp_path):
 @pytest.mark.slow
 def test_tensorflow_is_not_imported(made, tmp_path):
   program = (
-    "import sys; from musiclm_jax.datasets import folder; "
-    f"folder.prepare(**{made | dict(data_dir=str(tmp_path))!r}); "
+    "import sys; from musiclm_jax.datasets import folder_builder; "
+    f"folder_builder.prepare(**{made | dict(data_dir=str(tmp_path))!r}); "
     "assert not {'tensorflow', 'torch', 'seqio'} & set(sys.modules)"
   )
   subprocess.run([sys.executable, "-c", program], check=True)

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "musiclm_jax"
 # Bottom to top. A module imports only modules of lower layers, or of its own layer where the
 # imports form no circle; a name that ends in .* stands for all modules of that folder.
 LAYERS = (
-  ("audio", "text", "tokens", "sequences", "windows", "partitioning", "layers"),
+  ("audio", "spectrograms", "text", "tokens", "sequences", "windows", "partitioning", "layers"),
   (
     "attention",
     "transformer",
@@ -34,6 +34,7 @@ LAYERS = (
     "lm.patterns",
     "lm.sampling",
     "lm.decoding",
+    "lm.conditions",
     "training.orders",
     "training.reading",
   ),
@@ -56,26 +57,38 @@ LAYERS = (
     "training.seqio_loader",
     "training.optimizers",
     "training.checkpoints",
+    "training.checkpoint_jobs",
     "training.collectives",
+    "training.disk",
     "training.hardware",
     "training.health",
     "training.preemption",
+    "training.lock",
     "training.preflight",
     "training.profiling",
     "training.progress",
+    "training.protocols",
     "training.step",
     "training.topologies",
+    "training.writers",
   ),
   (
     "training.input_pipeline",
     "lm.conditions",
     "lm.generation",
     "lm.generate",
-    "lm.audition",
+    "lm.sample_generation",
     "datasets.features",
     "datasets.extract",
   ),
-  ("training.flops", "training.trainer", "training.compile", "evaluation.*", "demo"),
+  (
+    "training.flops",
+    "training.trainer",
+    "training.compile",
+    "training.compile_jobs",
+    "evaluation.*",
+    "demo",
+  ),
   ("signatures", "configuration", "checks", "doctor", "processes", "main", "__main__"),
   ("supervisor",),
 )
@@ -138,6 +151,11 @@ def test_imports_only_go_down(module):
   for imported in package_imports(MODULES[module]):
     assert layer(imported) <= layer(module), f"{module} imports {imported} from a higher layer"
     assert module not in reaches(imported), f"{module} and {imported} import each other"
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("training.")))
+def test_training_imports_no_stage_model(module):
+  assert not [name for name in reaches(module) if name.startswith("lm.")]
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

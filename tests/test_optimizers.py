@@ -1,5 +1,6 @@
 """Schedules and optimizers against the formulas of the papers, in numpy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import optax
 import pytest
 
 from musiclm_jax.training import optimizers
+from musiclm_jax.training.step import parameter_axes
 from tests import trainings
 
 PARAMS = {
@@ -178,35 +180,63 @@ def test_lion_is_its_formula():
     moment = jax.tree.map(lambda m, g: 0.99 * m + 0.01 * g, moment, each)
 
 
+QKV, OUT = ("layers", "embed", None, "heads", "head_dim"), ("layers", "heads", "head_dim", "embed")
+
+
 @pytest.mark.parametrize(
-  ("name", "shape", "matrix"),
+  ("axes", "shape", "matrix"),
   [
-    ("qkv", (2, 6, 3, 2, 4), lambda x: x[1, :, 2].reshape(6, 8)),
-    ("out", (2, 2, 4, 6), lambda x: x[1].reshape(8, 6)),
-    ("wi", (2, 6, 2, 8), lambda x: x[1, :, 1]),
-    ("wo", (2, 8, 6), lambda x: x[1]),
+    (QKV, (2, 6, 3, 2, 4), lambda x: x[1, :, 2].reshape(6, 8)),
+    (OUT, (2, 2, 4, 6), lambda x: x[1].reshape(8, 6)),
+    (("layers", "embed", None, "mlp"), (2, 6, 2, 8), lambda x: x[1, :, 1]),
+    (("layers", "mlp", "embed"), (2, 8, 6), lambda x: x[1]),
   ],
 )
-def test_muon_makes_each_matrix_orthogonal(name, shape, matrix):
-  params = {"layers": {name: np.ones(shape, np.float32)}, "table": np.ones((5, 6), np.float32)}
+def test_muon_makes_each_matrix_orthogonal(axes, shape, matrix):
+  params = {"matrix": np.ones(shape, np.float32), "table": np.ones((5, 6), np.float32)}
   rng = np.random.default_rng(0)
   given = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+  axes = {"matrix": axes, "table": ("vocab", "embed")}
   settings = dict(learning_rate=0.01, beta=0.9, weight_decay=0.0, clip=1e9)
-  (found,) = updates(optimizers.muon(**settings), [given], params)
-  singular = np.linalg.svd(matrix(np.asarray(found["layers"][name])), compute_uv=False)
+  (found,) = updates(optimizers.muon(axes=axes, **settings), [given], params)
+  singular = np.linalg.svd(matrix(np.asarray(found["matrix"])), compute_uv=False)
   assert singular.min() > 0.5 * singular.max()  # five steps of Newton and Schulz come so near
-  assert np.sum(matrix(np.asarray(found["layers"][name])) * matrix(given["layers"][name])) < 0
-  # Adam's first step, with Nesterov's look ahead: signs.
+  assert np.sum(matrix(np.asarray(found["matrix"])) * matrix(given["matrix"])) < 0
+  # Adam's first step, with Nesterov's look-ahead: signs.
   ahead = 0.9 * 0.1 / (1 - 0.9**2) + 0.1 / (1 - 0.9)
   np.testing.assert_allclose(found["table"], -0.01 * ahead * np.sign(given["table"]), rtol=1e-3)
 
 
-def test_the_learning_rate_of_a_step_stands_in_the_state():
+@pytest.mark.parametrize(
+  "axes",
+  [
+    ("vocab", "embed"),  # a table
+    ("embed", "code"),  # a head, not of stacked layers
+    ("layers", "embed"),  # a norm's scale
+    ("layers", None, "heads", "head_dim"),  # a bias
+    ("layers", "kernel", "mlp"),  # a depthwise convolution
+    ("kernel", "kernel", "channels_in", "channels_out"),
+    (),
+  ],
+)
+def test_muon_leaves_what_is_no_matrix_of_layers_to_adam(axes):
+  assert optimizers.matrix_axes(axes) is None
+
+
+def test_the_matrices_of_a_stage_are_its_attention_and_feed_forward():
+  training = trainings.load("tiny/semantic")
+  axes = parameter_axes(model=training.model, examples=training)
+  named = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda x: isinstance(x, tuple))
+  matrices = {path[-1].key for path, names in named if optimizers.matrix_axes(names)}
+  assert matrices == {"qkv", "out", "wi", "wo"}
+
+
+def test_the_learning_rate_of_a_step_is_in_the_state():
   rate = optimizers.warmup_rsqrt(peak=0.01, warmup_steps=4)
   for name, settings in {
     "adamw": dict(b1=0.9, b2=0.9, weight_decay=0.0),
     "lion": dict(b1=0.9, b2=0.9, weight_decay=0.0),
-    "muon": dict(beta=0.9, weight_decay=0.0),
+    "muon": dict(beta=0.9, weight_decay=0.0, axes=jax.tree.map(lambda x: (None,) * x.ndim, PARAMS)),
     "adafactor": dict(decay_rate=0.8),
   }.items():
     optimizer = getattr(optimizers, name)(learning_rate=rate, clip=1.0, **settings)
@@ -234,29 +264,31 @@ def test_the_average_follows_the_parameters():
       optimizers.averaged(optimizer=plain, decay=decay)
 
 
+def rates(training, steps):
+  """The learning rate of each step, and the largest change of a matrix."""
+  params = jax.tree.map(
+    lambda x: np.ones(x.shape, np.float32), nn.unbox(training.abstract_state.params)
+  )
+  update = jax.jit(training.optimizer.update)
+  state, rates, moved = training.optimizer.init(params), [], []
+  for _ in range(steps):
+    changes, state = update(jax.tree.map(np.ones_like, params), state, params)
+    rates.append(float(optax.tree.get(state, "learning_rate")))
+    moved.append(float(jnp.abs(changes["decoder"]["layers"]["wi"]).max()))
+  return rates, moved
+
+
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
-def test_a_file_takes_the_place_of_a_stages_optimizer_and_schedule(name):
+def test_a_file_replaces_the_optimizer_and_schedule_of_a_stage(name):
   steps = dict(TOTAL_STEPS=8, WARMUP_STEPS=2, DECAY_STEPS=4)
   files = f"tiny/semantic optimizer/{name} optimizer/stable_decay"
-  optimizer = trainings.load(files, PEAK=0.5, **steps).optimizer
-  params = {"layers": {"wi": np.ones((2, 4, 3), np.float32)}}
-  state, rates, moved = optimizer.init(params), [], []
-  for _ in range(8):
-    update, state = optimizer.update(jax.tree.map(np.ones_like, params), state, params)
-    rates.append(float(optax.tree.get(state, "learning_rate")))
-    moved.append(float(jnp.abs(update["layers"]["wi"]).max()))
-  np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.5, 0.5, 0.375, 0.25, 0.125], rtol=1e-6)
+  found, moved = rates(trainings.load(files, PEAK=0.5, **steps), 8)
+  np.testing.assert_allclose(found, [0, 0.25, 0.5, 0.5, 0.5, 0.375, 0.25, 0.125], rtol=1e-6)
   assert moved[0] == 0 and min(moved[1:]) > 0.01
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
 def test_a_file_falls_to_a_tenth_of_its_own_peak(name):
-  optimizer = trainings.load(
-    f"tiny/semantic optimizer/{name}", WARMUP_STEPS=2, TOTAL_STEPS=6
-  ).optimizer
-  params = {"layers": {"wi": np.ones((2, 4, 3), np.float32)}}
-  state, rates = optimizer.init(params), []
-  for _ in range(7):
-    _, state = optimizer.update(jax.tree.map(np.ones_like, params), state, params)
-    rates.append(float(optax.tree.get(state, "learning_rate")))
-  assert rates[-1] == pytest.approx(max(rates) / 10)
+  training = trainings.load(f"tiny/semantic optimizer/{name}", WARMUP_STEPS=2, TOTAL_STEPS=6)
+  found, _ = rates(training, 7)
+  assert found[-1] == pytest.approx(max(found) / 10)

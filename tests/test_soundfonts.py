@@ -1,4 +1,4 @@
-"""Soundfonts whose root keys stand in the sample headers and whose loops are safe to read."""
+"""Soundfonts with root keys in their sample headers and loops that are safe to interpolate."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,7 @@ from musiclm_jax.datasets import soundfonts
 
 
 def zones(content):
-  """(sample's name, root key that rules it) of every zone of every instrument, as a player reads
-  it."""
+  """(sample's name, its root key, the header's key) of every zone, as a player reads them."""
   tables = dict(
     soundfonts.read_chunks(
       next(b for _, b in soundfonts.read_chunks(content[12:]) if b[:4] == b"pdta")[4:]
@@ -39,8 +38,8 @@ def test_correcting_twice_changes_nothing_more():
   assert list(zones(soundfonts.corrected(once))) == list(zones(once))
 
 
-def test_loops_go_on_behind_their_end():
-  """A sample of 4 points, all loop, has room behind it; the second runs into the third."""
+def test_loops_continue_after_their_end():
+  """A sample of 4 points, all loop, has room after it; the second is followed by the third."""
   headers = np.zeros(4, soundfonts.HEADER)
   headers[0]["start"], headers[0]["end"], headers[0]["loop_end"] = 0, 4, 4
   headers[1]["start"], headers[1]["end"], headers[1]["loop_start"] = 50, 54, 51

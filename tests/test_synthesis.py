@@ -8,9 +8,10 @@ import librosa
 import numpy as np
 import pytest
 
-from musiclm_jax.datasets import corpus_clips, scores, soundfonts, synthesis
+from musiclm_jax import audio
+from musiclm_jax.datasets import catalogue, corpus_clips, scores, soundfonts, synthesis
 
-WORK = next(work for work in scores.list_works() if work.parts == 1 and work.metre == "4/4")
+WORK = next(work for work in catalogue.list_works() if work.parts == 1 and work.metre == "4/4")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_waveform_is_level_and_clean(examples):
   for example in examples:
     waveform = example["waveform"]
     assert waveform.dtype == np.int16 and waveform.shape == (6 * 24_000,)
-    real = waveform / 32767
+    real = audio.from_int16(waveform)
     assert abs(real.mean()) < 1e-4
     assert np.abs(real).max() <= synthesis.PEAK + 1e-4
     assert min(abs(real.std() - level) for level in levels) < 1e-3
@@ -74,7 +75,7 @@ def one_note(program, pitch, soundfont):
     voices=(synthesis.Voice(instrument, notes, 1.0),),
     melody=notes,
   )
-  return synthesis.render(rendition, soundfont, 2.0) / 32767
+  return audio.from_int16(synthesis.render(rendition, soundfont, 2.0))
 
 
 @pytest.mark.parametrize("program", [0, 24, 40, 52, 56, 64, 73, 80])
@@ -99,8 +100,8 @@ def test_peaks_are_limited_by_softening_not_clipping(soundfont):
 
 
 @pytest.mark.parametrize("program, pitch", [(56, 57), (65, 76)])
-def test_memory_behind_a_sample_is_not_heard(program, pitch, soundfont):
-  """These loops end with their sample; what lies behind it in memory is made to differ."""
+def test_memory_after_a_sample_is_not_heard(program, pitch, soundfont):
+  """These loops end with their sample; the memory after it is made to differ."""
   heard = set()
   for value in (100.0, -50.0, 1e4):
     memory = [np.full(size, value, np.float32) for size in range(100, 60_000, 200)]
@@ -109,13 +110,13 @@ def test_memory_behind_a_sample_is_not_heard(program, pitch, soundfont):
   assert len(heard) == 1
 
 
-def test_onsets_are_heard_where_they_are_said_to_be(examples):
-  """Of all shifts of the stated onsets by up to 120 ms the one that fits what is heard best is
-  between none and a soft attack's 80 ms, and fits better than any that comes too early.
+def test_onsets_are_heard_at_the_stated_times(examples):
+  """Of all shifts of the stated onsets by up to 120 ms, the one that fits the audio best is between
+  0 and 80 ms (a soft attack) and fits better than any that is too early.
   """
   for example in examples:
     strength = librosa.onset.onset_strength(
-      y=example["waveform"] / 32767.0, sr=24_000, hop_length=240
+      y=audio.from_int16(example["waveform"]), sr=24_000, hop_length=240
     )
     frames = np.round(example["onsets"][1:, 0] * 100).astype(int)
     frames = frames[frames < 580]
@@ -124,8 +125,8 @@ def test_onsets_are_heard_where_they_are_said_to_be(examples):
     assert max(fit.values()) > 1.3 * max(fit[shift] for shift in range(-12, -2))
 
 
-def test_passage_starts_where_the_clip_says(examples):
-  music = synthesis.played_round(scores.read_music(WORK), 6.0, 1.0)
+def test_the_passage_starts_at_the_stated_time(examples):
+  music = synthesis.repeated(scores.read_music(WORK), 6.0, 1.0)
   for example in examples:
     start = example["start_s"] * example["bpm"] / 60
     heard = synthesis.between(music.parts[0], start, start + 6.0 * example["bpm"] / 60)

@@ -113,6 +113,16 @@ def test_diversity_is_the_share_of_codes_that_are_not_used(used):
   np.testing.assert_allclose(loss, (SIZE - used) / SIZE, atol=1e-5)
 
 
+def test_diversity_of_nearly_equal_use_is_exact(rng):
+  """Not the rounding error of 1 minus a number near 1."""
+  share = 1 + 0.01 * rng.standard_normal((1, 256))
+  share = (share / share.sum()).astype(np.float32)
+  exact = share.astype(np.float64)
+  exact /= exact.sum()
+  wanted = 1 - np.exp(-(exact * np.log(exact)).sum()) / exact.size
+  np.testing.assert_allclose(diversity_loss(share), wanted, rtol=1e-3)
+
+
 def test_diversity_spreads_the_codes(features):
   """Descent on the diversity loss alone makes their use more equal."""
   variables = start(features)

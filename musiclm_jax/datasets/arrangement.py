@@ -1,7 +1,6 @@
-"""Arrangements: a passage given to instruments, alone or with bass, drone, chords and percussion.
+"""Arrangements: a passage for instruments, alone or with bass, drone, chords and percussion.
 
-Every choice is drawn from (seed, work, passage, number), so that a rendition depends on nothing
-else.
+Every random choice depends on (seed, work, passage, number) alone.
 """
 
 import dataclasses
@@ -10,20 +9,34 @@ import itertools
 import numpy as np
 
 from musiclm_jax.datasets import scores, synthesis
+from musiclm_jax.datasets.catalogue import Work
+from musiclm_jax.datasets.scores import Music
 from musiclm_jax.datasets.synthesis import Instrument, Passage, Rendition, Voice
 
 ACCOMPANIMENTS = ("solo", "drone", "bass", "chords", "band")
 OCTAVES = (0, -12, 12, -24, 24)
+# Onset and duration in quarters, pitch classes from the root.
+Chord = tuple[float, float, tuple[int, ...]]
 
 
-def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, held_out) -> Rendition:
-  """Rendition `number` (of `renditions`) of the passage of a work that was played round.
+def arrange(
+  music: Music,
+  work: Work,
+  passage: Passage,
+  number: int,
+  *,
+  seed: int,
+  clip_seconds: float,
+  renditions: int,
+  held_out: bool,
+) -> Rendition:
+  """Rendition `number` (of `renditions`) of a passage of a work from `synthesis.repeated`.
 
-  The renditions of one passage are one melody to a listener: they share the tempo word and, where
-  instruments allow, the key; the leading instrument, what goes with it, the exact tempo, dynamics
-  and articulation differ. With `held_out` the instrument and its tempo are one of the pairs kept
-  for the split `combinations`; else no instrument of the clip is heard at a tempo held out for it.
-  Raises ValueError where no instrument can play the passage.
+  The renditions of a passage are one melody: they share the tempo word and, where the instruments
+  allow it, the key; the leading instrument, the accompaniment, the exact tempo, dynamics and
+  articulation differ. With `held_out` the leading instrument and the tempo are one of the pairs
+  of the split `combinations`; without it no instrument plays at its held-out tempo. Raises
+  ValueError where no instrument can play the passage.
   """
   place = (seed, work.id, passage.name, held_out)
   shared, own = synthesis.generator(*place), synthesis.generator(*place, number)
@@ -48,11 +61,7 @@ def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, hel
     )
   key = transpose_key(work.key, int(shift))
   melody = scores.melody_of(voices[0].notes)
-  articulation = str(own.choice(["legato", "legato", "detached"]))
-  if passage.place == "ending":
-    articulation = "legato"  # so that the last note rings out
-  share = np.array([[1.0, synthesis.ARTICULATION[articulation], 1.0]])
-  voices = tuple(dataclasses.replace(voice, notes=voice.notes * share) for voice in voices)
+  articulation, voices = articulate(voices, passage, own)
   if len(parts) == 1:
     downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
     voices += accompany(
@@ -74,10 +83,12 @@ def arrange(music, work, passage, number, *, seed, clip_seconds, renditions, hel
 
 
 def excerpt(
-  music, work, passage: Passage, bpm: float, clip_seconds: float
+  music: Music, work: Work, passage: Passage, bpm: float, clip_seconds: float
 ) -> tuple[float, list[np.ndarray]]:
-  """Start in quarters and the parts' notes [notes, 3] of a clip; an ending starts on a beat and
-  leaves a tail."""
+  """Start in quarters and the notes [notes, 3] of each part of a clip.
+
+  An ending starts on a beat and leaves `TAIL_SECONDS` for the last note.
+  """
   beat = scores.BEAT_QUARTERS[work.metre]
   start = passage.start
   if passage.place == "ending":
@@ -87,12 +98,12 @@ def excerpt(
   return float(start), [part for part in parts if len(part)]
 
 
-def cast(parts, lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
-  """Voices for the parts transposed by `shift` semitones, or () where a range is left.
+def cast(parts: list[np.ndarray], lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
+  """Voices for the parts transposed by `shift` semitones, or () where one is out of range.
 
-  A single line may move by octaves. Parts go to the leading instrument, or, if it plays in a
-  consort, to the members of its family that suit them; a member held out at this tempo is not
-  used.
+  A single part may move by octaves. Several parts go to the leading instrument or, where it plays
+  in consorts, to the members of its family whose range fits best; members held out at the tempo
+  `word` are not used.
   """
   step = np.array([[0.0, 0.0, 1.0]])
   if len(parts) == 1:
@@ -117,8 +128,21 @@ def cast(parts, lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
   return tuple(voices)
 
 
+def articulate(
+  voices: tuple[Voice, ...], passage: Passage, rng: np.random.Generator
+) -> tuple[str, tuple[Voice, ...]]:
+  """A random articulation, and the voices with notes that sound for its share of their value."""
+  articulation = str(rng.choice(["legato", "legato", "detached"]))
+  if passage.place == "ending":
+    articulation = "legato"  # so that the last note rings out
+  share = np.array([[1.0, synthesis.ARTICULATION[articulation], 1.0]])
+  return articulation, tuple(
+    dataclasses.replace(voice, notes=voice.notes * share) for voice in voices
+  )
+
+
 def in_range(notes: np.ndarray, instrument: Instrument) -> bool:
-  """True where all pitches of notes [notes, 3] lie in the instrument's range."""
+  """Whether all pitches of notes [notes, 3] are in the instrument's range."""
   return bool(notes[:, 2].min() >= instrument.low and notes[:, 2].max() <= instrument.high)
 
 
@@ -128,9 +152,20 @@ def transpose_key(key: str, shift: int) -> str:
   return f"{scores.TONICS[(tonic + shift) % 12]} {mode}"
 
 
-def accompany(kind, melody, key, metre, *, downbeat, word, rng) -> tuple[Voice, ...]:
-  """Voices that go with a melody [notes, 3] whose first downbeat is at `downbeat` quarters; ()
-  for solo."""
+def accompany(
+  kind: str,
+  melody: np.ndarray,
+  key: str,
+  metre: str,
+  *,
+  downbeat: float,
+  word: str,
+  rng: np.random.Generator,
+) -> tuple[Voice, ...]:
+  """The accompaniment of a melody [notes, 3] whose first downbeat is at `downbeat` quarters.
+
+  `kind` is one of `ACCOMPANIMENTS`; () for "solo".
+  """
   if kind == "solo":
     return ()
   end = float((melody[:, 0] + melody[:, 1]).max())
@@ -158,18 +193,18 @@ def accompany(kind, melody, key, metre, *, downbeat, word, rng) -> tuple[Voice, 
 
 
 def within(rows: list, end: float) -> np.ndarray:
-  """Rows (onset, duration, pitch) as notes [notes, 3] that sound in [0, end)."""
+  """Rows (onset, duration, pitch) as notes [notes, 3], cut to [0, end)."""
   return synthesis.between(np.array(rows, np.float64).reshape(-1, 3), 0.0, end)
 
 
 def harmonise(
-  melody, key, metre, *, downbeat: float, end: float
-) -> list[tuple[float, float, tuple[int, ...]]]:
-  """Chords (onset, duration in quarters, pitch classes from the root) under a melody, one to each
-  bar, two to long bars.
+  melody: np.ndarray, key: str, metre: str, *, downbeat: float, end: float
+) -> list[Chord]:
+  """Chords for a melody [notes, 3] from its first beat to `end` quarters.
 
-  Each is the triad of the key (on degrees 1, 4, 5, and 2 or 6, or 7 in minor-like modes) that
-  holds most of the melody's time; the last is the tonic where the melody ends on it.
+  One chord a bar, two in long bars. Each is the triad of the key (on degrees 1, 4, 5, and 2 or 6,
+  or 7 in minor-like modes) that has most of the melody's sounding time; the last one is the tonic
+  where the melody ends on it.
   """
   tonic, mode = scores.split_key(key)
   scale = scores.SCALES[mode]
@@ -191,8 +226,8 @@ def harmonise(
   return chords
 
 
-def strum(harmony, beat: float) -> list[tuple[float, float, float]]:
-  """Notes of the chords struck on every beat, voiced from G3 to F#4."""
+def strum(harmony: list[Chord], beat: float) -> list[tuple[float, float, float]]:
+  """The chords' notes on every beat, voiced from G3 to F#4."""
   return [
     (onset + i * beat, 0.9 * beat, 55 + (pitch_class - 55) % 12)
     for onset, length, triad in harmony
@@ -202,8 +237,7 @@ def strum(harmony, beat: float) -> list[tuple[float, float, float]]:
 
 
 def drum_pattern(metre: str, downbeat: float, end: float) -> list[tuple[float, float, float]]:
-  """Bass drum on strong beats, snare on the others, hi-hat on the beats' halves (thirds in
-  compound metres)."""
+  """Bass drum on strong beats, snare on the others, hi-hat on every eighth."""
   bar, beat = scores.BAR_QUARTERS[metre], scores.BEAT_QUARTERS[metre]
   strong = (0, 2) if metre in ("4/4", "12/8") else (0,)
   rows = []

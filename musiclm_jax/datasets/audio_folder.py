@@ -1,34 +1,124 @@
-"""Anyone's folder of audio: its files, what a CSV says of them, their splits and their clips."""
+"""A folder of audio: which files it has, and the clips of one of them."""
 
-import ast
 import collections
-import csv
 import dataclasses
-import hashlib
-import io
 import os
 import pathlib
+import unicodedata
 
 import numpy as np
 
 from musiclm_jax import audio
 
-SPLITS = ("train", "validation", "test")
-# The endings of what libsndfile reads and says the rate of.
+# The endings of what libsndfile reads and states the rate of.
 ENDINGS = (
   *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
   *(".caf", ".w64", ".rf64"),
 )
+_APPLE_DOUBLE = b"\0\5\26\7"  # the magic number of the ._NAME that macOS writes beside a NAME
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+  """A file that cannot be in the data set; `file` is its path within the folder."""
+
+  file: str
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+  """What a folder holds.
+
+  `files` are the audio files {name: path}, sorted by name. A path is relative to the folder, as
+  the file system has it; a name is the same with slashes and composed Unicode (NFC), so that it
+  does not depend on the file system. `rejects` are audio files with names or links that cannot be
+  used, `others` counts files of other kinds.
+  """
+
+  files: dict[str, str]
+  rejects: list[Reject]
+  others: collections.Counter
+
+
+def list_files(folder: str) -> Listing:
+  """The audio files of a folder and its subfolders. Links to folders are counted, not followed.
+
+  Raises OSError where a folder cannot be read and ValueError where it holds no audio.
+  """
+  files, rejects, others = {}, [], collections.Counter()
+  for parent, folders, names in os.walk(folder, onerror=_raise):
+    others["link to a folder"] += sum(os.path.islink(os.path.join(parent, n)) for n in folders)
+    for entry in names:
+      path = pathlib.Path(parent, entry)
+      kind = _other_kind(path)
+      if kind:
+        others[kind] += 1
+        continue
+      relative = path.relative_to(folder)
+      name = composed(relative.as_posix())
+      reason = _name_fault(path, name) or (
+        f"has the same name as {files[name]!r} in composed Unicode" if name in files else ""
+      )
+      if reason:
+        rejects.append(Reject(_printable(name), reason))
+      else:
+        files[name] = str(relative)
+  others = +others
+  if not files and not rejects:
+    held = f"found {counted(others)}" if others else "it is empty"
+    raise ValueError(f"{folder}: wanted audio files ({' '.join(ENDINGS)}), {held}")
+  return Listing(dict(sorted(files.items())), sorted(rejects, key=lambda r: r.file), others)
+
+
+def composed(name: str) -> str:
+  """The name in composed Unicode (NFC); macOS stores names decomposed, keyboards compose them."""
+  return unicodedata.normalize("NFC", name)
+
+
+def counted(counts: collections.Counter) -> str:
+  """counted({".jpg": 2, ".txt": 1}) == "2 .jpg, 1 .txt"."""
+  return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+def _raise(error: OSError):
+  raise error
+
+
+def _other_kind(path: pathlib.Path) -> str:
+  """What a file is called that is not audio, or "" for audio."""
+  if path.name == ".DS_Store":
+    return "companion file of macOS"
+  if path.suffix.lower() not in ENDINGS:
+    return path.suffix.lower() or "without ending"
+  if path.name.startswith("._") and path.is_file():
+    with open(path, "rb") as file:
+      if file.read(4) == _APPLE_DOUBLE:
+        return "companion file of macOS"
+  return ""
+
+
+def _name_fault(path: pathlib.Path, name: str) -> str:
+  """Why a file cannot be named in a data set or found, or ""."""
+  if _printable(name) != name:
+    return "its name is not UTF-8; rename it"
+  return "" if path.is_file() else "a link to no file" if path.is_symlink() else "not a file"
+
+
+def _printable(name: str) -> str:
+  return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A file to be cut into clips of `clip_samples` at `sample_rate` Hz; `path` is within `folder`.
+  """A file to be cut into clips of `clip_samples` at `sample_rate` Hz.
 
-  With `convert` it may have any rate and number of channels.
+  `name` and `path` are those of a `Listing` of `folder`. With `convert` the file may have any rate
+  and number of channels.
   """
 
   folder: str
+  name: str
   path: str
   caption: str
   aspects: tuple[str, ...]
@@ -36,137 +126,53 @@ class Job:
   sample_rate: int
   convert: bool
 
+  def __str__(self) -> str:
+    return self.name
 
-def list_files(folder: str) -> tuple[dict[str, int], collections.Counter]:
-  """The audio files of a folder and its folders, {path: bytes} in sorted order, and how many other
-  files there are of each ending.
 
-  Links to folders are not followed but counted. Raises OSError where a folder cannot be read and
-  ValueError where it holds no audio or a name is not UTF-8.
+@dataclasses.dataclass(frozen=True)
+class Cut:
+  """What became of a job: `clips` {index: [clip_samples] int16}, or the `reason` that it has none.
+
+  `silent` counts the clips that are left out because they are silent, `rest` the samples after the
+  last clip. `converted` tells whether the file had another rate or several channels.
   """
-  found, others = {}, collections.Counter()
-  for parent, folders, names in os.walk(folder, onerror=_raise):
-    links = sum(os.path.islink(os.path.join(parent, name)) for name in folders)
-    others += collections.Counter({"link to a folder": links})
-    for name in names:
-      path = pathlib.Path(parent, name)
-      if path.suffix.lower() in ENDINGS:
-        found[_name(path.relative_to(folder))] = path.stat().st_size
-      else:
-        others[path.suffix.lower() or "without ending"] += 1
-  if not found:
-    held = f"found {listed(others)}" if others else "it is empty"
-    raise ValueError(f"{folder}: wanted audio files ({' '.join(ENDINGS)}), {held}")
-  return dict(sorted(found.items())), others
+
+  job: Job
+  clips: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+  silent: int = 0
+  rest: int = 0
+  converted: bool = False
+  reason: str = ""
 
 
-def _raise(error: OSError):
-  raise error
+def cut(job: Job) -> Cut:
+  """Reads a file and cuts it into clips, without overlap.
 
-
-def _name(path: pathlib.PurePath) -> str:
-  name = path.as_posix()
-  try:
-    name.encode()
-  except UnicodeEncodeError:
-    raise ValueError(f"{name!r}: its name is not UTF-8; rename it") from None
-  return name
-
-
-def listed(counts: collections.Counter) -> str:
-  """listed({".jpg": 2, ".txt": 1}) == "2 .jpg, 1 .txt"."""
-  return ", ".join(f"{count} {name}" for name, count in counts.most_common())
-
-
-def read_captions(path: str, files) -> dict[str, tuple[str, tuple[str, ...]]]:
-  """{file: (caption, aspects)} of a CSV in MusicCaps' columns `file`, `caption`, `aspect_list`.
-
-  `aspect_list` may be missing. Raises ValueError, with the line where there is one, for a row whose
-  file is not among `files`, a second row of a file, an empty caption, an aspect list that is none,
-  and for a file without a row.
-  """
-  rows = csv.DictReader(io.StringIO(_text(path), newline=""), restval="", strict=True)
-  missing = {"file", "caption"} - set(rows.fieldnames or ())
-  if missing:
-    raise ValueError(f"{path}:1: wanted a column {' and '.join(sorted(missing))}, found none")
-  texts, lines = {}, {}
-  try:
-    for row in rows:
-      place, file = f"{path}:{rows.line_num}", row["file"]
-      if None in row:
-        raise ValueError(f"{place}: more values than columns; a comma in a value needs quotes")
-      if file not in files:
-        raise ValueError(f"{place}: no audio file {file!r} in the folder")
-      if file in texts:
-        raise ValueError(f"{place}: a second row of {file}, the first is in line {lines[file]}")
-      if not row["caption"].strip():
-        raise ValueError(f"{place}: the caption of {file} is empty")
-      texts[file] = row["caption"].strip(), _aspects(row.get("aspect_list", ""), place)
-      lines[file] = rows.line_num
-  except csv.Error as error:
-    raise ValueError(f"{path}:{rows.line_num + 1}: not CSV ({error})") from None
-  without = [file for file in files if file not in texts]
-  if without:
-    more = f" and {len(without) - 1} more" if len(without) > 1 else ""
-    raise ValueError(f"{path}: no row of the file {without[0]}{more}")
-  return texts
-
-
-def _text(path: str) -> str:
-  data = pathlib.Path(path).read_bytes()
-  try:
-    return data.decode("utf-8-sig")  # spreadsheets write a mark at the beginning
-  except UnicodeDecodeError as error:
-    line = 1 + data.count(b"\n", 0, error.start)
-    raise ValueError(f"{path}:{line}: not a text in UTF-8; save it as such") from None
-
-
-def _aspects(text: str, place: str) -> tuple[str, ...]:
-  """The phrases of MusicCaps' notation: _aspects("['slow', 'flute']") == ("slow", "flute")."""
-  try:
-    value = ast.literal_eval(text.strip() or "[]")
-  except (ValueError, SyntaxError):
-    value = None
-  if type(value) is not list or any(type(phrase) is not str for phrase in value):
-    raise ValueError(f"{place}: aspect_list wants ['slow', 'flute'], got {text!r}")
-  return tuple(value)
-
-
-def split_of(path: str, shares: tuple[float, ...]) -> str:
-  """The split of a file, by a hash of its path alone: other files, and where the folder is, do not
-  matter."""
-  position = int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") / 2**64
-  return SPLITS[int(np.searchsorted(np.cumsum(shares)[:-1], position, side="right"))]
-
-
-def look(job: Job) -> tuple[int, bool]:
-  """Clips of a file by its header, and whether it must be converted.
-
-  Raises ValueError, naming the file, where it is not audio, is empty, or must be converted and may
-  not be.
+  16-bit audio that needs no conversion is kept bit for bit. Peaks above full scale scale the whole
+  file down, nothing is clipped. A file that cannot be used is no exception but has a reason.
   """
   path = os.path.join(job.folder, job.path)
-  samples, rate, channels = audio.header(path)
-  if not samples:
-    raise ValueError(f"{path}: wanted audio, found 0 samples")
-  other = (rate, channels) != (job.sample_rate, 1)
-  if other and not job.convert:
-    raise ValueError(
-      f"{path}: wanted {job.sample_rate} Hz mono, found {rate} Hz and {channels} channels; "
-      "--convert=True resamples and mixes down"
-    )
-  return round(samples * job.sample_rate / rate) // job.clip_samples, other
-
-
-def cut(job: Job) -> tuple[Job, list[np.ndarray], int]:
-  """The job, the clips of its file, [clip_samples] int16 each, and the samples left at the end.
-
-  16-bit audio that needs no conversion is kept bit for bit. Peaks above full scale make the whole
-  file softer: no clipping. Raises ValueError, naming the file, as `audio.read` does.
-  """
-  read = audio.convert if job.convert else audio.read
-  waveform = read(os.path.join(job.folder, job.path), job.sample_rate)
-  waveform = waveform / max(1.0, float(np.abs(waveform).max()))
-  samples = np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
+  try:
+    rate, channels = audio.header(path)
+    converted = (rate, channels) != (job.sample_rate, 1)
+    if converted and not job.convert:
+      raise ValueError(
+        f"{path}: wanted {job.sample_rate} Hz mono, found {rate} Hz and {channels} channels; "
+        "--convert=True resamples and mixes down"
+      )
+    waveform = audio.read(path, job.sample_rate)
+  except OSError as error:
+    return Cut(job, reason=error.strerror or str(error))
+  except ValueError as error:
+    return Cut(job, reason=str(error).removeprefix(f"{path}: "))
+  samples = audio.to_int16(waveform / max(1.0, float(np.abs(waveform).max())))
   whole = len(samples) // job.clip_samples * job.clip_samples
-  return job, list(samples[:whole].reshape(-1, job.clip_samples)), len(samples) - whole
+  clips = dict(enumerate(samples[:whole].reshape(-1, job.clip_samples)))
+  heard = {i: clip for i, clip in clips.items() if not _is_silent(clip)}
+  rest = len(samples) - whole
+  return Cut(job, heard, len(clips) - len(heard), rest, converted)
+
+
+def _is_silent(clip: np.ndarray) -> bool:
+  return not np.any(np.abs(audio.from_int16(clip)) > audio.SILENCE)

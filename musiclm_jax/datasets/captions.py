@@ -1,8 +1,7 @@
-"""Captions and aspect lists of renditions, true by construction, and the text model trained on
-them.
+"""Captions and aspect lists of renditions, true by construction, and their text model.
 
-The phrasings stand in `data/phrasings.json`; every word that describes is chosen by a measurable
-fact: mood by mode and tempo, register by mean pitch, density by notes a second.
+`data/phrasings.json` has the phrasings. A measurable fact decides each descriptive word: mode and
+tempo the mood, mean pitch the register, notes per second the density.
 """
 
 import functools
@@ -13,20 +12,20 @@ import re
 
 import numpy as np
 
-from musiclm_jax.datasets import scores, synthesis
+from musiclm_jax.datasets import catalogue, scores, synthesis
 
-LOW, HIGH = 58.0, 76.0  # mean MIDI pitch of a melody below, above which its register is low, high
-SPARSE, BUSY = 1.6, 4.0  # melody notes a second below, above which it is sparse, busy
+LOW, HIGH = 58.0, 76.0  # the register is low below, high above this mean MIDI pitch of a melody
+SPARSE, BUSY = 1.6, 4.0  # a melody is sparse below, busy above this number of notes per second
 
 
 @functools.cache
 def phrasings() -> dict:
   """The phrasings of `data/phrasings.json`."""
-  return json.loads((scores.data_folder() / "phrasings.json").read_text("utf-8"))
+  return json.loads((catalogue.data_folder() / "phrasings.json").read_text("utf-8"))
 
 
 def describe(rendition: synthesis.Rendition, rng: np.random.Generator) -> tuple[str, list[str]]:
-  """Caption of one to four sentences that tell nothing twice, and the aspect list, as in
+  """A caption of one to four sentences that do not repeat a fact, and an aspect list, as in
   MusicCaps."""
   words = choose_words(rendition, rng)
   table = phrasings()
@@ -43,13 +42,13 @@ def describe(rendition: synthesis.Rendition, rng: np.random.Generator) -> tuple[
 
 
 def slots(template: str) -> set[str]:
-  """Facts that a sentence tells: slots("{Tempo} music in {key}") == {"tempo", "key"}."""
+  """The facts in a sentence: slots("{Tempo} music in {key}") == {"tempo", "key"}."""
   found = {name.lower() for name in re.findall(r"{(\w+)}", template)}
   return {"tempo" if name == "tempo_word" else name for name in found}
 
 
 def choose_words(rendition: synthesis.Rendition, rng: np.random.Generator) -> dict[str, str]:
-  """What fills the slots of the sentences."""
+  """{slot: words} for the sentences' templates."""
   table, work = phrasings(), rendition.work
   names = unique(voice.instrument.name for voice in rendition.voices)
   parts = rendition.arrangement == "parts"
@@ -85,7 +84,7 @@ def choose_words(rendition: synthesis.Rendition, rng: np.random.Generator) -> di
 def aspects(
   rendition: synthesis.Rendition, words: dict[str, str], rng: np.random.Generator
 ) -> list[str]:
-  """Phrases that are each true of the clip, in random order, instruments always among them."""
+  """Phrases that are true of the clip, in random order, always with its instruments."""
   sure = unique(voice.instrument.name for voice in rendition.voices)
   sure += [
     f"{rendition.tempo_word} tempo",
@@ -121,7 +120,7 @@ def register(rendition: synthesis.Rendition) -> str:
 
 
 def density(rendition: synthesis.Rendition) -> str:
-  """ "sparse", "flowing" or "busy" by the melody's notes a second."""
+  """ "sparse", "flowing" or "busy" by the melody's notes per second."""
   melody = rendition.melody
   seconds = float((melody[:, 0] + melody[:, 1]).max()) * rendition.seconds_per_quarter
   rate = len(melody) / max(seconds, 1e-9)
@@ -145,7 +144,7 @@ def article(name: str) -> str:
 
 
 def capital(text: str) -> str:
-  """The text with its first letter large, the others as they are."""
+  """The text with a capital first letter."""
   return text[:1].upper() + text[1:]
 
 
@@ -157,12 +156,11 @@ def join(names: list[str]) -> str:
 
 
 def train_text_model(captions: list[str], path: pathlib.Path, vocab_size: int) -> None:
-  """Writes a SentencePiece unigram model of the captions to `path`, the same bytes for the same
-  captions.
+  """Writes a SentencePiece unigram model of the captions to `path`.
 
-  It lower-cases (nmt_nfkc_cf), falls back to bytes, has pad 0, end 1, unknown 2, beginning 3, and
-  at most `vocab_size` pieces, fewer where the text has fewer. Raises ValueError where there are no
-  captions, or more characters in them than pieces.
+  The same captions give the same bytes. It lower-cases (nmt_nfkc_cf) and falls back to bytes; pad
+  is 0, end 1, unknown 2, beginning 3. It has at most `vocab_size` pieces, fewer where the text has
+  fewer. Raises ValueError where there are no captions or more characters than pieces.
   """
   import sentencepiece
 
@@ -186,7 +184,7 @@ def train_text_model(captions: list[str], path: pathlib.Path, vocab_size: int) -
       bos_id=3,
       minloglevel=2,
     )
-  except RuntimeError as error:  # its only one: there are more characters than pieces
+  except RuntimeError as error:  # the only one it raises: more characters than pieces
     reason = str(error).rpartition("] ")[2]
     raise ValueError(
       f"vocab_size: {vocab_size} is too small for these captions: {reason}"

@@ -1,4 +1,4 @@
-"""The built-in corpus as a TFDS data set: real scores rendered, with captions and measurable truth.
+"""The built-in corpus as a TFDS data set: rendered scores with captions and measurable facts.
 
 `prepare` builds it where it is missing. Neither importing nor building imports TensorFlow.
 """
@@ -11,7 +11,8 @@ import time
 import numpy as np
 import tensorflow_datasets as tfds
 
-from musiclm_jax.datasets import captions, corpus_clips, parallel_build, scores, soundfonts
+from musiclm_jax.datasets import captions, catalogue, corpus_clips, parallel_build, soundfonts
+from musiclm_jax.datasets.audio_record import FEATURES
 
 SPLITS = ("train", "validation", "test", "combinations")
 VOCAB_SIZE = 1000
@@ -19,10 +20,11 @@ VOCAB_SIZE = 1000
 
 @dataclasses.dataclass(kw_only=True)
 class RenderedConfig(tfds.core.BuilderConfig):
-  """Size of a corpus: `works` of each split (None: all), each with `passages`, each played
-  `renditions` times.
+  """Size of a corpus: `works` of each split (None: all), `passages` of each work and `renditions`
+  of each passage.
 
-  `combinations` are train works played by instruments at the tempi that are held out for them.
+  The split `combinations` has works of train, played by instruments at the tempi that are held out
+  for them.
   """
 
   clip_seconds: float
@@ -34,8 +36,7 @@ class RenderedConfig(tfds.core.BuilderConfig):
 
 
 def size_config(size: str, *, seed: int, soundfont: str) -> RenderedConfig:
-  """Configuration of a corpus `tiny`, `demo` or `full`; another seed or soundfont is named in its
-  name.
+  """Configuration of a corpus `tiny`, `demo` or `full`; its name has any other seed or soundfont.
 
   Raises ValueError for another size.
   """
@@ -55,18 +56,17 @@ def size_config(size: str, *, seed: int, soundfont: str) -> RenderedConfig:
 
 
 class Rendered(tfds.core.GeneratorBasedBuilder):
-  """Works of music21's free scores, rendered through General-MIDI instruments to 24 kHz mono
-  int16."""
+  """Works of the catalogue, rendered with General-MIDI instruments to 24 kHz mono int16."""
 
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = [size_config(size, seed=0, soundfont="") for size in ("tiny", "demo", "full")]
-  map = staticmethod(map)  # `build` puts that of a pool of processes in its place
+  map = staticmethod(map)  # `parallel_build.build` sets one that uses several processes
 
   def _info(self):
     text, row = tfds.features.Text(), tfds.features.Tensor
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(
-        parallel_build.FEATURES
+        FEATURES
         | {
           "start_s": np.float32,
           "bpm": np.float32,
@@ -101,10 +101,11 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
 
 
 def split_jobs(config: RenderedConfig, split: str, soundfont: str) -> list[corpus_clips.Job]:
-  """What is to be rendered for a split, a job for each work; `soundfont`: path of a corrected
-  one."""
+  """One job for each work of a split; `soundfont` is the path of a corrected one."""
   held_out = split == "combinations"
-  works = [work for work in scores.list_works() if work.split == ("train" if held_out else split)]
+  works = [
+    work for work in catalogue.list_works() if work.split == ("train" if held_out else split)
+  ]
   works = works[: config.works[SPLITS.index(split)]]
   return [
     corpus_clips.Job(
@@ -123,11 +124,10 @@ def split_jobs(config: RenderedConfig, split: str, soundfont: str) -> list[corpu
 def prepare(
   data_dir: str, size: str, *, seed: int, workers: int, soundfont: str = ""
 ) -> pathlib.Path:
-  """Directory of the corpus, built if it is not there, with the text model `captions.model` in
-  `data_dir`.
+  """Directory of the corpus, built where it is missing; the text model is data_dir/captions.model.
 
   The bytes depend on size, seed and soundfont alone. A build that is stopped leaves no data set.
-  Prints one line.
+  Prints one line. Raises ValueError for an unknown size or a file that is no soundfont.
   """
   config = size_config(size, seed=seed, soundfont=soundfont)
   builder = Rendered(config=Rendered.builder_configs.get(config.name, config), data_dir=data_dir)
@@ -144,8 +144,8 @@ def prepare(
 
 
 def summary(builder: Rendered, seconds: float | None) -> str:
-  """One line: clips, hours, melodies of each split (passages of works) and, where it was built,
-  seconds of audio a second."""
+  """One line: clips, hours, melodies of each split; seconds of audio per second where it was built
+  in `seconds`."""
   config = builder.builder_config
   counts = {split: builder.info.splits[split].num_examples for split in SPLITS}
   melodies = (f"{split} {count // config.renditions}" for split, count in counts.items())

@@ -1,5 +1,4 @@
-"""Clips of one work: the examples of the built-in corpus, made by one worker with no knowledge of
-the others."""
+"""The clips of one work of the built-in corpus; no work depends on another."""
 
 import dataclasses
 import re
@@ -7,15 +6,18 @@ import re
 import numpy as np
 
 from musiclm_jax.datasets import arrangement, captions, scores, synthesis
+from musiclm_jax.datasets.catalogue import Work
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What is to be rendered of one work; `soundfont` is the path of a corrected one and
-  `held_out` asks for the held-out pairs of instrument and
-  tempo."""
+  """What is rendered of one work.
 
-  work: scores.Work
+  `soundfont` is the path of one that `soundfonts` corrected; `held_out` asks for the pairs of
+  instrument and tempo that training never has.
+  """
+
+  work: Work
   seed: int
   soundfont: str
   clip_seconds: float
@@ -23,12 +25,14 @@ class Job:
   renditions: int
   held_out: bool
 
+  def __str__(self) -> str:
+    return self.work.id
+
 
 def render_work(job: Job) -> list[dict]:
-  """Examples of a work: `renditions` clips of each passage, as dictionaries with the corpus's
-  features."""
+  """Records of a work, as the features of `corpus_builder`: `renditions` clips of each passage."""
   music = scores.read_music(job.work)
-  music = synthesis.played_round(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
+  music = synthesis.repeated(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
   found = synthesis.passages_of(music, job.work, job.clip_seconds)
   order = synthesis.generator(job.seed, job.work.id, "passages").permutation(len(found))
   return [
@@ -39,7 +43,7 @@ def render_work(job: Job) -> list[dict]:
 
 
 def render_clip(job: Job, music: scores.Music, passage: synthesis.Passage, number: int) -> dict:
-  """One example: waveform [samples] int16 and what is true of it."""
+  """One record: waveform [samples] int16 at 24 kHz and the facts of it."""
   work = job.work
   rendition = arrangement.arrange(
     music,

@@ -1,20 +1,14 @@
-"""Works of the built-in corpus: which scores music21 ships under a free licence, and their notes.
+"""The notes of music21's scores as plain arrays, and what keys and metres are."""
 
-`data/works.csv` is the list of usable works; `read_music` reads one of them into plain arrays.
-Run as a program, this module writes that list anew (`python -m musiclm_jax.datasets.scores
-data/works.csv`).
-"""
-
-import csv
 import dataclasses
-import functools
-import hashlib
 import io
 import pathlib
 import re
 import zipfile
 
 import numpy as np
+
+from musiclm_jax.datasets.catalogue import Work
 
 SCALES = {
   "major": (0, 2, 4, 5, 7, 9, 11),
@@ -34,51 +28,15 @@ BEAT_QUARTERS = {"2/4": 1.0, "3/4": 1.0, "4/4": 1.0, "6/8": 1.5, "9/8": 1.5, "12
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-  """One row of `data/works.csv`.
-
-  `path` is relative to music21's corpus folder, `number` the place of the tune in its file (from
-  1). `key` and `metre` are those of the notes that `read_music` returns; `stretch` is the factor
-  by which it lengthens the written values (2 where a reel is written in sixteenths of 2/4, so
-  that the beat is felt).
-  """
-
-  id: str
-  path: str
-  number: int
-  title: str
-  composer: str
-  key: str
-  metre: str
-  form: str
-  stretch: float
-  parts: int
-  split: str
-  collection: str
-  licence: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Music:
-  """Notes of a work: one array [notes, 3] float64 (onset, duration in quarters, MIDI pitch) per
-  part, highest part first; `pickup` and `length` in quarters, the length a whole number of
-  bars."""
+  """Notes of a work: [notes, 3] float64 (onset, duration in quarters, MIDI pitch) of each part.
+
+  The highest part is first. `pickup` and `length` are in quarters, the length in whole bars.
+  """
 
   parts: tuple[np.ndarray, ...]
   pickup: float
   length: float
-
-
-def data_folder() -> pathlib.Path:
-  """Folder of the lists that the corpus is made from: in the wheel's package, or beside it in a
-  checkout."""
-  package = pathlib.Path(__file__).resolve().parents[1]
-  for folder in (package / "data", package.parent / "data"):
-    if (folder / "works.csv").exists():
-      return folder
-  raise FileNotFoundError(
-    f"works.csv: wanted in {package / 'data'} or {package.parent / 'data'}, found in neither"
-  )
 
 
 def corpus_folder() -> pathlib.Path:
@@ -88,31 +46,8 @@ def corpus_folder() -> pathlib.Path:
   return pathlib.Path(music21.__file__).parent / "corpus"
 
 
-@functools.cache
-def list_works() -> tuple[Work, ...]:
-  """All usable works, in an order that mixes the collections, the same for every size of corpus.
-
-  Polyphonic works are few, so they are moved forward: a small corpus holds about a third of them.
-  """
-  with open(data_folder() / "works.csv", encoding="utf-8", newline="") as file:
-    rows = list(csv.DictReader(file))
-  convert = {field.name: field.type for field in dataclasses.fields(Work)}
-  works = [Work(**{name: convert[name](value) for name, value in row.items()}) for row in rows]
-
-  def rank(work):
-    return fraction_of(work.id) * (0.2 if work.parts > 1 else 1.0)
-
-  return tuple(sorted(works, key=rank))
-
-
-def fraction_of(text: str) -> float:
-  """A number in [0, 1) that depends on nothing but the text."""
-  return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
-
-
 def read_music(work: Work) -> Music:
-  """Notes of the work. Nothing is cached on disk. Raises ValueError where the score holds no
-  notes."""
+  """Notes of a work. Raises ValueError where its score has none. Nothing is cached on disk."""
   score = parse(read_tune(corpus_folder() / work.path, work.number))
   music = notes_of(score, work.metre, work.stretch)
   if not music.parts:
@@ -145,8 +80,7 @@ def split_tunes(text: str) -> list[str]:
 
 
 def parse(text: str):
-  """music21 score of an ABC tune or of a MusicXML file, read from text so that music21 caches
-  nothing."""
+  """The music21 score of an ABC tune or a MusicXML file; parsing text, music21 caches nothing."""
   from music21 import converter
 
   if not text.startswith("X:"):
@@ -157,8 +91,7 @@ def parse(text: str):
 
 
 def notes_of(score, metre: str, stretch: float) -> Music:
-  """Notes of a music21 score, its values multiplied by `stretch` and its end filled up to a whole
-  bar."""
+  """Notes of a music21 score: values multiplied by `stretch`, the length rounded up to a bar."""
   parts = [part_notes(part) for part in score.parts]
   parts = [part * np.array([[stretch, stretch, 1.0]]) for part in parts if len(part)]
   bar = BAR_QUARTERS[metre]
@@ -173,8 +106,7 @@ def notes_of(score, metre: str, stretch: float) -> Music:
 
 
 def part_notes(part) -> np.ndarray:
-  """Notes [notes, 3] of a music21 part, tied ones joined, grace notes left out, ordered by onset
-  and pitch."""
+  """Notes [notes, 3] of a music21 part by onset and pitch; ties joined, grace notes left out."""
   rows, last, tied = [], {}, set()
   for measure in part.getElementsByClass("Measure"):
     for layer in list(measure.voices) or [measure]:
@@ -194,7 +126,7 @@ def part_notes(part) -> np.ndarray:
 
 
 def melody_of(notes: np.ndarray) -> np.ndarray:
-  """Highest note of every onset, [notes, 3], each cut where the next begins."""
+  """The highest note of every onset, [notes, 3], each cut where the next begins."""
   order = np.lexsort((-notes[:, 2], notes[:, 0]))
   notes = notes[order]
   notes = notes[np.concatenate([[True], np.diff(notes[:, 0]) > 1e-6])].copy()
@@ -209,9 +141,9 @@ def split_key(key: str) -> tuple[int, str]:
 
 
 def share_in_scale(notes: np.ndarray, key: str) -> float:
-  """Share of the sounding time of notes [notes, 3] that lies in the key's scale, from 0 to 1.
+  """Share, 0 to 1, of the sounding time of notes [notes, 3] that is in the key's scale.
 
-  The raised sixth and seventh of minor count as its own.
+  The raised sixth and seventh belong to minor.
   """
   tonic, mode = split_key(key)
   scale = set(SCALES[mode]) | ({9, 11} if mode == "minor" else set())
@@ -220,8 +152,10 @@ def share_in_scale(notes: np.ndarray, key: str) -> float:
 
 
 def estimate_key(notes: np.ndarray) -> str:
-  """Major or minor key that correlates best with the sounding time of each pitch class; notes
-  [notes, 3]."""
+  """The major or minor key whose profile correlates best with the pitch classes' sounding time.
+
+  notes are [notes, 3]; the method is Krumhansl and Schmuckler's.
+  """
   time = np.bincount(notes[:, 2].astype(int) % 12, weights=notes[:, 1], minlength=12)
   keys = {
     f"{tonic} {mode}": np.corrcoef(time, np.roll(profile, shift))[0, 1]

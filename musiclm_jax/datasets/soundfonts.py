@@ -1,11 +1,11 @@
-"""Soundfonts as symusic needs them.
+"""Soundfonts corrected for symusic.
 
-symusic 0.5.9 takes a sample's root key from the sample header alone and ignores the generator
-`overridingRootKey`; with the soundfont of pretty_midi it then plays a violin's A4 19 semitones too
-high, and some high notes never end. And where a loop ends with its sample, it interpolates with
-whatever lies behind the sample in memory. So a copy is rendered with whose headers hold the right
-keys and whose loops go on a little behind their ends. Chunks, records and generator numbers are
-those of the SoundFont 2.01 specification, sections 5 to 8.
+symusic 0.5.9 reads a sample's root key from the sample header alone and ignores the generator
+`overridingRootKey`: with pretty_midi's soundfont it plays a violin's A4 19 semitones too high, and
+some high notes never end. Where a loop ends with its sample, it interpolates with the memory after
+the sample. So clips are rendered with a copy that has the right keys in its headers and whose loops
+continue a little after their ends. Chunks, records and generator numbers are those of the SoundFont
+2.01 specification, sections 5 to 8.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ import struct
 import numpy as np
 
 ROOT_KEY, SAMPLE = 58, 53  # generators overridingRootKey and sampleID
-GUARD = 8  # points behind a loop that an interpolation may read; fonts leave 46 between samples
+GUARD = 8  # points after a loop that an interpolation may read; fonts leave 46 between samples
 HEADER = np.dtype(
   [
     ("name", "S20"),
@@ -38,10 +38,9 @@ def default_soundfont() -> pathlib.Path:
 
 
 def write_corrected(soundfont: str, folder: pathlib.Path) -> str:
-  """Path of a copy in `folder` of a soundfont ("": pretty_midi's) with its root keys in its
-  headers.
+  """Writes a corrected copy of a soundfont ("": pretty_midi's) into `folder`; its path.
 
-  Raises ValueError where the file is missing or is no soundfont.
+  Raises ValueError where the file is missing or is not a soundfont.
   """
   path = pathlib.Path(soundfont) if soundfont else default_soundfont()
   if not path.is_file():
@@ -55,7 +54,7 @@ def write_corrected(soundfont: str, folder: pathlib.Path) -> str:
 
 
 def corrected(content: bytes) -> bytes:
-  """The soundfont with root keys in its sample headers and loops that go on behind their ends."""
+  """A soundfont with root keys in its sample headers and loops that continue after their ends."""
   chunks = read_chunks(content[12:])
   place = {body[:4]: i for i, (_, body) in enumerate(chunks)}
   samples = dict(read_chunks(chunks[place[b"sdta"]][1][4:]))
@@ -70,8 +69,10 @@ def corrected(content: bytes) -> bytes:
 
 
 def continue_loops(headers: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, bytes]:
-  """Headers and points [points] int16 with `GUARD` points of the loop behind samples that end with
-  their loop, where no other sample lies there."""
+  """Headers and sample points [points] int16 in which loops continue for `GUARD` points.
+
+  Only after samples that end with their loop, and where no other sample follows at once.
+  """
   headers, longer = headers.copy(), points.copy()
   taken = np.zeros(len(points), bool)
   for header in headers[:-1]:
@@ -79,28 +80,28 @@ def continue_loops(headers: np.ndarray, points: np.ndarray) -> tuple[np.ndarray,
   for header in headers[:-1]:
     end, loop_end = int(header["end"]), int(header["loop_end"])
     loop = loop_end - int(header["loop_start"])
-    behind = slice(end, end + GUARD)
-    if loop > 0 and 0 <= end - loop_end < GUARD and not taken[behind].any():
-      steps = (np.arange(len(points[behind])) + end - loop_end) % loop
-      longer[behind] = points[int(header["loop_start"]) + steps]
+    after = slice(end, end + GUARD)
+    if loop > 0 and 0 <= end - loop_end < GUARD and not taken[after].any():
+      steps = (np.arange(len(points[after])) + end - loop_end) % loop
+      longer[after] = points[int(header["loop_start"]) + steps]
       header["end"] = end + len(steps)
   return headers, longer.tobytes()
 
 
 def move_root_keys(headers: np.ndarray, tables: dict[bytes, bytes]) -> tuple[bytes, bytes]:
-  """Sample headers and instruments' generators: a header for each root key that a zone sets."""
+  """Sample headers and the instruments' generators, with one header for each root key of a zone."""
   generators = np.frombuffer(tables[b"igen"], "<u2").reshape(-1, 2).copy()
   bags = np.frombuffer(tables[b"ibag"], "<u2").reshape(-1, 2)[:, 0].astype(int)
   instruments = np.frombuffer(tables[b"inst"], np.dtype([("name", "S20"), ("zone", "<u2")]))
   firsts = set(instruments["zone"].tolist())
-  rows = list(headers[:-1])  # the last record only marks the end
+  rows = list(headers[:-1])  # the last record marks the end
   places: dict[tuple[int, int], int] = {}
   shared = None
   for zone, (begin, stop) in enumerate(zip(bags[:-1], bags[1:])):
     at = {int(generators[i, 0]): i for i in range(begin, stop)}
     key = int(generators[at[ROOT_KEY], 1]) if ROOT_KEY in at else None
     if zone in firsts:
-      shared = key if SAMPLE not in at else None  # an instrument's first zone may hold for all
+      shared = key if SAMPLE not in at else None  # an instrument's first zone may be global
     key = shared if key is None else key
     if SAMPLE not in at or key is None:
       continue
@@ -114,7 +115,7 @@ def move_root_keys(headers: np.ndarray, tables: dict[bytes, bytes]) -> tuple[byt
 
 
 def read_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
-  """(name, body) of RIFF chunks that follow each other."""
+  """(name, body) of consecutive RIFF chunks."""
   chunks, place = [], 0
   while place + 8 <= len(content):
     name, length = (

@@ -1,6 +1,6 @@
-"""Renditions of a passage: who plays what, how fast and in which key, and the sound of it.
+"""Passages of a work, renditions of a passage, and the waveform that is rendered from one.
 
-A rendition is decided by (seed, work, passage, number) alone, so any worker makes the same bytes.
+A rendition depends on (seed, work, passage, number) alone, so any worker makes the same bytes.
 """
 
 import csv
@@ -10,10 +10,12 @@ import hashlib
 
 import numpy as np
 
-from musiclm_jax.datasets import scores
+from musiclm_jax import audio
+from musiclm_jax.datasets import catalogue, scores
+from musiclm_jax.datasets.catalogue import Work
 
 SAMPLE_RATE = 24_000
-# symusic rounds a short loop's period to whole samples: at 24 kHz high notes are half a tone off.
+# symusic times a short loop's period to whole samples: at 24 kHz high notes are half a tone off.
 SYNTHESIS_RATE = 4 * SAMPLE_RATE
 SYNTHESIS_QUALITY = 2  # at this rate as good as symusic's best, 4, and five times faster
 TEMPI = {"slow": (60, 76), "moderate": (90, 112), "fast": (130, 168)}  # beats a minute
@@ -27,8 +29,11 @@ TAIL_SECONDS = 0.8  # what a closing passage leaves for its last note to ring
 
 @dataclasses.dataclass(frozen=True)
 class Instrument:
-  """One row of `data/instruments.csv`; `low` and `high` are MIDI pitches, `held_out` is a tempo
-  word or ""."""
+  """One row of `data/instruments.csv`.
+
+  `low` and `high` are MIDI pitches; `held_out` is the tempo word at which the instrument is not
+  heard in training, or "".
+  """
 
   program: int
   name: str
@@ -41,8 +46,10 @@ class Instrument:
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-  """What one instrument plays: notes [notes, 3] (onset, duration in quarters, MIDI pitch) and its
-  loudness relative to the melody's velocity."""
+  """What one instrument plays: notes [notes, 3] (onset, duration in quarters, MIDI pitch).
+
+  `loudness` is relative to the velocity of the melody.
+  """
 
   instrument: Instrument
   notes: np.ndarray
@@ -51,9 +58,12 @@ class Voice:
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-  """A stretch of a work: `name` is the same in all its renditions, `start` in quarters from the
-  work's beginning, `place` is beginning, middle or ending. An ending has no fixed start: it is
-  the last `clip_seconds`."""
+  """A part of a work that fills a clip.
+
+  `name` is the same in all its renditions, `start` is in quarters from the beginning of the work,
+  `place` is beginning, middle or ending. An ending has no fixed start: it is the last
+  `clip_seconds`.
+  """
 
   name: str
   start: float
@@ -62,10 +72,9 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True)
 class Rendition:
-  """Everything that is true of one clip; `melody` [notes, 3] sounds in quarters from the clip's
-  first moment."""
+  """All facts of one clip; `melody` [notes, 3] counts quarters from the beginning of the clip."""
 
-  work: scores.Work
+  work: Work
   passage: Passage
   start: float
   bpm: float
@@ -86,7 +95,7 @@ class Rendition:
 @functools.cache
 def instruments() -> tuple[Instrument, ...]:
   """All instruments of `data/instruments.csv`."""
-  with open(scores.data_folder() / "instruments.csv", encoding="utf-8", newline="") as file:
+  with open(catalogue.data_folder() / "instruments.csv", encoding="utf-8", newline="") as file:
     convert = {field.name: field.type for field in dataclasses.fields(Instrument)}
     return tuple(
       Instrument(**{k: convert[k](v) for k, v in row.items()}) for row in csv.DictReader(file)
@@ -94,31 +103,31 @@ def instruments() -> tuple[Instrument, ...]:
 
 
 def with_role(role: str) -> list[Instrument]:
-  """Instruments that play the role: lead, chords, bass, drone or percussion."""
+  """Instruments with a role: lead, consort, chords, bass, drone or percussion."""
   return [each for each in instruments() if role in each.roles.split()]
 
 
 def generator(*parts) -> np.random.Generator:
-  """Random numbers that depend on the parts alone, not on process, order or platform."""
+  """A random generator seeded by `parts` alone: the same in every process, order and platform."""
   digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
   return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def played_round(music: scores.Music, clip_seconds: float, beat: float) -> scores.Music:
-  """The work as often as a clip of the fastest tempo needs: fiddle tunes and verses are played
-  round and round."""
+def repeated(music: scores.Music, clip_seconds: float, beat: float) -> scores.Music:
+  """The work repeated as often as a clip at the fastest tempo needs; `beat` is in quarters."""
+  # Fiddle tunes and verses are repeated when they are played, too.
   needed = clip_seconds * TEMPI["fast"][1] / 60.0 * beat
-  rounds = max(1, int(np.ceil(needed / music.length)))
+  times = max(1, int(np.ceil(needed / music.length)))
   step = np.array([[music.length, 0.0, 0.0]])
-  parts = tuple(np.concatenate([part + i * step for i in range(rounds)]) for part in music.parts)
-  return dataclasses.replace(music, parts=parts, length=rounds * music.length)
+  parts = tuple(np.concatenate([part + i * step for i in range(times)]) for part in music.parts)
+  return dataclasses.replace(music, parts=parts, length=times * music.length)
 
 
-def passages_of(music: scores.Music, work: scores.Work, clip_seconds: float) -> list[Passage]:
-  """Beginning, phrases of eight bars and ending of a work that was played round.
+def passages_of(music: scores.Music, work: Work, clip_seconds: float) -> list[Passage]:
+  """Beginning, phrases of eight bars and ending of a work from `repeated`.
 
-  A phrase is kept where a clip of any tempo fits into the rest of the work, the melody sounds in
-  most of it with four notes at least, and its notes are in the work's key.
+  A phrase is kept where a clip at any tempo fits into the rest of the work, the melody has four or
+  more notes that sound for most of it, and its notes are in the key of the work.
   """
   beat, bar = scores.BEAT_QUARTERS[work.metre], scores.BAR_QUARTERS[work.metre]
   longest, shortest = (
@@ -142,7 +151,7 @@ def passages_of(music: scores.Music, work: scores.Work, clip_seconds: float) -> 
 
 
 def between(notes: np.ndarray, start: float, stop: float) -> np.ndarray:
-  """Notes that sound in [start, stop), cut to it, their onsets counted from start."""
+  """Notes [notes, 3] that sound in [start, stop), cut to it, with onsets counted from start."""
   begin = np.maximum(notes[:, 0], start)
   end = np.minimum(notes[:, 0] + notes[:, 1], stop)
   kept = end - begin > 1e-6
@@ -150,12 +159,11 @@ def between(notes: np.ndarray, start: float, stop: float) -> np.ndarray:
 
 
 def render(rendition: Rendition, soundfont: str, clip_seconds: float) -> np.ndarray:
-  """Waveform [samples] int16 at 24 kHz mono: no DC, the RMS level of the dynamics, never clipped.
+  """Waveform [samples] int16 at 24 kHz mono, without DC, at the RMS level of the dynamics.
 
-  `soundfont` is the path of one that `soundfonts` corrected. A clip whose peaks would pass the
-  limit is made softer as a whole, never clipped.
+  `soundfont` is the path of one that `soundfonts` corrected. Where peaks would exceed `PEAK` the
+  whole clip is softer; nothing is clipped.
   """
-  import soxr
   import symusic
 
   score = symusic.Score(480, ttype="second")
@@ -172,10 +180,10 @@ def render(rendition: Rendition, soundfont: str, clip_seconds: float) -> np.ndar
         symusic.Note(onset * seconds, duration * seconds, int(pitch), loud, ttype="second")
       )
     score.tracks.append(track)
-  # A used synthesizer is left in a state that some instruments can be heard to depend on.
+  # A synthesizer keeps state from render to render that some instruments make audible.
   synthesizer = symusic.Synthesizer(soundfont, SYNTHESIS_RATE, SYNTHESIS_QUALITY)
   sound = np.asarray(synthesizer.render(score, stereo=False))[0]
-  sound = soxr.resample(sound, SYNTHESIS_RATE, SAMPLE_RATE).astype(np.float64)
+  sound = audio.resample(sound, SYNTHESIS_RATE, SAMPLE_RATE).astype(np.float64)
   samples = round(clip_seconds * SAMPLE_RATE)
   waveform = np.zeros(samples)
   waveform[: min(samples, len(sound))] = sound[:samples]
@@ -184,4 +192,4 @@ def render(rendition: Rendition, soundfont: str, clip_seconds: float) -> np.ndar
     DYNAMICS[rendition.dynamics][1] / max(float(np.sqrt(np.mean(waveform**2))), 1e-9),
     PEAK / max(float(np.abs(waveform).max()), 1e-9),
   )
-  return np.round(waveform * gain * 32767).astype(np.int16)
+  return audio.to_int16(waveform * gain * audio.INT16_PEAK)

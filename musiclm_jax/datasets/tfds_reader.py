@@ -10,7 +10,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from musiclm_jax.checkpointing import digest
 
-_CHUNK = 64  # records that are held at once
+_CHUNK = 64  # records in memory at once
 
 
 class Records:
@@ -50,7 +50,7 @@ class Records:
 
   @property
   def fingerprint(self) -> str:
-    """Twelve hexadecimal digits that name the shards: their names and sizes."""
+    """Twelve hexadecimal digits, a digest of the shards' names and sizes."""
     shards = [(path.name, path.stat().st_size) for path in map(pathlib.Path, self.paths)]
     return digest(repr(shards))
 
@@ -64,7 +64,7 @@ class Records:
       raise ValueError(f"{self.directory}: split {self.split}: corrupt shard ({error})") from None
 
   def rows(self, names: tuple[str, ...], count: int) -> Iterator[dict]:
-    """These features of the first `count` records, or of all where there are fewer, in order."""
+    """The features `names` of the first `count` records, or of all where there are fewer."""
     some = self.select(names)
     count = min(count, len(self))
     for start in range(0, count, _CHUNK):

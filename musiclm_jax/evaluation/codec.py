@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import soundfile
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.tokenizers.soundstream import log_mel_distance, si_snr
@@ -29,11 +29,11 @@ def stft_distance(x, y):
   """
   distances = []
   for window in _STFT_WINDOWS:
-    a, b = (jnp.abs(audio.stft(z, window=window, hop=window // 4)) for z in (x, y))
+    a, b = (jnp.abs(spectrograms.stft(z, window=window, hop=window // 4)) for z in (x, y))
     norms = [jnp.sqrt(jnp.square(z).sum(axis=(1, 2))) for z in (a - b, a)]
-    logs = [jnp.log(jnp.maximum(z, audio.LOG_FLOOR)) for z in (a, b)]
+    logs = [jnp.log(jnp.maximum(z, spectrograms.LOG_FLOOR)) for z in (a, b)]
     difference = jnp.abs(logs[0] - logs[1]).mean(axis=(1, 2))
-    distances.append(norms[0] / jnp.maximum(norms[1], audio.LOG_FLOOR) + difference)
+    distances.append(norms[0] / jnp.maximum(norms[1], spectrograms.LOG_FLOOR) + difference)
   return sum(distances) / len(distances)
 
 

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from musiclm_jax import checkpointing
+from musiclm_jax import audio, checkpointing
 from musiclm_jax.tokenizers import frozen
 
 SPLIT = "test"
@@ -151,7 +151,7 @@ def crop(clips: list[dict], samples: int) -> np.ndarray:
   rows = np.zeros((len(clips), samples), np.float32)
   for row, clip in zip(rows, clips):
     waveform = clip["waveform"][:samples]
-    row[: len(waveform)] = waveform.astype(np.float32) / 32768.0
+    row[: len(waveform)] = audio.from_int16(waveform)
   return rows
 
 

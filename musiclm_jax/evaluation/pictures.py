@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 
 _WINDOW, _HOP, _MELS = 1024, 480, 64
 INK = "#010203"  # replaced by the page's text colour in the SVG
@@ -19,11 +19,11 @@ def spectrogram(waveform: np.ndarray, sample_rate: int) -> str:
   from PIL import Image
 
   x = np.asarray(
-    audio.log_mel(
+    spectrograms.log_mel(
       waveform, sample_rate=sample_rate, window=_WINDOW, hop=_HOP, num_mels=_MELS, fmin=30.0
     )
   )
-  low, high = np.log(audio.LOG_FLOOR), np.log(1.0)
+  low, high = np.log(spectrograms.LOG_FLOOR), np.log(1.0)
   levels = (255 * np.clip((x.T[::-1] - low) / (high - low), 0, 1)).astype(np.uint8)
   image = Image.fromarray(levels, "P")
   image.putpalette((colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes())

@@ -7,7 +7,7 @@ import pathlib
 
 from musiclm_jax import checkpointing
 from musiclm_jax.evaluation import page, pictures
-from musiclm_jax.training.progress import read_lines
+from musiclm_jax.training.writers import read_lines
 
 
 def report(*, out_dir: str, runs_dir: str, progress: str, title: str) -> str:

@@ -143,3 +143,20 @@ class TokenLM(nn.Module):
     for level in range(levels):
       metrics[f"loss_level_{level}"] = (nll[:, :, level].sum(), weights[:, :, level].sum())
     return loss, metrics
+
+  def decode_program(self, rows: int):
+    """One step of `decode` for `rows` sequences as long as those of training, to be compiled.
+
+    (function, arguments): function(params, *arguments) is (scores [rows, heads, codebook_size], the
+    longer cache); `arguments` are pairs of (abstract arrays, logical axes), the cache last.
+    """
+    places = layout(self.stage, self.stage.crop_seconds)
+    tokens = jax.ShapeDtypeStruct((rows, 1, places.inputs.shape[1]), jnp.int32)
+    levels = jax.ShapeDtypeStruct((places.heads,), jnp.int32)
+    cache = jax.eval_shape(lambda: self.decoder.init_cache(rows, len(places.outputs)))
+
+    def step(params, tokens, levels, cache):
+      return self.apply({"params": params}, tokens, levels, cache, method="step")
+
+    cache_axes = (None, "batch", "heads", None, None)
+    return step, ((tokens, ("batch", None, None)), (levels, (None,)), (cache, cache_axes))

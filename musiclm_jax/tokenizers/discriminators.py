@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.partitioning import per_shard
 
 
@@ -90,7 +90,9 @@ class StftDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, waveform):
-    spectrum = audio.stft(waveform, window=self.window, hop=self.hop)[..., : self.window // 2]
+    spectrum = spectrograms.stft(waveform, window=self.window, hop=self.hop)[
+      ..., : self.window // 2
+    ]
     x = jnp.stack([spectrum.real, spectrum.imag], axis=-1)
     x = Conv(self.channels, (7, 7), (1, 1), 1, "SAME", self.dtype, name="first")(x)
     features = [x]

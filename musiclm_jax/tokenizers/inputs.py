@@ -10,6 +10,8 @@ import inspect
 
 import numpy as np
 
+from musiclm_jax import audio
+
 
 def check(module, method: str, arrays: tuple) -> None:
   """Raises ValueError, one line of what was wanted and what came, where an array does not fit."""
@@ -37,7 +39,7 @@ def waveform(record: dict) -> np.ndarray:
   if samples.dtype != np.int16 or samples.ndim != 1:
     name = record["id"].decode()
     raise ValueError(f"record {name}: wanted int16 [samples], found {_kind(samples)}")
-  return samples.astype(np.float32) / 32768.0
+  return audio.from_int16(samples)
 
 
 # Each check is looked at only where those before it fit.

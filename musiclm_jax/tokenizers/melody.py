@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.layers import normal, unit
 from musiclm_jax.tokenizers.towers import SpectrogramTransformer
 
@@ -56,9 +56,9 @@ class LogPitch:
     """
     if waveform.shape[-1] < self.window:
       raise ValueError(f"wanted {self.window} samples or more, found {waveform.shape[-1]}")
-    spectrum = audio.stft(waveform, window=self.window, hop=self.hop)
+    spectrum = spectrograms.stft(waveform, window=self.window, hop=self.hop)
     x = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-16) @ self.filters()
-    x = jnp.log(jnp.maximum(x, audio.LOG_FLOOR))
+    x = jnp.log(jnp.maximum(x, spectrograms.LOG_FLOOR))
     return x - x.mean(axis=(1, 2), keepdims=True)
 
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, normal, unit
 from musiclm_jax.partitioning import constrain
 from musiclm_jax.tokenizers.towers import TextTower
@@ -34,8 +34,8 @@ class LogMel:
     """
     if waveform.shape[-1] < self.window:
       raise ValueError(f"wanted {self.window} samples or more, found {waveform.shape[-1]}")
-    spectrogram = audio.log_mel(waveform, **dataclasses.asdict(self))
-    return 1 - 2 * spectrogram / math.log(audio.LOG_FLOOR)
+    spectrogram = spectrograms.log_mel(waveform, **dataclasses.asdict(self))
+    return 1 - 2 * spectrogram / math.log(spectrograms.LOG_FLOOR)
 
 
 @dataclasses.dataclass(frozen=True)

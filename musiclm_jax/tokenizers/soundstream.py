@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.tokenizers import discriminators as adversaries
 from musiclm_jax.tokenizers.balancer import Balancer, WeightedSum
 from musiclm_jax.tokenizers.convolutions import Decoder, Encoder
@@ -28,7 +28,7 @@ def spectral_loss(x, y, sample_rate: int):
   loss = 0.0
   for window in WINDOWS:
     mels = [_mel(waveform, sample_rate, window) for waveform in (x, y)]
-    logs = [jnp.log(jnp.maximum(mel, audio.LOG_FLOOR)) for mel in mels]
+    logs = [jnp.log(jnp.maximum(mel, spectrograms.LOG_FLOOR)) for mel in mels]
     squares = jnp.square(logs[0] - logs[1]).mean(axis=-1)
     # the gradient of the root is infinite at 0
     roots = jnp.sqrt(squares + 1e-8).mean()
@@ -44,7 +44,7 @@ def log_mel_distance(x, y, sample_rate: int):
   distances = []
   for window in WINDOWS:
     mels = [_mel(waveform, sample_rate, window) for waveform in (x, y)]
-    logs = [jnp.log(jnp.maximum(mel, audio.LOG_FLOOR)) for mel in mels]
+    logs = [jnp.log(jnp.maximum(mel, spectrograms.LOG_FLOOR)) for mel in mels]
     distances.append(jnp.abs(logs[0] - logs[1]).mean(axis=(1, 2)))
   return sum(distances) / len(distances)
 
@@ -60,7 +60,7 @@ def si_snr(target, estimate):
 
 
 def _mel(waveform, sample_rate, window):
-  return audio.mel(
+  return spectrograms.mel(
     waveform, sample_rate=sample_rate, window=window, hop=window // 4, num_mels=NUM_MELS
   )
 
@@ -176,7 +176,7 @@ class SoundStream(nn.Module):
       distance = jnp.abs(x - output).mean()
       return {
         "reconstruction": spectral_loss(x, output, self.sample_rate),
-        "waveform": distance / (jnp.abs(x).mean() + audio.LOG_FLOOR),
+        "waveform": distance / (jnp.abs(x).mean() + spectrograms.LOG_FLOOR),
         "adversarial": adversaries.adversarial_loss(judged),
         "features": adversaries.feature_loss(real, judged),
       }

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.layers import normal, unit
-from musiclm_jax.tokenizers.quantizer import ResidualQuantizer, perplexity
+from musiclm_jax.tokenizers.quantizer import ResidualQuantizer
 
 
 def diversity_loss(probabilities: jax.Array) -> jax.Array:
@@ -27,7 +27,10 @@ def diversity_loss(probabilities: jax.Array) -> jax.Array:
   The form of the authors' code; Section 2 of wav2vec 2.0 has the negative entropy itself.
   """
   size = probabilities.shape[-1]
-  return 1 - perplexity(probabilities.reshape(-1, size).mean(axis=0)) / size
+  share = size * probabilities.reshape(-1, size).mean(axis=0)  # 1 for each code when equally used
+  # log V - entropy, without the difference of two nearly equal numbers.
+  divergence = jax.scipy.special.kl_div(share, 1.0).mean()
+  return -jnp.expm1(-divergence)
 
 
 class Clusters(nn.Module):

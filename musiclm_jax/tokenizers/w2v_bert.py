@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax import audio
+from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, norm, normal, unit
 from musiclm_jax.tokenizers.conformer import Conformer
 from musiclm_jax.tokenizers.quantizer import perplexity
@@ -74,14 +74,14 @@ class FrontEnd(nn.Module):
       raise ValueError(f"wanted a waveform of {stride} samples or more, found {waveform.shape[1]}")
     pad = self.window - self.hop  # half on each side, so that there are samples / hop mel frames
     waveform = jnp.pad(waveform[:, : frames * stride], ((0, 0), (pad // 2, pad - pad // 2)))
-    x = audio.log_mel(
+    x = spectrograms.log_mel(
       waveform,
       sample_rate=self.sample_rate,
       window=self.window,
       hop=self.hop,
       num_mels=self.num_mels,
     )
-    return 1 - 2 * x.reshape(x.shape[0], frames, -1) / math.log(audio.LOG_FLOOR)
+    return 1 - 2 * x.reshape(x.shape[0], frames, -1) / math.log(spectrograms.LOG_FLOOR)
 
   @nn.compact
   def __call__(self, spectrogram: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 from jax import ShapeDtypeStruct as Shape
 
+from musiclm_jax import audio
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.training.reading import ExampleMaker, Shapes, generator
 
@@ -23,7 +24,7 @@ def _crop(waveform: np.ndarray, start: int, samples: int) -> np.ndarray:
   """float32 [samples] of an int16 waveform; zeros follow a shorter one."""
   crop = np.zeros((samples,), np.float32)
   found = waveform[start : start + samples]
-  crop[: len(found)] = found.astype(np.float32) / 32768.0
+  crop[: len(found)] = audio.from_int16(found)
   return crop
 
 

@@ -1,10 +1,11 @@
-"""The checkpoints of a run: what is saved and when it is thrown away."""
+"""The checkpoints of a run: when a state is saved, which are kept, and which one is restored."""
 
+import contextlib
 import dataclasses
-import json as jsons
-import math
 import operator
+import os
 import pathlib
+import sys
 import time
 from importlib import metadata
 
@@ -15,16 +16,16 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from musiclm_jax import checkpointing
-from musiclm_jax.training.step import TrainState
 
-# Orbax writes metrics only where something ranks by them.
-_WRITE_METRICS = operator.itemgetter("loss")
+# Orbax writes metrics only where something ranks checkpoints by them.
+WRITE_METRICS = operator.itemgetter("loss")
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointPolicy:
-  """A run saves every `period` steps and keeps the `keep` newest checkpoints, those of every
-  `keep_period` steps (0: none), and the evaluated one whose metric `best` is the lowest ("": none).
+  """A run saves every `period` steps (0: only at its end) and keeps the `keep` newest checkpoints,
+  those of every `keep_period` steps (0: none), and the evaluated one whose metric `best` is the
+  lowest ("": none).
   """
 
   period: int
@@ -36,8 +37,8 @@ class CheckpointPolicy:
 class Checkpoints:
   """Asynchronous Orbax checkpoints of a train state in MODEL_DIR/checkpoints.
 
-  Beside the state stand the configuration and the version of this package. A save that fails ends
-  the run at the next one.
+  Each holds the configuration and the version of this package too. A save that fails ends the run
+  at the next one.
   """
 
   def __init__(self, directory: str, policy: CheckpointPolicy, config_text: str):
@@ -56,19 +57,19 @@ class Checkpoints:
       kept.append(best)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=managers.AnyPreservationPolicy(kept),
-      best_fn=_WRITE_METRICS,
+      best_fn=WRITE_METRICS,
       create=True,
       enable_async_checkpointing=True,
     )
-    path = pathlib.Path(directory).resolve() / "checkpoints"
+    self._path = pathlib.Path(directory).resolve() / "checkpoints"
     handler = ocp.StandardCheckpointHandler()
-    self._manager = ocp.CheckpointManager(path, options=options, item_handlers=handler)
+    self._manager = ocp.CheckpointManager(self._path, options=options, item_handlers=handler)
 
   def save(self, step: int, state, metrics: dict[str, float] | None) -> None:
     """Starts saving; returns when the state has been copied, not when it is written.
 
-    `metrics` are those of the evaluation of this very step, if there was one. Raises ValueError
-    where they should say which is best, and do not.
+    `metrics` are those of the evaluation after this step, if there was one. Raises ValueError where
+    they lack the metric that ranks checkpoints.
     """
     if metrics and self.policy.best and self.policy.best not in metrics:
       raise ValueError(f"best: no metric {self.policy.best!r}; there are {sorted(metrics)}")
@@ -77,19 +78,40 @@ class Checkpoints:
       self._manager.save(step, args=args, metrics=metrics, custom_metadata=self._about)
 
   def restore(self, abstract_state):
-    """The newest state, with the shapes and shardings of `abstract_state`; None where none is.
+    """The newest state, with the shapes and shardings of `abstract_state`; None if there is none.
 
-    Raises ValueError, naming what differs, where the saved tree is another.
+    A newer checkpoint that cannot be read is moved to MODEL_DIR/broken and named in a line on
+    stderr. Raises ValueError where there are checkpoints and none can be read, or of a job of
+    several processes the newest; and, with the difference, where the saved tree is another one.
     """
-    step = self._manager.latest_step()
-    if step is None:
-      return None
-    saved = _shapes(self._manager.item_metadata(step).tree)
-    wanted = _shapes(abstract_state)
+    broken = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        state = self._read(step, abstract_state)
+      except Unreadable as error:
+        broken.append((step, error))
+        if jax.process_count() > 1:
+          break  # another process may have been able to read it
+        continue
+      for each, error in broken:
+        self._move_away(each, error, step)
+      return state
+    if broken:
+      listed = "; ".join(f"{step}: {error}" for step, error in broken)
+      advice = "move what cannot be read away, to continue from an older checkpoint or begin anew"
+      raise ValueError(f"{self._path}: {listed}; {advice}")
+    return None
+
+  def _read(self, step: int, abstract_state):
+    """The state of a checkpoint. Raises Unreadable where it is not whole."""
+    with reading():
+      saved = shapes(tree_metadata(self._manager, step))
+    wanted = shapes(abstract_state)
     if saved != wanted:
       difference = checkpointing.difference(wanted, saved, "this run", "checkpoint")
-      raise ValueError(f"{self._manager.directory}/{step}: {difference}")
-    state = self._manager.restore(step, args=ocp.args.StandardRestore(_placed(abstract_state)))
+      raise ValueError(f"{self._path}/{step}: {difference}")
+    with reading():
+      state = self._manager.restore(step, args=ocp.args.StandardRestore(placed(abstract_state)))
     # What has no sharding of its own stays uncommitted, as a state that was just made.
     return jax.tree.map(
       lambda x, wanted: jnp.array(np.asarray(x)) if wanted.sharding is None else x,
@@ -97,104 +119,72 @@ class Checkpoints:
       abstract_state,
     )
 
+  def _move_away(self, step: int, error: ValueError, used: int) -> None:
+    """Makes room for saving step `step` again."""
+    target = self._path.parent / "broken" / f"{step}-{int(time.time())}"
+    target.parent.mkdir(exist_ok=True)
+    os.rename(self._path / str(step), target)
+    self._manager.reload()
+    line = f"cannot be read ({error}); moved to {target}; continuing from step {used}"
+    print(f"{self._path}/{step}: {line}", file=sys.stderr)
+
   def close(self) -> None:
     """Waits until everything is written."""
     self._manager.wait_until_finished()
     self._manager.close()
 
 
-def inspect(*, action: str, directory: str, step: int, out: str, json: bool) -> list[dict]:
-  """The checkpoints of a model directory, printed and given: `action` "ls"; "verify", which also
-  reads every array and fails where one cannot be read or is not finite; or "part", which makes one,
-  the newest, a part in the directory `out`, as the end of the training would. `step` means that of
-  a step alone, unless it is 0.
+class Unreadable(ValueError):
+  """A checkpoint that cannot be read: why, in one line."""
 
-  Needs nothing of the machine that wrote them. Raises ValueError for another action, where there is
-  no checkpoint, and where one does not hold what it should.
+
+@contextlib.contextmanager
+def reading():
+  """While a checkpoint is read: what Orbax and TensorStore raise becomes one ValueError of a line.
+
+  Of several arrays that cannot be read, the first is raised; the errors of the rest come from
+  threads, by sys.excepthook, when the event loop is closed that would have taken them.
   """
-  if action not in ("ls", "verify", "part"):
-    raise ValueError(f"checkpoint: wanted ls, verify or part, found {action!r}")
-  if (action == "part") != bool(out):
-    raise ValueError(f"checkpoint {action}: --out=DIR is wanted by part, and by part alone")
-  folder = pathlib.Path(directory, "checkpoints")
-  if not folder.is_dir():
-    raise ValueError(f"{directory}: no checkpoints here (it has no such folder)")
-  options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_WRITE_METRICS)
-  handler = ocp.StandardCheckpointHandler()
-  rows = []
-  with ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handler) as manager:
-    for each in _chosen(manager, action, step):
-      try:
-        rows.append(_describe(manager, each))
-        state = _read(manager, each) if action != "ls" else None
-      except (ValueError, OSError, KeyError) as error:
-        line = str(error).splitlines()[0]
-        raise ValueError(f"{folder}/{each}: not whole: {line}") from None
-      if action == "part":
-        checkpointing.copy_description(directory, out)
-        checkpointing.write_weights(out, TrainState(**state).variables)
-      if not json:
-        print(_row(rows[-1], verified=action != "ls"))
-  if not rows:
-    raise ValueError(f"{folder}: no whole checkpoint")
-  if json:
-    print(jsons.dumps(rows))
-  return rows
+  previous = sys.excepthook
+
+  def hook(kind, error, trace):
+    if "Event loop is closed" not in str(error):
+      previous(kind, error, trace)
+
+  sys.excepthook = hook
+  try:
+    yield
+  except (ValueError, OSError, KeyError) as error:
+    time.sleep(0.5)  # the rest come at once, or a little later
+    raise Unreadable(str(error).splitlines()[0]) from None
+  finally:
+    sys.excepthook = previous
 
 
-def _chosen(manager, action: str, step: int) -> list[int]:
-  """The steps of the checkpoints that are meant: all, or that of `step`; one becomes a part."""
-  steps = sorted(manager.all_steps())
-  if step and step not in steps:
-    raise ValueError(f"{manager.directory}: no checkpoint of step {step}; there are {steps}")
-  if step:
-    return [step]
-  return steps[-1:] if action == "part" else steps
+def tree_metadata(manager: ocp.CheckpointManager, step: int):
+  """The tree of a checkpoint with the shape and dtype of each array.
+
+  Raises ValueError where the file of them is missing.
+  """
+  found = manager.item_metadata(step)
+  if found is None or found.tree is None:
+    raise ValueError("its metadata are missing")
+  return found.tree
 
 
-def _describe(manager, step: int) -> dict:
-  about, folder = manager.metadata(step), pathlib.Path(manager.directory, str(step))
-  shapes = _shapes(manager.item_metadata(step).tree)
-  return {
-    "step": step,
-    "saved": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(folder.stat().st_mtime)),
-    "arrays": len(shapes),
-    "values": sum(math.prod(shape) for shape in shapes.values()),
-    "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-    "version": (about.custom_metadata or {}).get("version"),
-    "metrics": manager.metrics(step),
-  }
-
-
-def _row(row: dict, verified: bool) -> str:
-  loss = f"  held-out loss {row['metrics']['loss']:.3f}" if row["metrics"] else ""
-  size = f"{row['arrays']} arrays  {row['bytes'] / 1e6:.1f} MB"
-  about = f"version {row['version']}{loss}{'  verified' if verified else ''}"
-  return f"{row['step']:>9}  {row['saved']}  {size}  {about}"
-
-
-def _read(manager, step: int) -> dict:
-  """Every array of a checkpoint. Raises ValueError where one is not finite."""
-  tree = manager.item_metadata(step).tree
-  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-  state = manager.restore(step, args=ocp.args.StandardRestore(_placed(abstract)))
-  for path, value in jax.tree_util.tree_leaves_with_path(state):
-    if jnp.issubdtype(value.dtype, jnp.floating) and not bool(jnp.isfinite(value).all()):
-      raise ValueError(f"{_name(path)} is not finite")
-  return state
-
-
-def _placed(abstract):
+def placed(abstract):
   """Abstract arrays with a sharding each: where they have none, one device holds them."""
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(lambda x: x.update(sharding=x.sharding or device), abstract)
 
 
-def _shapes(tree) -> dict[str, tuple]:
+def shapes(tree) -> dict[str, tuple]:
+  """{name with slashes: shape} of the arrays of a tree."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {_name(path): tuple(getattr(leaf, "shape", ())) for path, leaf in leaves}
+  return {path_name(path): tuple(getattr(leaf, "shape", ())) for path, leaf in leaves}
 
 
-def _name(path) -> str:
+def path_name(path) -> str:
+  """The keys of a path in a tree with slashes between them."""
   keys = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
   return "/".join(str(k) for k in keys)

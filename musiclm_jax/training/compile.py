@@ -1,11 +1,10 @@
-"""Compiles the step of a training for devices that are not there: does it fit, how fast can it be.
+"""Compiles the step of a training for devices that this machine lacks: does it fit, how fast is it.
 
-XLA's compilers for TPUs and GPUs run on any machine (`topologies`); what they say of memory and of
-collectives is what the devices would run.
+XLA's compilers for TPUs and GPUs run on any machine (`topologies`); the memory and the collectives
+that they report are those of the devices.
 """
 
 import dataclasses
-import json as jsons
 import math
 import pathlib
 import re
@@ -13,64 +12,31 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import serialize_executable
 
 from musiclm_jax import checkpointing, partitioning
 from musiclm_jax.layers import with_field
-from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.training import flops, hardware, topologies
 from musiclm_jax.training.collectives import collectives
-from musiclm_jax.training.step import Program, TrainConfig
+from musiclm_jax.training.step import Program
+
+_DECODING_ADVICE = "a smaller --batch_size or a larger --mesh_fsdp"
 
 
 class TooLarge(ValueError):
-  """A step that does not fit its devices' memory: what it wants, and what makes it smaller."""
+  """A step does not fit the memory of its devices: what it needs, and what makes it smaller."""
 
-  def __init__(self, wants: str, advice: str):
-    super().__init__(f"the step does not fit: it wants {wants}; {advice} make it smaller")
-
-
-def compile(
-  *,
-  config: TrainConfig,
-  examples,
-  batch_size: int,
-  topology: str,
-  search: bool,
-  decode: bool,
-  save: str,
-  json: bool,
-) -> dict:
-  """What the step of a training takes on `topology`, such as v5e:16x16 or h200:4x8; printed, and
-  given.
-
-  Of TPUs, there are as many such slices as the mesh has. With `search`, for each remat preset, the
-  largest batch that fits; with `decode`, of a stage model, the step that samples a token for a
-  batch. The compiled program is kept in the file `save`, if it names one: `load` takes it. Raises
-  ValueError where there is no such topology, or the step does not fit its memory: with what it
-  wants and the flags that would make it smaller.
-  """
-  if sum((search, decode, bool(save))) > 1:
-    raise ValueError("compile: search, decode and save are three things; wanted one at a time")
-  shapes = partitioning.batched(examples.shapes, batch_size)
-  program = config.program(shapes, topologies.devices(topology, config.mesh_shape.slices))
-  if search:
-    report = {"search": largest_batches(program)}
-  elif decode:
-    report = describe_decoding(program)
-  else:
-    report = describe(program, save)
-  print(jsons.dumps(report) if json else _text(topology, report))
-  return report
+  def __init__(self, needs: str, advice: str):
+    super().__init__(f"the step does not fit: it needs {needs}; {advice} make it smaller")
 
 
 def describe(program: Program, save: str = "") -> dict:
   """Compiles the step; {parameters, devices, bytes_per_device, memory, flops, collectives, ...}.
 
-  memory: bytes on each device by what they hold. mfu_ceiling: the share of the chips' peak that is
-  left where matrix products run at that peak, and collectives at that of the network beside them:
-  model FLOPs / max(FLOPs with those done again, sent bytes). Raises ValueError where the step does
+  memory: bytes on each device by what they hold. mfu_ceiling: the MFU if matrix products ran at the
+  chips' peak and collectives at the network's, both at once: the time of the model's FLOPs over the
+  longer of the times of all FLOPs, recomputed ones too, and of the sent bytes. The compiled program
+  is kept in the file `save`, if it names one: `load` takes it. Raises TooLarge where the step does
   not fit.
   """
   state, batch = program.state, program.batch
@@ -103,28 +69,19 @@ def describe(program: Program, save: str = "") -> dict:
 
 
 def describe_decoding(program: Program) -> dict:
-  """The same of the step of `sampling.sample`: a token for each row of a batch whose sequences are
-  as long as those of the training; {cache: bytes} in the place of moments.
+  """The same report for one step of decoding a batch; memory has {cache: bytes} instead of moments.
 
-  Raises ValueError for what is no stage model, and where the step does not fit.
+  Raises ValueError for a model without a `decode_program(rows)`, and where the step does not fit.
   """
-  model, rows = program.model, program.rows
-  if not isinstance(model, TokenLM):
-    raise ValueError(f"decode: wanted a stage model, this one is a {type(model).__name__}")
-  cache = jax.eval_shape(lambda: model.decoder.init_cache(rows, model.stage.length))
-  cache = partitioning.placed(cache, program.mesh, (None, "batch", "heads", None, None))
-  token = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
-  token = partitioning.placed(token, program.mesh, ("batch", None))
-  level = jax.ShapeDtypeStruct((), jnp.int32)
-
-  def step(params, token, level, cache):
-    return model.apply({"params": params}, token, level, cache, method="decode")
-
-  step = jax.jit(step, donate_argnums=3)
-  args = program.state.params, token, level, cache
-  advice = "a smaller --batch_size or a larger --mesh_fsdp"
-  held = {"parameters": _bytes(args[0]), "cache": _bytes(cache)}
-  _, report = _compile(program, advice, held, step, *args)
+  model, mesh = program.model, program.mesh
+  if not hasattr(model, "decode_program"):
+    raise ValueError(f"decode: a {type(model).__name__} does not decode; wanted a stage model")
+  step, arguments = model.decode_program(program.rows)
+  arguments = [partitioning.placed(abstract, mesh, axes) for abstract, axes in arguments]
+  args = program.state.params, *arguments
+  held = {"parameters": _bytes(args[0]), "cache": _bytes(args[-1])}
+  step = jax.jit(step, donate_argnums=len(args) - 1)
+  _, report = _compile(program, _DECODING_ADVICE, held, step, *args)
   return report | {"flops_per_step": flops.count(step, *args)}
 
 
@@ -137,10 +94,10 @@ def _advice(program: Program) -> str:
 
 
 def _compile(program: Program, advice: str, held: dict[str, int], step, *args):
-  """(the compiled step, what is said of any), `held` being the bytes of `args` on each device.
+  """(the compiled step, the report of any step), `held` being the bytes of `args` on each device.
 
   Raises ValueError where it does not compile, and TooLarge, with the advice, where it does not fit
-  the memory of a known chip, which XLA checks for TPUs alone.
+  the memory of a known chip, which XLA checks only for TPUs.
   """
   began = time.perf_counter()
   platform = program.mesh.devices.flat[0].platform
@@ -154,7 +111,7 @@ def _compile(program: Program, advice: str, held: dict[str, int], step, *args):
   analysis, chip = compiled.memory_analysis(), hardware.chip(_kind(program))
   memory = held | {
     "program": analysis.generated_code_size_in_bytes,
-    # The most that is there at once, of arguments, results and what lies between.
+    # The peak of arguments, results and intermediate values together.
     "activations": analysis.peak_memory_in_bytes - sum(held.values()),
   }
   whole = sum(memory.values())
@@ -179,7 +136,7 @@ def _kind(program: Program) -> str:
 
 
 def load(path: str, program: Program):
-  """The step of `program` that `save` has kept, for devices of its kind and number."""
+  """The step of `program` that `describe` has saved, for devices of its kind and number."""
   state, batch = program.state, program.batch
   inputs = jax.tree.structure(((state, batch), {}))
   outputs = jax.tree.structure(jax.eval_shape(program.step, state, batch))
@@ -197,9 +154,9 @@ def _bytes(tree) -> int:
 
 
 def largest_batches(program: Program) -> list[dict]:
-  """For each remat preset the `describe` of the largest batch that fits, from none to all computed
-  again; batches are the program's own times or divided by a power of two. Raises ValueError where
-  none fits.
+  """For each remat preset the `describe` of the largest batch that fits, from nothing to everything
+  recomputed; batches are the program's own times or divided by a power of two. Raises TooLarge
+  where none fits.
   """
   found, tried = [], []
   for remat in ("none", "minimal", "full"):
@@ -217,7 +174,7 @@ def largest_batches(program: Program) -> list[dict]:
 
 
 def _largest(program: Program) -> dict | None:
-  """`describe` of the largest batch that fits, None where none does."""
+  """`describe` of the largest batch that fits, None if none does."""
 
   def attempt(rows: int) -> dict | None:
     changed = {
@@ -241,29 +198,10 @@ def _largest(program: Program) -> dict | None:
 
 
 def _refusal(advice: str, error: str) -> ValueError:
-  """One line: what was wanted, and the flags that would make it fit."""
+  """One line: what is needed, and the flags that would make it fit."""
   if "RESOURCE_EXHAUSTED" not in error:
     return ValueError(f"the step does not compile: {error.splitlines()[0]}")
   used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", error)
   used = used or re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", error)
-  wants = f"{used[1]} of {used[2]} on each device" if used else f"more: {error.splitlines()[0]}"
-  return TooLarge(wants, advice)
-
-
-def _text(topology: str, report: dict) -> str:
-  if "search" in report:
-    return "\n".join(_text(f"remat {each['remat']}", each) for each in report["search"])
-
-  def rows(title, values, unit, scale):
-    return [f"{title:<16}{k:<22}{v / scale:>10.3f} {unit}" for k, v in values.items()]
-
-  lines = [
-    f"{topology}: {report['devices']} devices as {report['mesh']}, batch {report['global_batch']}",
-    f"{report['parameters'] / 1e6:.2f}M parameters, {report['flops_per_step'] / 1e12:.1f} TFLOP"
-    f" a step, compiled in {report['compile_seconds']} s",
-    *rows("memory", report["memory"] | {"all": report["bytes_per_device"]}, "GB a device", 1e9),
-    *rows("sent", {k: v["bytes"] for k, v in report["collectives"].items()}, "GB a device", 1e9),
-  ]
-  if "chip" in report:
-    lines.append(f"MFU at most {report['mfu_ceiling']:.0%} on {report['chip']}")
-  return "\n".join(lines)
+  needs = f"{used[1]} of {used[2]} on each device" if used else f"more: {error.splitlines()[0]}"
+  return TooLarge(needs, advice)

@@ -1,47 +1,69 @@
-"""When a training is not well: steps that are skipped, and metrics under their floors."""
+"""Ends a training that has failed: steps that are skipped, and metrics below their floors."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+
+from musiclm_jax.training.progress import due, means
+from musiclm_jax.training.protocols import Run
+from musiclm_jax.training.step import Metrics, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """A run ends after `skipped` steps in a row whose loss or gradient is not finite, and where a
-  metric, at a log, is under its floor: `floors` maps names of metrics to (the least value that is
-  healthy, what is wrong below it).
+  """A run ends after `skipped` steps in a row whose loss or gradient is not finite, and where the
+  mean of a metric over `period` steps (0: over all steps) is below its floor: `floors` maps names
+  of metrics to (the least healthy value, what is wrong below it).
   """
 
   skipped: int
   floors: dict[str, tuple[float, str]]
+  period: int
+
+  @contextlib.contextmanager
+  def start(self, run: Run):
+    """The hook that ends the run, by a ValueError, beyond these limits."""
+    health = Health(self, run)
+    yield health.observe
+    health.finish()
 
 
 class Health:
-  """Watches the steps of a run.
+  """Observes the steps of a run.
 
-  A skipped step is written to MODEL_DIR/skipped.jsonl with its records, which records_of(step)
-  names. Steps are looked at when the next one has been started, so that nothing waits for it.
+  A skipped step is written to MODEL_DIR/skipped.jsonl with its records. A step is checked when the
+  next one has been started, so that the devices never wait for the check.
   """
 
-  def __init__(self, limits: Limits, model_dir: str, records_of: Callable[[int], list]):
-    self._limits, self._records_of = limits, records_of
-    self._path = pathlib.Path(model_dir, "skipped.jsonl")
+  def __init__(self, limits: Limits, run: Run):
+    self._limits, self._run = limits, run
+    self._path = pathlib.Path(run.model_dir, "skipped.jsonl")
     self._pending: tuple[int, jax.Array] | None = None
     self._in_a_row = 0
+    self._sums: Metrics = {}
 
-  def observe(self, step: int, skipped: jax.Array) -> None:
-    """Takes the flag of a step that was just started, and waits for that of the one before it.
+  def observe(self, step: int, state: TrainState, metrics: Metrics) -> None:
+    """Takes the metrics of a step that was just started, and waits for the step before it.
 
-    Raises ValueError where that was one skipped step in a row too many.
+    Raises ValueError where that was one skipped step in a row too many, where a mean is below its
+    floor, and where a floor is that of no metric.
     """
+    del state
     self.finish()
-    self._pending = step, skipped
+    self._pending = step, metrics["skipped"][0]
+    if unknown := sorted(set(self._limits.floors) - set(metrics)):
+      raise ValueError(f"floors: no metric {unknown[0]!r}; there are {sorted(metrics)}")
+    added = {name: metrics[name] for name in self._limits.floors}
+    self._sums = jax.tree.map(jnp.add, self._sums, added) if self._sums else added
+    if due(step, self._limits.period) or step == self._run.total_steps:
+      self._check(step)
 
   def finish(self) -> None:
-    """Waits for the last step."""
+    """Waits for the last step. Raises ValueError where it was one skipped step too many."""
     if self._pending is None:
       return
     step, skipped = self._pending
@@ -52,17 +74,18 @@ class Health:
     self._in_a_row += 1
     if jax.process_index() == 0:
       with self._path.open("a") as file:
-        file.write(json.dumps({"step": step, "records": self._records_of(step)}) + "\n")
+        line = {"step": step, "records": self._run.data.records_of(step)}
+        file.write(json.dumps(line) + "\n")
     if self._in_a_row >= self._limits.skipped:
       raise ValueError(
         f"step {step}: the loss or its gradient was not finite in {self._in_a_row} steps in a row,"
         f" which {self._path} lists with their records; lower the learning rate"
       )
 
-  def check(self, step: int, means: dict[str, float]) -> None:
-    """Raises ValueError where one of the means of some steps is under its floor."""
-    for name, (floor, diagnosis) in self._limits.floors.items():
-      if name not in means and means["skipped"] < 1:
-        raise ValueError(f"floors name {name!r}, which is no metric; there are {sorted(means)}")
-      if name in means and not means[name] >= floor:
-        raise ValueError(f"step {step}: {diagnosis}: {name} is {means[name]:.3g}, under {floor:g}")
+  def _check(self, step: int) -> None:
+    """Raises ValueError where a mean since the last check is below its floor."""
+    found, self._sums = means(self._sums), {}
+    for name, value in found.items():
+      floor, diagnosis = self._limits.floors[name]
+      if not value >= floor:
+        raise ValueError(f"step {step}: {diagnosis}: {name} is {value:.3g}, below {floor:g}")

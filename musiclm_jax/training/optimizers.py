@@ -1,7 +1,7 @@
-"""Optimizers and learning-rate schedules: optax, with names for gin.
+"""Optimizers and learning-rate schedules of optax, with names for gin.
 
-Each optimizer clips by the global norm first. What the learning rate of a step was stands in its
-state, under "learning_rate".
+Each optimizer clips by the global norm first, and keeps the learning rate of the last step in its
+state as "learning_rate".
 """
 
 from typing import NamedTuple
@@ -36,9 +36,10 @@ def warmup_cosine(
 def warmup_stable_decay(
   *, peak: float, warmup_steps: int, decay_steps: int, total_steps: int, final: float
 ) -> optax.Schedule:
-  """Linear warm-up to `peak`, which holds until the last `decay_steps`: linear down to `final`.
+  """Linear warm-up to `peak`, which is kept until the last `decay_steps`: linear down to `final`.
 
-  Hu et al. 2024 (MiniCPM, arXiv 2404.06395). Raises ValueError where both are longer than the run.
+  Hu et al. 2024 (MiniCPM, arXiv 2404.06395). Raises ValueError where both together are longer than
+  the run.
   """
   _check_warmup(warmup_steps + decay_steps, total_steps + 1)
   return optax.join_schedules(
@@ -82,7 +83,7 @@ def _scaled(learning_rate) -> optax.GradientTransformation:
 
 
 def _descent(clip: float, learning_rate, *rules) -> optax.GradientTransformation:
-  """Clipping, the rules that make a direction of the gradient, and a step against it."""
+  """Clipping, the rules that turn the gradient into a direction, and a step against it."""
   return optax.chain(optax.clip_by_global_norm(clip), *rules, _scaled(learning_rate))
 
 
@@ -117,45 +118,48 @@ def adafactor(*, learning_rate, decay_rate: float, clip: float):
   )
 
 
-def muon(*, learning_rate, beta: float, weight_decay: float, clip: float):
-  """Muon for the matrices of stacked layers (Jordan et al. 2024), NAdamW for all else.
+def muon(*, learning_rate, beta: float, weight_decay: float, clip: float, axes: dict):
+  """Muon for the matrices of stacked layers (Jordan et al. 2024), NAdamW for all other parameters.
 
-  A matrix maps the axes of its inputs to those of its outputs; queries, keys and values are three.
-  Updates have the size of Adam's (Liu et al., arXiv 2502.16982, Section 2.2), so that one learning
-  rate serves both.
+  `axes` are the logical axes of each parameter (`step.parameter_axes`). Updates have the size of
+  Adam's (Liu et al., arXiv 2502.16982, Section 2.2), so one learning rate serves both.
   """
+  is_names = lambda x: isinstance(x, tuple)  # noqa: E731
   both = optax.contrib.muon(
-    -1.0,  # ascent, which _scaled turns and scales
+    -1.0,  # ascent: _scaled negates and scales
     beta=beta,
     weight_decay=weight_decay,
     adam_weight_decay=weight_decay,
-    muon_weight_dimension_numbers=_matrices,
+    muon_weight_dimension_numbers=jax.tree.map(matrix_axes, axes, is_leaf=is_names),
     consistent_rms=0.2,
   )
   return _descent(clip, learning_rate, both)
 
 
-_INPUTS = {"out": (1, 2)}  # of the axes [layers, inputs, ..., outputs]; where others have one
-_OUTPUTS = {"qkv": (3, 4)}
-_MATRICES = ("qkv", "out", "wi", "wo", "first_wi", "first_wo", "second_wi", "second_wo", "gated")
+_FEATURES = {"embed": "embed", "mlp": "mlp", "heads": "heads", "head_dim": "heads"}
 
 
-def _matrices(params):
-  """For each parameter which of its axes are inputs and outputs; None for what is no matrix."""
+def matrix_axes(names: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumbers | None:
+  """Which axes of a parameter with these logical axes are the inputs and outputs of its matrices.
 
-  def numbers(path, x):
-    names = [key.key for key in path]
-    name = names[-2] if names[-1] == "kernel" else names[-1]
-    if "layers" not in names or names[-1] == "bias" or name not in _MATRICES:
-      return None
-    inputs, outputs = _INPUTS.get(name, (1,)), _OUTPUTS.get(name, (x.ndim - 1,))
-    return optax.contrib.MuonDimensionNumbers(inputs, outputs)
-
-  return jax.tree_util.tree_map_with_path(numbers, params)
+  None where it is no matrix of stacked layers: the layers' axis must come first, and the other
+  named axes be two features of the model, inputs first. Unnamed axes count matrices: queries, keys
+  and values are three.
+  """
+  if names[:1] != ("layers",):
+    return None
+  features: dict[str, list[int]] = {}
+  for axis, name in enumerate(names[1:], 1):
+    if name is not None:
+      features.setdefault(_FEATURES.get(name, name), []).append(axis)
+  if len(features) != 2 or not set(features) <= set(_FEATURES.values()):
+    return None
+  inputs, outputs = features.values()
+  return optax.contrib.MuonDimensionNumbers(tuple(inputs), tuple(outputs))
 
 
 def branches(*, main: optax.GradientTransformation, discriminators: optax.GradientTransformation):
-  """One optimizer for the parameters under "discriminators", another for all the rest (a GAN)."""
+  """One optimizer for the parameters under "discriminators", another for the rest (a GAN)."""
 
   def labels(params):
     return {name: "discriminators" if name == "discriminators" else "main" for name in params}
@@ -169,7 +173,7 @@ def none() -> optax.GradientTransformation:
 
 
 class AverageState(NamedTuple):
-  """The state of the optimizer inside, the average and how many steps are in it."""
+  """The state of the inner optimizer, the average, and over how many steps it was taken."""
 
   inner: optax.OptState
   steps: jax.Array
@@ -177,12 +181,11 @@ class AverageState(NamedTuple):
 
 
 def averaged(*, optimizer: optax.GradientTransformation, decay: float):
-  """`optimizer`, which also keeps the exponential moving average of the parameters, float32.
+  """`optimizer` with the exponential moving average of the parameters, float32, in its state.
 
-  Of each average the share 1 - `decay` is new, at first more, so that the random start is soon
-  forgotten: step t decays by (1 + t) / (10 + t) if that is less, as TensorFlow's
-  ExponentialMovingAverage does. A `decay` of 0 keeps none and gives the optimizer itself. Raises
-  ValueError for one that is not in [0, 1).
+  Step t (from 0) decays the average by min(`decay`, (1 + t) / (10 + t)), as TensorFlow's
+  ExponentialMovingAverage does, so that the random start is soon forgotten. A `decay` of 0 returns
+  the optimizer itself. Raises ValueError for one that is not in [0, 1).
   """
   if not 0 <= decay < 1:
     raise ValueError(f"EMA_DECAY: wanted 0 or more and less than 1, found {decay}")

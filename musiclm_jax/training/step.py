@@ -17,6 +17,8 @@ from jax.sharding import Mesh
 
 from musiclm_jax import partitioning
 
+# {name: (sum, weight)}: their quotient is the metric, and sums can be added.
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
 # Of XLA, by platform. On CPUs it leaves sums to YNNPACK: a decoder's step then takes longer, by a
 # tenth to a half, and no other model's takes less.
 _OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
@@ -49,6 +51,20 @@ def init_state(model: nn.Module, optimizer, batch: dict, seed: int) -> TrainStat
     params=params,
     collections=variables,
     opt_state=optimizer.init(nn.unbox(params)),
+  )
+
+
+def parameter_axes(*, model: nn.Module, examples) -> dict:
+  """The logical axes of each parameter, a tuple of names and None, in the tree of the parameters.
+
+  `examples` has the `shapes` of an example of the model's batches.
+  """
+  batch = partitioning.batched(examples.shapes, 2)
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), batch)
+  return jax.tree.map(
+    lambda x: x.names if isinstance(x, nn.Partitioned) else (None,) * x.ndim,
+    variables.get("params", {}),
+    is_leaf=lambda x: isinstance(x, nn.Partitioned),
   )
 
 
