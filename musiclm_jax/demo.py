@@ -15,7 +15,7 @@ import time
 
 import jax
 
-from musiclm_jax import checkpointing
+from musiclm_jax import storage
 from musiclm_jax.training.progress import duration
 
 
@@ -44,7 +44,7 @@ def demo(
     if run(shlex.split(command)) != 0:
       raise ValueError(f"stopped at: musiclm {command}")
     done[command] = round(time.perf_counter() - began, 1)
-    checkpointing.write_text(path, json.dumps(done, indent=1) + "\n")
+    storage.write_text(path, json.dumps(done, indent=1) + "\n")
     jax.clear_caches()  # the next model shares no program with this one
     gc.collect()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

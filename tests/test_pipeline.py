@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.configuration import Configuration, find
 from musiclm_jax.tokenizers import frozen
 
@@ -122,7 +122,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, tmp_path, nam
   process.wait()
   assert not (tmp_path / "weights.safetensors").exists()
   assert musiclm(*words).returncode == 0
-  whole, resumed = (checkpointing.read_weights(str(path)) for path in (made / model, tmp_path))
+  whole, resumed = (part_files.read_weights(str(path)) for path in (made / model, tmp_path))
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 

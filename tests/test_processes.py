@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing, processes
+from musiclm_jax import part_files, processes
 from musiclm_jax.configuration import ConfigurationError
 from musiclm_jax.training import preflight
 from tests.records import write_records
@@ -127,7 +127,7 @@ def test_a_killed_worker_changes_nothing(tokens, whole, tmp_path):
   assert job.returncode == 0, text[-3000:]
   assert "supervisor: process 1 was killed by SIGKILL; starting again from step" in text
   assert losses(tmp_path) == losses(whole)  # bit for bit
-  found, wanted = (checkpointing.read_weights(str(path)) for path in (tmp_path, whole))
+  found, wanted = (part_files.read_weights(str(path)) for path in (tmp_path, whole))
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 

@@ -39,7 +39,7 @@ FRONT_END = {
 
 
 TARGETS = {
-  "clusters": Clusters(ResidualQuantizer(1, 12, 320, 1.0, 0.0, 5, False), 8, "float32"),
+  "clusters": Clusters(ResidualQuantizer(1, 12, 320, 1.0, 0.0, None, 5, False), 8, "float32"),
   "learned": Learned(12, 8, 2.0, 0.5, 0.999995, 0.9),
 }
 both_kinds = pytest.mark.parametrize("kind", TARGETS)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import descriptions, storage
 from musiclm_jax.datasets import audio_folder, caption_table, parallel_build, splits
 from musiclm_jax.datasets.audio_folder import Cut, Job, Listing, Reject
 from musiclm_jax.datasets.audio_record import FEATURES, AudioRecord
@@ -120,11 +120,11 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._refuse_rejects()
     directory = pathlib.Path(self.data_dir)  # the temporary one, renamed when all is written
     description = json.dumps(self.plan.description, indent=1) + "\n"
-    checkpointing.write_text(directory / "folder.json", description)
+    storage.write_text(directory / "folder.json", description)
     if self.rejects:
       self._train_text_model()
       rows = sorted(json.dumps(dataclasses.asdict(each)) for each in self.rejects)
-      checkpointing.write_text(directory / "rejects.jsonl", "".join(f"{row}\n" for row in rows))
+      storage.write_text(directory / "rejects.jsonl", "".join(f"{row}\n" for row in rows))
 
 
 def prepare(
@@ -251,7 +251,7 @@ def _check_same(directory: pathlib.Path, plan: Plan) -> None:
   """The data set that is there must be of the same files and settings."""
   there = json.loads((directory / "folder.json").read_text())
   if there != plan.description:
-    difference = checkpointing.difference(plan.description, there, "this run", "the data set")
+    difference = descriptions.difference(plan.description, there, "this run", "the data set")
     raise ValueError(f"{directory}: {difference}; choose another DATA_DIR, or remove it")
   rejects = directory / "rejects.jsonl"
   if rejects.exists() and not plan.skip_bad:

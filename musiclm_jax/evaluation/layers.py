@@ -13,7 +13,7 @@ import numpy as np
 from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.semantic import labels
-from musiclm_jax.tokenizers.quantizer import kmeans
+from musiclm_jax.tokenizers.kmeans import kmeans
 
 _kmeans = jax.jit(kmeans, static_argnames=("codebook_size", "iterations"))
 
@@ -77,7 +77,7 @@ class Layers:
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     part = held_out.part("w2v_bert")
     waveforms = held_out.waveforms(self.seconds, self.clips)
-    depth = part.module.masked.num_layers
+    depth = part.module.num_layers
     rows, triples = [], None
     for layer in range(depth + 1):
       embed = functools.partial(part, "embed", layer=layer)

@@ -17,7 +17,7 @@ from musiclm_jax.lm.conditions import Condition, constant, sliced
 from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.sequences import sequence
 from musiclm_jax.text import Tokenizer
-from musiclm_jax.tokenizers import frozen
+from musiclm_jax.tokenizers import frozen, protocols
 from musiclm_jax.tokens import common_multiple, unflatten
 from musiclm_jax.windows import cut, windows
 
@@ -32,7 +32,12 @@ class Composer:
   def __init__(self, bundle: str, samplings: tuple[Sampling, ...] = ()):
     description = bundles.load_description(bundle)
     self.sample_rate = description["sample_rate"]
-    self.parts = {r: frozen.load(str(pathlib.Path(bundle, r))) for r in description["parts"]}
+    self.parts = {
+      role: frozen.load(
+        str(pathlib.Path(bundle, role)), protocols.ROLES.get(role, protocols.StageModel)
+      )
+      for role in description["parts"]
+    }
     self._bundle, self._stages = bundle, description["stages"]
     self._sources = description.get("sources", {})
     own = {name: Sampling(name, **each) for name, each in description.get("sampling", {}).items()}

@@ -13,6 +13,7 @@ import numpy as np
 
 from musiclm_jax import spectrograms
 from musiclm_jax.layers import normal, unit
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.towers import SpectrogramTransformer
 
 _FAR = 1e9
@@ -113,6 +114,16 @@ class MelodyEncoder(nn.Module):
   embed_dim: int
   margin: float
   max_shift: int
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained melody encoder can do."""
+    return {"embed": (inputs.Waveform(),)}
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz of the waveforms."""
+    return self.log_pitch.sample_rate
 
   def setup(self):
     init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("embed", None))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, normal, unit
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.towers import TextTower
 
 
@@ -91,6 +92,26 @@ class MuLan(nn.Module):
   embed_dim: int
   initial_temperature: float
   min_temperature: float
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained joint embedding can do."""
+    return {"embed_audio": (inputs.Waveform(),), "embed_text": (inputs.Tokens(self.vocab_size),)}
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz of the waveforms."""
+    return self.log_mel.sample_rate
+
+  @property
+  def vocab_size(self) -> int:
+    """How many ids a token of text may have."""
+    return self.text_tower.vocab_size
+
+  @property
+  def max_tokens(self) -> int:
+    """The most tokens of a text."""
+    return self.text_tower.max_length
 
   def setup(self):
     def dense():

@@ -9,6 +9,7 @@ from jax import lax
 
 from musiclm_jax import spectrograms
 from musiclm_jax.tokenizers import discriminators as adversaries
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.balancer import Balancer, WeightedSum
 from musiclm_jax.tokenizers.convolutions import Decoder, Encoder
 from musiclm_jax.tokenizers.discriminators import Discriminators
@@ -93,9 +94,30 @@ class SoundStream(nn.Module):
   combine: WeightedSum | Balancer = WeightedSum()  # of codecs described before there was a choice
 
   @property
+  def methods(self) -> inputs.Methods:
+    """What a trained codec can do."""
+    codes = inputs.Codes(self.num_quantizers, self.codebook_size)
+    return {"encode": (inputs.Waveform(),), "decode": (codes,)}
+
+  @property
+  def hop(self) -> int:
+    """Samples in a frame."""
+    return self.encoder.hop
+
+  @property
   def frame_rate(self) -> float:
     """Frames of codes in a second."""
-    return self.sample_rate / self.encoder.hop
+    return self.sample_rate / self.hop
+
+  @property
+  def num_quantizers(self) -> int:
+    """Codes in a frame."""
+    return self.quantizer.num_quantizers
+
+  @property
+  def codebook_size(self) -> int:
+    """How many codes each level has."""
+    return self.quantizer.codebook_size
 
   def encode(self, waveform):
     """Codes [batch, ceil(samples / hop), num_quantizers] int32 of [batch, samples], zeros after its
@@ -151,7 +173,7 @@ class SoundStream(nn.Module):
     return loss, metrics | parts
 
   def _whole_frames(self, waveform):
-    return jnp.pad(waveform, ((0, 0), (0, -waveform.shape[1] % self.encoder.hop)))
+    return jnp.pad(waveform, ((0, 0), (0, -waveform.shape[1] % self.hop)))
 
   def _losses(self, x, y, train: bool):
     """The losses of an output, a function of [batch, samples] to {name: scalar}, and the

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, norm, normal, unit
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.conformer import Conformer
 from musiclm_jax.tokenizers.quantizer import perplexity
 from musiclm_jax.tokenizers.targets import Clusters, Learned
@@ -128,6 +129,21 @@ class W2vBert(nn.Module):
   contrastive_weight: float
   diversity_weight: float
   masked_weight: float
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained encoder can do; `embed` takes the layer too."""
+    return {"embed": (inputs.Waveform(),)}
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz of the waveforms."""
+    return self.front_end.sample_rate
+
+  @property
+  def num_layers(self) -> int:
+    """Layers that `embed` can give, besides layer 0."""
+    return self.masked.num_layers
 
   def setup(self):
     if self.contrastive is self.masked:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.training.checkpoints import (
   WRITE_METRICS,
   path_name,
@@ -76,8 +76,8 @@ def make_part(*, directory: str, step: int, out: str) -> None:
   with _opened(directory) as manager:
     chosen = _steps(manager, step)[-1]
     row, state = _describe(manager, chosen), _read(manager, chosen)
-    checkpointing.copy_description(directory, out)
-    checkpointing.write_weights(out, TrainState(**state).variables)
+    part_files.copy_description(directory, out)
+    part_files.write_weights(out, TrainState(**state).variables)
   print(f"{_row(row)}  in {out}")
 
 

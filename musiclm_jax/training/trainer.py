@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax import checkpointing, partitioning
+from musiclm_jax import part_files, partitioning, storage
 from musiclm_jax.training import disk, flops, hardware, lock, preflight
 from musiclm_jax.training.checkpoints import CheckpointPolicy, Checkpoints
 from musiclm_jax.training.preemption import PreemptionHandler
@@ -80,12 +80,12 @@ def train(
     jax.config.update("jax_compilation_cache_dir", compile_cache)
   program = config.program(train_data.shapes)
   initial = {path: directory for path, directory in initial.items() if directory}
-  provenance = train_data.provenance | checkpointing.origins(initial)
+  provenance = train_data.provenance | part_files.origins(initial)
   data = f"{train_data.fingerprint}, {eval_data.fingerprint} held out"
-  preflight.agree({"configuration": checkpointing.digest(config_text), "data": data})
+  preflight.agree({"configuration": storage.digest(config_text), "data": data})
   with disk.errors(model_dir), lock.exclusive(model_dir):
     if jax.process_index() == 0:
-      checkpointing.describe_run(model_dir, config.model, provenance)
+      part_files.describe_run(model_dir, config.model, provenance)
     checkpoints = Checkpoints(model_dir, policy, config_text)
     with (
       partitioning.use(program.mesh),
@@ -94,7 +94,7 @@ def train(
     ):
       state = checkpoints.restore(program.state) or _start(program, initial)
       if jax.process_index() == 0:
-        checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
+        storage.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
       first, rates = int(state.step) + 1, Rates(flops.model_flops(program), _peak(program))
       held_out = functools.partial(evaluate, program, data=eval_data)
       with Progress(model_dir, first, steps.total, rates, logging.wandb_project) as progress:
@@ -106,7 +106,7 @@ def train(
       checkpoints.save(steps.total, state, final)
     variables = partitioning.to_host(state.variables)
     if jax.process_index() == 0:
-      checkpointing.write_weights(model_dir, variables)
+      part_files.write_weights(model_dir, variables)
   return final
 
 
@@ -167,7 +167,7 @@ def _start(program: Program, initial: dict[str, str]) -> TrainState:
   state = program.init()
   if not initial:
     return state
-  variables = checkpointing.load_initial_weights(
+  variables = part_files.load_initial_weights(
     {"params": state.params, **state.collections}, initial
   )
 
