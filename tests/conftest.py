@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+import tempfile
 
 import hypothesis
 import jax
@@ -39,6 +40,17 @@ def _seeds():
 def rng():
   """A numpy Generator, the same in every test."""
   return np.random.default_rng(0)
+
+
+def pytest_configure(config):
+  """Compiles each program once in a session: the workers, and the commands they start, share it."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # neither the caller's nor that of a worker
+    folder = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_sessionstart(session):
