@@ -15,6 +15,7 @@ LENGTH = 37
 POSITIONS = [RelativeBias(num_buckets=8, max_distance=16, causal=True), Rotary(base=100.0)]
 
 
+@functools.cache
 def make(**changes):
   fields = dict(
     num_layers=3,
