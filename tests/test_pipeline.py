@@ -142,24 +142,8 @@ def test_music_from_text_has_exactly_its_length_and_its_seed(made, tmp_path):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, resumed, name):
   model = name.removeprefix("tiny/")
-<<<<<<< HEAD
-  words = [word.format(dir=made) for word in TRAININGS[name] if not word.startswith("--model_dir")]
-  words += [f"--model_dir={tmp_path}", "--checkpoint_period=2", "--log_period=1"]
-  process = subprocess.Popen(
-    [sys.executable, "-m", "musiclm_jax", *words], env={**os.environ, "JAX_PLATFORMS": "cpu"}
-  )
-  while process.poll() is None and not (tmp_path / "checkpoints" / "2").exists():
-    time.sleep(0.01)
-  process.send_signal(signal.SIGKILL)
-  process.wait()
-  assert not (tmp_path / "weights.safetensors").exists()
-  assert musiclm(*words).returncode == 0
-  whole, resumed = (part_files.read_weights(str(path)) for path in (made / model, tmp_path))
-  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
-=======
   whole, again = (part_files.read_weights(str(folder / model)) for folder in (made, resumed))
   jax.tree.map(np.testing.assert_array_equal, whole, again)
->>>>>>> tests
 
 
 @pytest.mark.parametrize(
