@@ -18,8 +18,6 @@ import numpy as np
 
 from musiclm_jax.tokenizers import frozen, protocols
 
-_METHODS = ("encode", "embed", "embed_audio")  # codecs, encoders, MuLan
-_RATE = 24000  # where a part does not give its own
 _SECONDS = 10.0
 
 

@@ -48,7 +48,7 @@ def build(description):
 
 
 def without_computation(description):
-  """A description without the fields that only say how a module computes."""
+  """A description without the fields of how a module computes."""
   if isinstance(description, dict):
     items = description.items()
     return {name: without_computation(d) for name, d in items if name not in _COMPUTATION}

@@ -90,7 +90,7 @@ def write_weights(directory: str, variables) -> None:
   arrays = {name: np.asarray(jax.device_get(value), order="C") for name, value in flat.items()}
   try:
     save_file(arrays, partial)
-  except SafetensorError as error:
+  except SafetensorError as error:  # a full disk
     raise OSError(f"{path}: {error}") from None
   os.replace(partial, path)
 

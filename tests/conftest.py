@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+import tempfile
 
 import hypothesis
 import jax
@@ -41,6 +42,17 @@ def rng():
   return np.random.default_rng(0)
 
 
+def pytest_configure(config):
+  """Compiles each program once in a session: the workers, and the commands they start, share it."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # neither the caller's nor that of a worker
+    folder = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
 def pytest_sessionstart(session):
   """Fails at once where something started jax's backend before the settings above."""
   if jax.device_count() != 8:
@@ -49,9 +61,13 @@ def pytest_sessionstart(session):
     del os.environ[name]  # the commands that tests start run as a user's do
 
 
+_LONGEST = ("pipeline", "contracts", "processes", "compile", "w2v_bert", "trainer", "transformer")
+
+
 def pytest_collection_modifyitems(items):
-  """The longest file first: what other processes run fits beside it."""
-  items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+  """The longest files first, so that both workers end together."""
+  order = {f"test_{name}.py": place for place, name in enumerate(_LONGEST)}
+  items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 _STUDIO = {

@@ -1,4 +1,4 @@
-"""What a user may hand to a part by mistake: one line that says what was wanted and what came."""
+"""Mistaken input to a part: one line with what was wanted and what came."""
 
 import functools
 
@@ -37,7 +37,7 @@ def part(name):
 
 
 def holding(array, value):
-  """A copy with one value in its last place."""
+  """A copy with one value as its last entry."""
   array = array.copy()
   array[(-1,) * array.ndim] = value
   return array

@@ -33,7 +33,7 @@ def stage(number):
 
 @pytest.fixture
 def runs(tmp_path):
-  """{name: directory} of parts in folders whose names say nothing of what they are."""
+  """{name: directory} of parts in folders whose names do not tell what they are."""
   root = tmp_path / "runs"
   names = ("soundstream", "mulan", "mulan_rvq", "semantic", "coarse", "fine")
   found = {name: str(root / f"{index}" / "model") for index, name in enumerate(names)}
@@ -124,6 +124,12 @@ def test_stages_of_different_windows_are_refused(runs, tmp_path):
   changed = again(runs, "coarse", tmp_path, sources=made["sources"])
   with pytest.raises(ValueError, match="other: was trained on mulan in windows of .* 2.0"):
     export(changed, tmp_path / "bundle")
+
+
+def test_a_stage_without_sampling_settings_is_refused(runs, tmp_path, monkeypatch):
+  monkeypatch.setattr(bundles, "SAMPLINGS", bundles.SAMPLINGS[:2])
+  with pytest.raises(ValueError, match="5/model: stage fine has no sampling settings"):
+    export(runs, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Bundles and generation on random weights: lengths, determinism, windows, refusals."""
 
+import copy
 import json
+import math
 import pathlib
 import shutil
 
@@ -14,17 +16,13 @@ from musiclm_jax.evaluation import retrieval
 from musiclm_jax.lm.conditions import constant
 from musiclm_jax.lm.generate import generate, read_prompts
 from musiclm_jax.lm.generation import Composer, prompt_keys
-from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.lm.sampling import Changes
+from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.seeds import random_key
+from musiclm_jax.tokens import Stage, flatten, unflatten
 from tests import bundles, test_text
 
 pytestmark = pytest.mark.slow  # they compile a whole bundle
-
-SAMPLINGS = (
-  Sampling("semantic", 1.0, 0.0, 0.5),
-  Sampling("coarse", 0.95, 0.0, 0.5),
-  Sampling("fine", 0.4, 0.0, 1.0),
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def bundle(runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def composer(bundle):
-  return Composer(bundle, SAMPLINGS)
+  return Composer(bundle)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 3.01])  # less than, equal to and beyond the crop
@@ -99,7 +97,7 @@ def test_a_bundle_keeps_the_text_model_of_its_training(tmp_path, capsys, make, n
   if text:
     pathlib.Path(text).unlink()  # the bundle has its own
     assert (tmp_path / "bundle" / name).is_file()
-  made = Composer(path, SAMPLINGS)
+  made = Composer(path)
   assert made.text_codes(["a slow flute"]).shape == (1, 1, 2)
   with pytest.raises(ValueError, match="the prompt is empty: ''"):
     made.text_codes(["a slow flute", ""])
@@ -109,12 +107,12 @@ def test_a_bundle_keeps_the_text_model_of_its_training(tmp_path, capsys, make, n
   if name:
     (tmp_path / "bundle" / name).unlink()
     with pytest.raises(ValueError, match=f"bundle: {name} is missing"):
-      Composer(path, SAMPLINGS)
+      Composer(path)
 
 
 def test_music_is_made_of_bytes_too(tmp_path):
   path = bundles.export(*bundles.make_runs(tmp_path / "runs", ""), tmp_path / "bundle")
-  music = Composer(path, SAMPLINGS).waveforms(["Ζωή 🎷"], 0.5, seed=0)
+  music = Composer(path).waveforms(["Ζωή 🎷"], 0.5, seed=0)
   assert music.shape == (1, 1200) and np.isfinite(music).all()
 
 
@@ -130,7 +128,7 @@ def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path)
 
 def write(bundle, out, **changes):
   settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0) | changes
-  return generate(bundle=bundle, out=str(out), samplings=SAMPLINGS, **settings)
+  return generate(bundle=bundle, out=str(out), changes=Changes(), **settings)
 
 
 def test_generate_writes_what_the_names_of_its_files_promise(bundle, tmp_path):
@@ -269,6 +267,75 @@ def test_an_unfinished_run_and_a_directory_of_something_else_are_refused(runs, t
     bundles.export(directories, text, tmp_path / "taken")
 
 
-def test_a_stage_without_sampling_settings_is_named(bundle):
-  with pytest.raises(ValueError, match="stage fine .* no sampling settings"):
-    Composer(bundle, SAMPLINGS[:2])
+def test_the_bundles_settings_are_changed_by_name(bundle):
+  def of(**changes):
+    return Composer(bundle, Changes(**changes)).settings
+
+  own = of()
+  assert {(s.temperature, s.guidance, s.stride_fraction) for s in own.values()} == {(1.0, 0.0, 0.5)}
+  assert {s.guidance for s in of(guidance=2.0).values()} == {2.0}
+  changed = of(temperature={"coarse": 0.5})
+  assert changed.pop("coarse").temperature == 0.5 and changed == {n: own[n] for n in changed}
+  with pytest.raises(ValueError, match="temperature: no stage 'course'; the bundle has semantic"):
+    of(temperature={"course": 0.5})
+  with pytest.raises(ValueError, match="stage semantic: guidance: wanted 0 or more, found -3"):
+    of(guidance=-3.0)
+
+
+NAMING_STAGES = (
+  Stage("semantic", (bundles.MULAN,), bundles.SEMANTIC, 2.0),
+  Stage("coarse", (bundles.MULAN, bundles.SEMANTIC), bundles.COARSE, 0.8, "delayed"),
+  Stage("fine", (bundles.COARSE,), bundles.FINE, 0.4),
+)
+
+
+class Naming:
+  """In place of a stage's model: code = frame number modulo the codebook, from what it reads.
+
+  The semantic stage counts; the others repeat the number that their rated condition names at the
+  same time, so that a window that starts in the wrong place is seen.
+  """
+
+  def __init__(self, stage):
+    self.module = TokenLM(stage, bundles.VOCABULARY, bundles.transformer(), 0.0, 0.0)
+    self._next = 0
+
+  def __call__(self, method, conditions, known, keys, *, frames, settings):
+    assert method == "generate"
+    stage, vocabulary = self.module.stage, self.module.vocabulary
+    levels = stage.target.num_quantizers
+    first = known.shape[1] // levels
+    if stage.name == "semantic":
+      codes = np.arange(self._next, self._next + frames - first) % 16
+      self._next += frames - first
+      codes = np.repeat(codes[None, :, None], len(conditions), axis=0)
+    else:
+      source = stage.conditions[-1]
+      read = conditions[:, -source.length(frames / stage.target.frame_rate) :]
+      numbers = unflatten(read, vocabulary.offsets(source))[:, :, 0]
+      times = (np.arange(first, frames) * source.frame_rate / stage.target.frame_rate).astype(int)
+      codes = np.repeat(numbers[:, times, None], levels, axis=2)
+    return flatten(codes, vocabulary.offsets(stage.target)).astype(np.int32)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 2.0, 7.3])
+@pytest.mark.parametrize("known", [0, 50])
+def test_every_window_reads_its_conditions_at_its_own_time(composer, seconds, known):
+  composer = copy.copy(composer)
+  composer.parts = composer.parts | {stage.name: Naming(stage) for stage in NAMING_STAGES}
+  given = {"mulan": constant(np.zeros((1, 1, 2), np.int32))}
+  beginning = {}
+  if known:  # semantic codes that are there already; the model goes on counting
+    beginning = {"semantic": (np.arange(known) % 16).reshape(1, known, 1)}
+    composer.parts["semantic"]._next = min(known, math.ceil(seconds * 25))
+  codes = composer.compose(given, seconds, prompt_keys(["a"], 0), beginning)
+  frames = np.arange(codes["acoustic"].shape[1])
+  assert len(frames) >= seconds * 50
+  np.testing.assert_array_equal(codes["semantic"][0, :, 0], np.arange(len(frames) // 2) % 16)
+  for level in range(4):
+    np.testing.assert_array_equal(codes["acoustic"][0, :, level], frames // 2 % 16)
+
+
+def test_a_condition_that_is_not_given_is_named(composer):
+  with pytest.raises(ValueError, match="stage semantic reads mulan, which is not given"):
+    composer.compose({}, 1.0, prompt_keys(["a"], 0))

@@ -92,6 +92,7 @@ LAYERS = (
   ),
   (
     "training.input_pipeline",
+    "lm.conditions",
     "lm.generation",
     "lm.generate",
     "lm.sample_generation",

@@ -63,7 +63,7 @@ def test_what_started_from_a_licensed_part_or_read_its_tokens_is_under_its_licen
 
 
 def _license(bundle, role, name):
-  """Gives a part a licence, and bundle.json its new fingerprint."""
+  """Writes the licence of a part, and its new fingerprint to bundle.json."""
   path = f"{bundle}/{role}/model.json"
   with open(path) as file:
     description = json.load(file)

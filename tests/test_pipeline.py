@@ -1,8 +1,8 @@
 """The whole chain at the smallest size, as a user runs it."""
 
+import contextlib
 import json
 import os
-import pathlib
 import random
 import re
 import signal
@@ -23,6 +23,11 @@ from musiclm_jax.tokenizers import frozen
 pytestmark = pytest.mark.slow
 
 
+COMMANDS = [text for _, text in Configuration([find("tiny/commands")]).macro("COMMANDS").value]
+TRAININGS = {text.split()[1]: text for text in COMMANDS if text.startswith("train ")}
+del TRAININGS["tiny/melody_rvq"]  # trains as mulan_rvq does
+
+
 def musiclm(*words):
   environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
   return subprocess.run(
@@ -34,8 +39,9 @@ def musiclm(*words):
   )
 
 
-def kill_in_command(number, seconds, *words):
-  """Kills `musiclm *words`, all of its processes, so many seconds after its command `number`."""
+@contextlib.contextmanager
+def killed(*words):
+  """The process of `musiclm *words`, which is killed in the end, with all that it started."""
   process = subprocess.Popen(
     [sys.executable, "-m", "musiclm_jax", *words],
     env={**os.environ, "JAX_PLATFORMS": "cpu"},
@@ -43,22 +49,52 @@ def kill_in_command(number, seconds, *words):
     text=True,
     start_new_session=True,
   )
-  assert any(line.startswith(f"[{number}/") for line in process.stderr), "it ended before"
-  time.sleep(seconds)
-  os.killpg(process.pid, signal.SIGKILL)
-  process.communicate()
+  try:
+    yield process
+  finally:
+    if process.poll() is None:
+      os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-  """A demo that was killed in some of its 16 commands, and each time run again."""
+  """A demo that was killed in commands that train nothing, and each time run again."""
   directory, rng = tmp_path_factory.mktemp("demo"), random.Random(0)
   words = ("demo", "tiny/commands", f"--dir={directory}")
-  for number in sorted(rng.sample(range(1, 17), 5)):
-    kill_in_command(number, rng.uniform(0, 5), *words)
+  others = [number for number, text in enumerate(COMMANDS, 1) if not text.startswith("train ")]
+  for number in sorted(rng.sample(others, 4)):
+    with killed(*words) as process:
+      assert any(line.startswith(f"[{number}/") for line in process.stderr), "it ended before"
+      time.sleep(rng.uniform(0, 2))
   result = musiclm(*words)
   assert result.returncode == 0, result.stderr[-3000:]
-  return pathlib.Path(directory)
+  return directory
+
+
+@pytest.fixture(scope="module")
+def resumed(made, tmp_path_factory):
+  """Its trainings again, each killed once its second step is saved, and continued by a new start.
+
+  They are the commands of one demo: a start continues one training and goes on to the next.
+  """
+  directory = tmp_path_factory.mktemp("resumed")
+  commands = [
+    text.replace("--model_dir={dir}", f"--model_dir={directory}").replace("{dir}", str(made))
+    for text in TRAININGS.values()
+  ]
+  commands = tuple((0.1, f"{text} --checkpoint_period=2 --log_period=1") for text in commands)
+  words = ("demo", "tiny/commands", f"--dir={directory}", f"--COMMANDS={commands!r}")
+  for name in TRAININGS:
+    model_dir = directory / name.removeprefix("tiny/")
+    with killed(*words) as process:
+      while process.poll() is None and not (model_dir / "checkpoints" / "2").exists():
+        time.sleep(0.01)
+    assert (model_dir / "checkpoints" / "2").exists(), f"{name} failed"
+    assert not (model_dir / "weights.safetensors").exists(), f"{name} ended before"
+  result = musiclm(*words)
+  assert result.returncode == 0, result.stderr[-3000:]
+  return directory
 
 
 def test_everything_is_there(made):
@@ -103,27 +139,11 @@ def test_music_from_text_has_exactly_its_length_and_its_seed(made, tmp_path):
   assert (first != generate(tmp_path / "c.wav", "--seed=1")).any()
 
 
-COMMANDS = [text for _, text in Configuration([find("tiny/commands")]).macro("COMMANDS").value]
-TRAININGS = {text.split()[1]: text.split() for text in COMMANDS if text.startswith("train ")}
-del TRAININGS["tiny/melody_rvq"]  # trains as mulan_rvq does
-
-
 @pytest.mark.parametrize("name", TRAININGS)
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, tmp_path, name):
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, resumed, name):
   model = name.removeprefix("tiny/")
-  words = [word.format(dir=made) for word in TRAININGS[name] if not word.startswith("--model_dir")]
-  words += [f"--model_dir={tmp_path}", "--checkpoint_period=2", "--log_period=1"]
-  process = subprocess.Popen(
-    [sys.executable, "-m", "musiclm_jax", *words], env={**os.environ, "JAX_PLATFORMS": "cpu"}
-  )
-  while process.poll() is None and not (tmp_path / "checkpoints" / "2").exists():
-    time.sleep(0.01)
-  process.send_signal(signal.SIGKILL)
-  process.wait()
-  assert not (tmp_path / "weights.safetensors").exists()
-  assert musiclm(*words).returncode == 0
-  whole, resumed = (part_files.read_weights(str(path)) for path in (made / model, tmp_path))
-  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+  whole, again = (part_files.read_weights(str(folder / model)) for folder in (made, resumed))
+  jax.tree.map(np.testing.assert_array_equal, whole, again)
 
 
 @pytest.mark.parametrize(

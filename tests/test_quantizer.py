@@ -34,6 +34,11 @@ def step(module, variables, key, x, *args):
   return module.apply(variables, x, True, *args, rngs={"dropout": key}, mutable=STATE)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(module, variables, x):
+  return module.apply(variables, x, False)
+
+
 def train(module, x, *args, steps=1, variables=None, seed=0):
   """The last outputs and the codebooks after `steps` updates on one batch."""
   variables = init(module, x) if variables is None else variables
@@ -120,15 +125,17 @@ def test_gradient_is_straight_through_on_the_sum(rng):
   def through(x):
     return (module.apply({"codebooks": books}, x, False)[0] * direction).sum()
 
-  np.testing.assert_array_equal(jax.grad(through)(x), direction)
-  quantized, codes, _ = module.apply({"codebooks": books}, x, False)
+  np.testing.assert_array_equal(jax.jit(jax.grad(through))(x), direction)
+  quantized, codes, _ = evaluate(module, {"codebooks": books}, x)
   np.testing.assert_allclose(quantized, q.dequantize(codes, books["vectors"]), atol=1e-5)
 
   def commitment(x):
     error, weight = module.apply({"codebooks": books}, x, False)[2]["commitment"]
     return error / weight
 
-  np.testing.assert_allclose(jax.grad(commitment)(x), 2 * (x - quantized) / x.size, atol=1e-6)
+  np.testing.assert_allclose(
+    jax.jit(jax.grad(commitment))(x), 2 * (x - quantized) / x.size, atol=1e-6
+  )
 
 
 def test_update_is_the_moving_average(rng):
@@ -212,7 +219,7 @@ def test_level_dropout_keeps_a_prefix_of_levels_per_example(rng):
   errors = np.abs(prefixes - quantized[None]).max((2, 3))
   np.testing.assert_allclose(errors.min(0), 0, atol=1e-5)
   assert set(errors.argmin(0)) == {0, 1, 2}
-  quantized, codes, _ = module.apply({"codebooks": books}, x, False)
+  quantized, codes, _ = evaluate(module, {"codebooks": books}, x)
   np.testing.assert_allclose(quantized, q.dequantize(codes, books["vectors"]), atol=1e-5)
 
 
@@ -247,7 +254,8 @@ def embeddings():
 
 
 def fit(module, batches):
-  variables = module.init(jax.random.key(0), batches[0], train=False)
+  init = jax.jit(lambda key, batch: module.init(key, batch, train=False))
+  variables = init(jax.random.key(0), batches[0])
   step = jax.jit(lambda v, b, k: module.apply(v, b, train=True, rngs={"dropout": k}, mutable=STATE))
   for i, batch in enumerate(batches):
     (loss, metrics), variables = step(variables, batch, jax.random.key(i))
@@ -262,8 +270,11 @@ def test_embedding_quantizer_learns_in_the_space_of_its_input(embeddings, standa
   loss, metrics, variables = fit(module, [{"embeddings": embeddings}] * 20)
   assert loss < 0.1 and loss.dtype == np.float32
   np.testing.assert_allclose(metrics["chance"][0] / metrics["chance"][1], 1)
-  codes = module.apply(variables, embeddings, method="encode")
-  back = module.apply(variables, codes, method="decode")
+  encode, decode = (
+    jax.jit(functools.partial(module.apply, method=name)) for name in ("encode", "decode")
+  )
+  codes = encode(variables, embeddings)
+  back = decode(variables, codes)
   assert back.shape == embeddings.shape
   assert np.square(back - embeddings).mean() < 0.1 * embeddings.reshape(-1, 6).var(0).mean()
   # more than nine tenths of the codes are in use

@@ -10,13 +10,11 @@ import pytest
 from musiclm_jax import audio, part_files, partitioning
 from musiclm_jax.lm.generation import Composer
 from musiclm_jax.lm.sample_generation import SampleGeneration, Samples
-from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.training.progress import Progress, Rates
 from musiclm_jax.training.protocols import Run
 from musiclm_jax.training.step import TrainState
 from tests import bundles
 
-SAMPLINGS = tuple(Sampling(stage.name, 1.0, 0.0, 0.5) for stage in bundles.STAGES)
 PROMPTS = ["a calm flute", "drums"]
 
 
@@ -33,12 +31,12 @@ def made(tmp_path_factory):
 def settings(made, **changes):
   bundle, _, prompts = made
   fields = dict(period=10, bundle=bundle, prompts=prompts, seconds=0.5, seed=3)
-  return SampleGeneration(**fields | changes, samplings=SAMPLINGS)
+  return SampleGeneration(**fields | changes)
 
 
 def test_a_model_with_the_values_of_the_bundle_makes_its_music(made):
   bundle, runs, _ = made
-  wanted = Composer(bundle, SAMPLINGS).waveforms(PROMPTS, 0.5, 3)
+  wanted = Composer(bundle).waveforms(PROMPTS, 0.5, 3)
   mesh = partitioning.make_mesh(partitioning.MeshShape(1, 2, 2, 2), jax.devices())
   module, variables, _ = part_files.read_part(runs["semantic"])
   samples = Samples(settings(made), module)

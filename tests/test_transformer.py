@@ -15,6 +15,7 @@ LENGTH = 37
 POSITIONS = [RelativeBias(num_buckets=8, max_distance=16, causal=True), Rotary(base=100.0)]
 
 
+@functools.cache
 def make(**changes):
   fields = dict(
     num_layers=3,
@@ -41,7 +42,9 @@ def apply(model, variables, x, **options):
 
 
 @pytest.mark.parametrize("unroll", [pytest.param(True, marks=pytest.mark.slow), False])
-@pytest.mark.parametrize("pieces", [[1] * 20 + [17], [20, 1, 1, 15], [37]])
+@pytest.mark.parametrize(
+  "pieces", [pytest.param([1] * 20 + [17], marks=pytest.mark.slow), [20, 1, 1, 15], [37]]
+)
 @pytest.mark.parametrize("positions", POSITIONS, ids=lambda each: type(each).__name__)
 def test_cached_steps_equal_the_whole_pass(unroll, pieces, positions):
   model, variables, x = make(unroll=unroll, positions=positions)

@@ -132,25 +132,34 @@ def test_the_front_end_hears_each_frame_in_its_place(rng):
   waveform = 0.1 * rng.normal(size=(1, 20 * 960)).astype(np.float32)
   changed = waveform.copy()
   changed[:, 10 * 960 : 11 * 960] += 0.5
-  heard, other = (model.apply({}, w, method="spectrogram") for w in (waveform, changed))
-  v = nn.unbox(model.init(jax.random.key(0), heard))
-  moved = np.abs(model.apply(v, heard) - model.apply(v, other)).max(axis=(0, 2)) > 1e-4
+  hear = jax.jit(functools.partial(model.apply, {}, method="spectrogram"))
+  heard, other = hear(waveform), hear(changed)
+  v = nn.unbox(jax.jit(model.init)(jax.random.key(0), heard))
+  apply = jax.jit(model.apply)
+  moved = np.abs(apply(v, heard) - apply(v, other)).max(axis=(0, 2)) > 1e-4
   assert moved[10] and set(np.flatnonzero(moved)) <= {9, 10, 11}
 
 
-@pytest.mark.slow
-def test_what_gives_no_frame_or_is_no_layer_raises(rng):
+@pytest.mark.parametrize(
+  "samples, layer, message",
+  [
+    (959, 1, "wanted a waveform of 960 samples or more, found 959"),
+    (960, 3, "wanted a layer of 0..2, found 3"),
+  ],
+)
+def test_what_gives_no_frame_or_is_no_layer_raises(samples, layer, message):
   model = encoder()
-  v = filled(model, 960)
-  with pytest.raises(ValueError, match="wanted a waveform of 960 samples or more, found 959"):
-    model.apply(v, np.zeros((1, 959), np.float32), 1, method="embed")
-  with pytest.raises(ValueError, match="wanted a layer of 0..2, found 3"):
-    model.apply(v, np.zeros((1, 960), np.float32), 3, method="embed")
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(
+      lambda v, w: model.apply(v, w, layer, method="embed"),
+      nn.unbox(abstract(model, 960)),
+      jax.ShapeDtypeStruct((1, samples), jnp.float32),
+    )
 
 
 def test_masks_are_spans_of_the_rate_of_the_paper():
   mask = np.asarray(span_mask(jax.random.key(0), (400, 250), start_rate=0.065, span=10))
-  # a frame behind the first nine is left out by ten starts that did not happen
+  # a frame after the first nine is not masked where none of ten spans started
   assert abs(mask[:, 9:].mean() - (1 - (1 - 0.065) ** 10)) < 0.01
   for row in mask[:50]:
     edges = np.flatnonzero(np.diff(np.r_[0, row, 0]))
@@ -190,7 +199,7 @@ def test_a_masked_frame_gives_no_information_and_all_others_do(rng):
   features = FrontEnd.__call__
 
   def named(moved):
-    # what the front end gives, moved: the mask is drawn behind it
+    # the front end's output, moved: the mask is drawn after it
     def shifted(self, x):
       return features(self, x) + moved
 
@@ -207,7 +216,7 @@ def test_a_masked_frame_gives_no_information_and_all_others_do(rng):
     logits = state["intermediates"]["head"]["__call__"][0]
     return (logits**3).sum(), metrics["masked_loss"][1]
 
-  gradient, weight = jax.grad(named, has_aux=True)(spectrogram[:, :, :16])
+  gradient, weight = jax.jit(jax.grad(named, has_aux=True))(spectrogram[:, :, :16])
   silent = (np.asarray(gradient) == 0).all(axis=-1)
   assert 0 < silent.sum() == weight < 80
 

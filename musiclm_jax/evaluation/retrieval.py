@@ -58,7 +58,7 @@ class MuLan:
     encode = lambda x: quantizer("encode", x[:, None])[:, 0]  # noqa: E731
     codes = [in_batches(encode, x, self.batch_size) for x in (audio, text)]
     every = np.concatenate([row["mulan"] for row in held_out.shards])
-    size = quantizer.module.quantizer.codebook_size
+    size = quantizer.module.codebook_size
     usage = metrics.code_usage(in_batches(encode, every, 16 * self.batch_size), size)
     agreement = metrics.matched(
       (codes[1][:, None, 0] == codes[0][None, :, 0]).astype(float), 1000, np.random.default_rng(0)

@@ -192,7 +192,7 @@ def _sources(stages: dict[str, _Part]) -> dict[str, dict]:
 
 
 def _write(output_dir: str, description: dict, parts: dict[str, _Part], text_model: str) -> None:
-  """Makes the directory, in place of a bundle that is there."""
+  """Makes the directory; an existing bundle is replaced."""
   out = pathlib.Path(output_dir).resolve()
   partial = out.with_name(out.name + ".partial")
   shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,7 @@ import time
 
 from musiclm_jax import audio
 from musiclm_jax.lm.generation import Composer
-from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.ranges import PositiveFloat, Seed
 
 
@@ -18,10 +18,11 @@ def generate(
   seconds: PositiveFloat,
   out: str,
   seed: Seed,
-  samplings: tuple[Sampling, ...],
+  changes: Changes,
 ) -> list[str]:
   """Writes music for a prompt to the file `out` (.wav, .flac or .ogg), or for each line of the file
-  `prompts` to out/00.wav, out/01.wav, ...; returns the paths.
+  `prompts` to out/00.wav, out/01.wav, ...; returns the paths. `changes` are made to the bundle's
+  settings.
 
   Raises ValueError or OSError in one line before any music is made: for an empty prompt or one of
   words that the text model does not know, `seconds` of less than a sample, an incomplete bundle, a
@@ -32,7 +33,7 @@ def generate(
   for path in paths:
     audio.check_writable(path)
   began = time.perf_counter()
-  composer = Composer(bundle, samplings)
+  composer = Composer(bundle, changes)
   if not 1 <= seconds * composer.sample_rate < float("inf"):
     shortest = f"wants 1 sample at {composer.sample_rate} Hz or more"
     raise ValueError(f"--seconds: {shortest} and an end, got {seconds:g}")

@@ -30,7 +30,7 @@ class Balancer(nn.Module):
   if it were alone in the batch, averaged over the batch and, with `decay`, over the batches of
   training: the published form (audiocraft) but for a factor of the batch size, without which the
   ratio to losses that are not balanced is the same for any batch. The collection "balancer" holds
-  the averages by name, and in `seen` the weight of the batches behind them.
+  the averages by name, and in `seen` the weight of the batches in them.
   """
 
   decay: Fraction

@@ -1,8 +1,8 @@
 """The Conformer: feed-forward, attention and convolution in one block.
 
 Gulati et al. 2020 (arXiv 2005.08100), the encoder of w2v-BERT. As there, but with a layer norm in
-the place of the batch norm, as in Wav2Vec2-BERT (no state, nothing that depends on the other clips
-of a batch), and T5's relative bias instead of Transformer-XL's.
+place of the batch norm, as in Wav2Vec2-BERT (no state, no dependence on the other clips of a
+batch), and T5's relative bias instead of Transformer-XL's.
 """
 
 import flax.linen as nn
@@ -97,7 +97,7 @@ class Conformer(nn.Module):
   def __call__(self, x: jax.Array, *, depth: int, train: bool = False) -> jax.Array:
     """The output [batch, length, embed] of layer `depth`, of 1..num_layers; 0 gives x itself.
 
-    Layers behind `depth` are not computed. Raises ValueError where there are fewer layers.
+    Later layers than `depth` are not computed. Raises ValueError where there are fewer layers.
     """
     if not 0 <= depth <= self.num_layers:
       raise ValueError(f"wanted a layer of 0..{self.num_layers}, found {depth}")

@@ -17,7 +17,7 @@ class Waveform:
   """float32 [batch, samples], mono."""
 
   def checks(self, x):
-    """(whether it fits, what was wanted, what came), each looked at where those before it fit."""
+    """(whether it fits, what was wanted, what came); a check runs where those before it fit."""
     fits = x.ndim == 2 and x.dtype == np.float32
     yield fits, "a mono waveform [batch, samples] float32", _kind(x)
     yield x.shape[1] > 0, "a waveform of 1 sample or more", _kind(x)
@@ -63,7 +63,16 @@ class Tokens:
     yield from _ids("tokens [batch, length]", 2, self.vocab_size, x)
 
 
-Methods = Mapping[str, tuple[Waveform | Embeddings | Codes | Tokens, ...]]
+@dataclasses.dataclass(frozen=True)
+class Keys:
+  """Random keys [batch], one for each row."""
+
+  def checks(self, x):
+    """As `Waveform.checks`."""
+    yield x.ndim == 1 and str(x.dtype).startswith("key<"), "random keys [batch]", _kind(x)
+
+
+Methods = Mapping[str, tuple[Waveform | Embeddings | Codes | Tokens | Keys, ...]]
 
 
 def check(module, method: str, arrays: tuple) -> None:
@@ -94,8 +103,8 @@ def waveform(record: dict) -> np.ndarray:
 def _finite(what: str, x):
   if isinstance(x, np.ndarray):
     finite = np.isfinite(x)
-    place = np.unravel_index(finite.argmin(), x.shape) if x.size else ()
-    yield finite.all(), f"finite {what}", f"{x[place]} at {list(map(int, place))}"
+    index = np.unravel_index(finite.argmin(), x.shape) if x.size else ()
+    yield finite.all(), f"finite {what}", f"{x[index]} at {list(map(int, index))}"
 
 
 def _ids(what: str, rank: int, count: int, x):

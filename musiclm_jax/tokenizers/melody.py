@@ -22,8 +22,8 @@ _FAR = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class LogPitch:
-  """A spectrogram whose bands are `bins_per_octave` to the octave from `fmin` Hz, triangles that
-  meet in the middle. window and hop are samples.
+  """A spectrogram with `bins_per_octave` triangular bands to the octave from `fmin` Hz on. window
+  and hop are in samples.
   """
 
   sample_rate: PositiveInt
@@ -36,7 +36,7 @@ class LogPitch:
   def filters(self) -> np.ndarray:
     """Weights [window // 2 + 1, num_bins] float32, each band's sum 1.
 
-    A band that is narrower than the transform resolves widens to its resolution. Raises ValueError
+    A band narrower than the resolution of the transform is widened to it. Raises ValueError
     where the highest band lies beyond half the sample rate.
     """
     centres = self.fmin * 2.0 ** (np.arange(self.num_bins) / self.bins_per_octave)
@@ -67,7 +67,7 @@ class LogPitch:
 def transpose(rng: jax.Array, x: jax.Array, max_shift: int) -> jax.Array:
   """x [batch, frames, bins] with each clip moved by -max_shift..max_shift bins, the same bins out.
 
-  The edge bins repeat where nothing moves in.
+  The edge bins are repeated at the side that the shift uncovers.
   """
   shifts = jax.random.randint(rng, (x.shape[0],), 0, 2 * max_shift + 1)
   padded = jnp.pad(x, ((0, 0), (0, 0), (max_shift, max_shift)), mode="edge")
@@ -82,8 +82,8 @@ def semi_hard_loss(embeddings: jax.Array, labels: jax.Array, margin: float):
   """Triplet losses [batch] of embeddings [batch, dim] of length 1, and where they count (bool).
 
   Rows 2i and 2i + 1 are anchor and positive of each other. The negative is the nearest that is
-  farther than the positive, of all rows with another of the labels [batch]; where none is, the
-  farthest. Distances are squared. Pairs whose labels differ and rows without negatives do not
+  farther than the positive, of all rows with another of the labels [batch], or the farthest where
+  no negative is. Distances are squared. Pairs whose labels differ and rows without negatives do not
   count. Raises ValueError where a row has no partner.
   """
   batch = len(labels)

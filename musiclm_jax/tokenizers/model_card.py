@@ -8,7 +8,7 @@ import yaml
 
 @dataclasses.dataclass(frozen=True)
 class Licences:
-  """What a card states: all its licences, and where their text is, "" where it does not say."""
+  """All licences that a card states, and the address of their text, "" where it has none."""
 
   names: tuple[str, ...]
   link: str

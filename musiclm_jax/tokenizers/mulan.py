@@ -1,6 +1,6 @@
 """MuLan: one space for music and the words about it (Huang et al. 2022, arXiv 2208.12415).
 
-An audio tower and a text tower learn, from pairs alone, to put a clip near its own text.
+An audio tower and a text tower learn from pairs to embed a clip near its own text.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from musiclm_jax.tokenizers.towers import TextTower
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
-  """What a log-mel spectrogram is made with: Hz for rate and range, samples for the rest."""
+  """The settings of a log-mel spectrogram: rate and range in Hz, window and hop in samples."""
 
   sample_rate: PositiveInt
   window: PositiveInt
@@ -42,7 +42,7 @@ class LogMel:
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugment:
-  """Bands of time and mel that are blanked in training (Park et al. 2019, arXiv 1904.08779)."""
+  """Bands of time and mel that are masked in training (Park et al. 2019, arXiv 1904.08779)."""
 
   time_masks: NonNegativeInt
   time_width: NonNegativeInt
@@ -50,7 +50,7 @@ class SpecAugment:
   mel_width: NonNegativeInt
 
   def __call__(self, rng: jax.Array, x: jax.Array) -> jax.Array:
-    """x [batch, frames, mels] with the mean of each clip in bands of random width and place."""
+    """x [batch, frames, mels] with random bands of each clip set to the clip's mean."""
     keep = jnp.ones(x.shape, bool)
     plan = ((1, self.time_masks, self.time_width), (2, self.mel_masks, self.mel_width))
     for axis, count, width in plan:
@@ -69,8 +69,8 @@ def decoupled_loss(similarity: jax.Array, same: jax.Array, temperature: jax.Arra
   """Loss [batch] of each pair and where it counts (bool), the pair itself not in the denominator.
 
   similarity [audio, text] are cosines; `same` [batch, batch] is true where two texts are equal:
-  such a text is no negative. Each pair meets the other texts of its audio and the other audio of
-  its text (MuLan Section 3.1). A pair that has no negative does not count.
+  such a text is no negative. The negatives of a pair are the other texts for its audio and the
+  other audio for its text (MuLan Section 3.1). A pair without negatives does not count.
   """
   scores = similarity / temperature
   negatives = jnp.where(same[None], MASKED, jnp.stack([scores, scores.T]))
@@ -83,7 +83,7 @@ class MuLan(nn.Module):
 
   The waveform is float32 at log_mel.sample_rate, the text int32 ids with 0 for padding. The learned
   temperature stays between `min_temperature` and 1: the decoupled loss has no lower bound, so that
-  without one a model that fits its data could run off to 0.
+  it could fall to 0 in a model that fits its data.
   """
 
   log_mel: LogMel

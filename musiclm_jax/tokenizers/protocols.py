@@ -97,7 +97,7 @@ class Quantizer(Part, Protocol):
 
 
 @runtime_checkable
-class StageModel(Protocol):
+class StageModel(Part, Protocol):
   """A token model: `stage` is what it reads and writes, in ids of `vocabulary`."""
 
   stage: Stage
@@ -120,6 +120,6 @@ ROLES: Mapping[str, type] = {
 
 
 def check_kind(module, kind: type, where: str) -> None:
-  """Raises ValueError, naming the place, where a module is not of a kind of part."""
+  """Raises ValueError, beginning with `where`, if a module is not of a kind of part."""
   if not isinstance(module, kind):
     raise ValueError(f"{where}: wanted the kind {kind.__name__}, found {type(module).__name__}")

@@ -1,6 +1,4 @@
-"""SoundStream, a neural audio codec (Zeghidour et al. 2021, 2107.03312): waveforms to codes and
-back.
-"""
+"""SoundStream, a neural audio codec (Zeghidour et al. 2021, 2107.03312)."""
 
 import flax.linen as nn
 import jax
@@ -71,13 +69,13 @@ class SoundStream(nn.Module):
   """The codec with its adversaries; meets the model contract on {"waveform": [batch, samples]}.
 
   The loss is the generator's plus the discriminators': stop-gradients keep each from moving the
-  other's parameters, so an optimizer may treat "discriminators", one branch of the parameters, its
-  own way. `adversarial_samples` of each waveform, a random slice, are shown to the discriminators.
+  other's parameters, so an optimizer may treat "discriminators", one branch of the parameters,
+  separately. The discriminators are given `adversarial_samples` of each waveform, a random slice.
   A share `unquantized` of the examples trains past the quantizer (0 in the paper; Mimi, 2410.00037,
-  takes a half): encoder and decoder then learn before the codebooks are any good. The distance of
+  takes a half): encoder and decoder then learn before the codebooks are useful. The distance of
   waveforms relative to silence has `waveform_weight` (0 in the paper; EnCodec, 2210.13438, has such
-  a term): short trainings learn the phase from it, which spectra do not see. `combine` makes one
-  loss of those of the output, which are all but the commitment and the discriminators' own.
+  a term): short trainings learn the phase from it, which spectra do not contain. `combine` makes
+  one loss of those of the output: all but the commitment and the discriminators' own.
   """
 
   sample_rate: PositiveInt

@@ -1,4 +1,4 @@
-"""The towers of MuLan, and of the melody encoder: spectrograms and texts to one vector each.
+"""The towers of MuLan and of the melody encoder: one vector for a spectrogram or a text.
 
 ResNet-50 (He et al. 2016, arXiv 1512.03385) and AST (Gong et al. 2021, arXiv 2104.01778) for sound,
 BERT (Devlin et al. 2018, arXiv 1810.04805) for text.
@@ -40,11 +40,11 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-  """A residual network over the spectrogram as a picture, averaged over time and mel.
+  """A residual network over the spectrogram as an image, averaged over time and mel.
 
   [batch, frames, mels] to [batch, width * 2^(stages - 1) * expansion]; stage_sizes (3, 4, 6, 3),
   width 64 and expansion 4 are ResNet-50. Norms are over channels, before each convolution: batch
-  norms would let a clip see its batch, which a contrastive loss exploits. The first stage strides
+  norms would leak the batch into a clip, which a contrastive loss exploits. The first stage strides
   in its first block instead of a max-pool, whose gradient is a scatter.
   """
 
@@ -69,13 +69,14 @@ class ResNet(nn.Module):
 
 
 class SpectrogramTransformer(nn.Module):
-  """AST and, in one channel, ViT: a Transformer over patches of a spectrogram as a picture.
+  """AST and, in one channel, ViT: a Transformer over patches of a spectrogram as an image.
 
-  [batch, frames, mels] to [batch, embed]. A patch of `patch` (frames, mels) stands at every
+  [batch, frames, mels] to [batch, embed]. There is a patch of `patch` (frames, mels) every
   `stride` (frames, mels); frames and mels that fill no patch are dropped. Position embeddings are
-  learned, up to `num_frames`: a shorter spectrogram is followed by 0. `num_class_tokens` learned
-  vectors stand in front and their mean comes out (ViT has 1, AST 2); without any it is the mean of
-  the patches. Raises ValueError where there are more frames than num_frames, or mels fill no patch.
+  learned, up to `num_frames`: a shorter spectrogram is padded with 0. `num_class_tokens` learned
+  vectors come first, and the mean of their outputs is the result (ViT has 1, AST 2); without any it
+  is that of the patches. Raises ValueError where there are more frames than num_frames, or the mels
+  do not fill a patch.
   """
 
   num_frames: PositiveInt
@@ -119,8 +120,8 @@ class SpectrogramTransformer(nn.Module):
 class TextTower(nn.Module):
   """BERT: token ids [batch, length] int32, 0 for padding, to [batch, embed].
 
-  The first token's place in the output is the embedding of the text; it is never padding, so that
-  even an empty text has one. What padding holds changes nothing. Raises ValueError where there are
+  The output at the first token is the embedding of the text; it is never padding, so that even an
+  empty text has one. The content of padding changes nothing. Raises ValueError where there are
   more than `max_length` tokens.
   """
 
@@ -146,7 +147,7 @@ class TextTower(nn.Module):
 
 
 def convolution(name: str, features: int, kernel_size: int, stride: int, dtype: str) -> nn.Conv:
-  """A square convolution of pictures [batch, frames, mels, channels] that keeps size / stride."""
+  """A square convolution of images [batch, frames, mels, channels] that keeps size / stride."""
   axes = ("kernel", "kernel", "channels_in", "channels_out")
   return nn.Conv(
     features,

@@ -49,7 +49,7 @@ def verify(*, directory: str, step: NonNegativeInt, json: bool) -> list[dict]:
   return _report(directory, step, json, describe)
 
 
-def _report(directory: str, step: int, json: bool, describe) -> list[dict]:
+def _report(directory: str, step: NonNegativeInt, json: bool, describe) -> list[dict]:
   rows, broken = [], []
   with _opened(directory) as manager:
     for each in _steps(manager, step):

@@ -8,7 +8,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax.ranges import NonNegativeInt
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 from musiclm_jax.training.progress import due, means
 from musiclm_jax.training.protocols import Run
 from musiclm_jax.training.step import Metrics, TrainState
@@ -21,7 +21,7 @@ class Limits:
   of metrics to (the least healthy value, what is wrong below it).
   """
 
-  skipped: NonNegativeInt
+  skipped: PositiveInt
   floors: dict[str, tuple[float, str]]
   period: NonNegativeInt
 
