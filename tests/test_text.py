@@ -224,7 +224,7 @@ def test_a_copy_keeps_its_kind(paths):
 @pytest.mark.parametrize(
   ("kind", "said", "unknown"),
   [
-    ("sentencepiece", "a calm flute", []),
+    ("sentencepiece", "(a calm flute, drums!)", []),
     ("sentencepiece", "a calm Ζωή flute 🎷", ["Ζωή", "🎷"]),
     ("word_pieces", "a calm qwxz flute", ["qwxz"]),
     ("", "Ζωή", []),
