@@ -22,6 +22,7 @@ import gin
 
 from musiclm_jax import checks, configuration, processes
 from musiclm_jax.configuration import Configuration, ConfigurationError
+from musiclm_jax.quiet import quiet
 from musiclm_jax.signatures import nearest
 from musiclm_jax.training import hardware
 
@@ -152,7 +153,7 @@ def _command(argv: list[str]) -> None:
     return
   checks.check(config)
   _start(joining, config)
-  with contextlib.nullcontext() if "--debug" in switches else _quiet():
+  with contextlib.nullcontext() if "--debug" in switches else quiet():
     _import(config)
   _run(config)
 
@@ -191,19 +192,6 @@ def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   join = config.macro("JOIN")
   processes.join(joining, detect=join is not None and join.value)
-
-
-@contextlib.contextmanager
-def _quiet():
-  """Drops what is written to file descriptor 2, as TensorFlow does before its log level is read."""
-  kept = os.dup(2)
-  with open(os.devnull, "w") as nowhere:
-    os.dup2(nowhere.fileno(), 2)
-  try:
-    yield
-  finally:
-    os.dup2(kept, 2)
-    os.close(kept)
 
 
 def _import(config: Configuration) -> None:
