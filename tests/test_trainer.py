@@ -5,8 +5,6 @@ import json
 import math
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -190,26 +188,6 @@ def test_hooks_are_called_after_each_step_with_its_state_and_metrics(copy):
   logged = [row["loss"] for row in metrics(copy, "train")[-3:]]
   np.testing.assert_allclose([call[2] for call in first.calls[:-1]], logged, rtol=1e-6)
   assert first.calls[-1] == "end"
-
-
-_HOLDER = """
-import sys, time
-from musiclm_jax.training import lock
-
-with lock.exclusive(sys.argv[1]):
-  print("held", flush=True)
-  time.sleep(60)
-"""
-
-
-def test_a_second_run_in_a_directory_is_refused_until_the_first_has_died(copy):
-  command = [sys.executable, "-c", _HOLDER, str(copy)]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-    assert other.stdout.readline() == "held\n"
-    with pytest.raises(ValueError, match=f"{copy}: process {other.pid} on .* trains in this"):
-      train(copy, config_text="first")
-    other.kill()
-  train(copy, config_text="first")
 
 
 def test_an_unreadable_newest_checkpoint_is_moved_and_the_one_before_it_used(copy, capsys, whole):
