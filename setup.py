@@ -1,10 +1,15 @@
 """Installation: bounded dependencies, extras, the `musiclm` command and the gin files."""
 
+import pathlib
+import re
+
 from setuptools import find_packages, setup
+
+SOURCE = pathlib.Path(__file__).parent / "musiclm_jax" / "__init__.py"
 
 setup(
   name="musiclm_jax",
-  version="0.2.0",
+  version=re.search(r'__version__ = "(.*)"', SOURCE.read_text())[1],
   description="The open JAX/Flax stack that trains and runs MusicLM, from raw audio to music.",
   license="Apache-2.0",
   python_requires=">=3.11,<3.13",
