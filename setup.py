@@ -54,7 +54,6 @@ setup(
     ],  # later libtpu cannot print v5p and v6e programs
     "hf": ["torch>=2.10,<3", "transformers>=5,<6"],
     "wandb": ["wandb>=0.19,<1"],
-    "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
     "compile": ["libtpu==0.0.42.1"],  # XLA for TPUs, on any machine
     "dev": [
       "musiclm_jax[compile]",

@@ -16,7 +16,7 @@ def test_json_holds_versions_devices_and_extras(capsys):
   assert all(report["versions"].values())
   assert len(report["devices"]) == 8 and report["devices"][0].startswith("cpu:0")
   assert set(report["missing"]) == set(metadata.metadata("musiclm_jax").get_all("Provides-Extra"))
-  assert {"gpu", "tpu", "hf", "serve", "dev"} <= set(report["missing"])
+  assert {"gpu", "tpu", "hf", "dev"} <= set(report["missing"])
   assert report["system"]["soundfont"].endswith(".sf2")
 
 
