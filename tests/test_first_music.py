@@ -1,4 +1,4 @@
-"""One generation among the fast tests: a bundle of random weights, by the command that users type."""
+"""One generation among the fast tests: random weights, by the command that users type."""
 
 import numpy as np
 import soundfile
