@@ -26,6 +26,7 @@ setup(
     "orbax-checkpoint>=0.12.8,<0.13",
     "packaging>=24",
     "pretty-midi>=0.2.10,<0.3",
+    "pyyaml>=6,<7",
     "safetensors>=0.4,<1",
     "scikit-learn>=1.5,<2",
     "scipy>=1.14,<2",

@@ -7,7 +7,6 @@ not counted. The number of cores is that which the process may use.
 """
 
 import argparse
-import inspect
 import json
 import os
 import pathlib
@@ -17,10 +16,8 @@ import time
 import jax
 import numpy as np
 
-from musiclm_jax.tokenizers import frozen
+from musiclm_jax.tokenizers import frozen, protocols
 
-_METHODS = ("encode", "embed", "embed_audio")  # codecs, encoders, MuLan
-_RATE = 24000  # where a part does not give its own
 _SECONDS = 10.0
 
 
@@ -29,25 +26,19 @@ def measure(part: str, layer: int, clips: int) -> dict[str, float | str]:
   directory, _, seconds = part.partition("@")
   seconds = float(seconds or _SECONDS)
   part = frozen.load(directory)
-  method = next(name for name in _METHODS if hasattr(part.module, name))
-  static = {"layer": layer} if takes_layer(part.module) else {}
-  rate = getattr(part.module, "sample_rate", _RATE)
+  method = next(iter(part.module.methods))
+  static = {"layer": layer} if isinstance(part.module, protocols.FrameEncoder) else {}
+  rate = part.module.sample_rate
   rng = np.random.default_rng(0)
   waveform = rng.normal(0, 0.1, (clips, round(seconds * rate))).astype(np.float32)
   codes, speed = timed(lambda: part(method, waveform, **static), clips * seconds)
   name = pathlib.Path(directory).name
   result = {"part": name, "seconds": seconds, "method": method, "hours_per_core_hour": speed}
-  if hasattr(part.module, "decode"):
+  if "decode" in part.module.methods:
     _, result["decoded_hours_per_core_hour"] = timed(
       lambda: part("decode", np.asarray(codes)), clips * seconds
     )
   return result
-
-
-def takes_layer(module) -> bool:
-  """Whether the encoder has layers to choose from."""
-  embed = getattr(module, "embed", None)
-  return embed is not None and "layer" in inspect.signature(embed).parameters
 
 
 def timed(run, audio_seconds: float) -> tuple[object, float]:

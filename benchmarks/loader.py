@@ -85,15 +85,15 @@ def part(setting: dict) -> dict[str, str]:
   import numpy as np
 
   from benchmarks import shards
-  from musiclm_jax import checkpointing
+  from musiclm_jax import part_files
   from musiclm_jax.tokenizers import quantizer
 
-  levels = quantizer.ResidualQuantizer(12, _CODES, shards.MULAN_DIM, 0.99, 2.0, 50, False)
+  levels = quantizer.ResidualQuantizer(12, _CODES, shards.MULAN_DIM, 0.99, 2.0, None, 50, False)
   module = quantizer.EmbeddingQuantizer(levels, standardise=False)
   directory, shape = setting["part"], (12, _CODES, shards.MULAN_DIM)
   vectors = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-  checkpointing.describe_run(directory, module, {"sources": {}, "parts": {}})
-  checkpointing.write_weights(directory, {"codebooks": {"quantizer": {"vectors": vectors}}})
+  part_files.describe_run(directory, module, {"sources": {}, "parts": {}})
+  part_files.write_weights(directory, {"codebooks": {"quantizer": {"vectors": vectors}}})
   return setting
 
 

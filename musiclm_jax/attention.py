@@ -14,6 +14,7 @@ import numpy as np
 
 from musiclm_jax.layers import add_bias, normal
 from musiclm_jax.partitioning import for_each_shard, per_shard
+from musiclm_jax.ranges import PositiveFloat, PositiveInt
 
 _TILE = 512  # positions in a tile of the splash kernel
 _LANES = 128  # width of a TPU's vector unit; a tile is a multiple of it
@@ -62,8 +63,8 @@ class RelativeBias(nn.Module):
   Positions must be consecutive, so that the bias is constant along a diagonal.
   """
 
-  num_buckets: int
-  max_distance: int
+  num_buckets: PositiveInt
+  max_distance: PositiveInt
   causal: bool
 
   @nn.compact
@@ -91,7 +92,7 @@ class Rotary(nn.Module):
   Value i of the first half of a head is paired with value i of the second; `base` is 10,000 there.
   """
 
-  base: float
+  base: PositiveFloat
 
   def __call__(self, query_positions: jax.Array, key_positions: jax.Array, num_heads: int):
     return jnp.zeros((1, 1, len(query_positions), len(key_positions)))

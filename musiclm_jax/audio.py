@@ -3,12 +3,15 @@
 A waveform is float32 in [-1, 1], [samples], mono. NumPy only; spectrograms.py has the transforms.
 """
 
+import io
 import os
 import pathlib
 import re
 
 import numpy as np
 
+# What is written by the ending of its name: libsndfile's format and encoding.
+_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 INT16_SCALE = 32768.0  # an int16 sample is the float one times this
 INT16_PEAK = 32767 / 32768  # the largest float sample that int16 holds
 SILENCE = 1e-4  # no sample above this (-80 dB) is silence
@@ -150,26 +153,54 @@ def _check_samples(path: str, waveform: np.ndarray) -> None:
     raise ValueError(f"{path}: wanted audio, found silence (no sample above -80 dB)")
 
 
-def write(path: str, waveform: np.ndarray, sample_rate: int) -> None:
-  """Writes [samples] float32 in [-1, 1] as 16-bit WAV, whole or not at all.
+def _format(path: str) -> tuple[str, str]:
+  """(format, encoding) by the ending of a path. Raises ValueError for others than in `_FORMATS`."""
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix not in _FORMATS:
+    known = ", ".join(_FORMATS)
+    raise ValueError(f"{path}: wants a file name that ends in one of {known}")
+  return _FORMATS[suffix]
 
-  Raises ValueError where samples are not finite. Peaks above 1 scale the whole down: no clipping.
+
+def check_writable(path: str) -> None:
+  """Raises ValueError or OSError, naming it, where `write` could not write the file; makes its
+  folder.
+  """
+  if pathlib.Path(path).is_dir():
+    raise ValueError(f"{path}: wants the name of a file, this is a folder")
+  _format(path)
+  folder = pathlib.Path(path).resolve().parent
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError):
+    raise ValueError(f"{folder}: wants a folder, this is a file or in one") from None
+  if not os.access(folder, os.W_OK):
+    raise ValueError(f"{folder}: this folder cannot be written")
+
+
+def write(path: str, waveform: np.ndarray, sample_rate: int) -> None:
+  """Writes [samples] float32 in [-1, 1], whole or not at all: 16-bit WAV or FLAC, or Ogg Vorbis, by
+  the ending of the path.
+
+  Raises ValueError where samples are not finite or the ending is another, OSError where the file
+  cannot be written. Peaks above 1 scale the whole down: no clipping.
   """
   import soundfile
 
   waveform = np.asarray(waveform, np.float32)
   if not np.isfinite(waveform).all():
     raise ValueError(f"{path}: refusing to write samples that are not finite numbers")
-  pathlib.Path(path).resolve().parent.mkdir(parents=True, exist_ok=True)
-  partial = f"{path}.partial"
-  soundfile.write(
-    partial,
-    waveform / max(1.0, float(np.abs(waveform).max(initial=0))),
-    sample_rate,
-    "PCM_16",
-    format="WAV",
-  )
-  os.replace(partial, path)
+  kind, encoding = _format(path)
+  check_writable(path)
+  scaled = waveform / max(1.0, float(np.abs(waveform).max(initial=0)))
+  encoded = io.BytesIO()
+  soundfile.write(encoded, scaled, sample_rate, encoding, format=kind)
+  partial = pathlib.Path(f"{path}.{os.getpid()}.partial")  # two runs may write the same file
+  try:
+    partial.write_bytes(encoded.getvalue())
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

@@ -1,17 +1,16 @@
-"""The gin files and flags of one run, read and checked before anything heavy is imported.
+"""The gin files and flags of one run, read before anything heavy is imported.
 
-A mistake is one ConfigurationError, `FILE:LINE: message`, with the nearest right name. What only
-another package's code could tell is left to gin.
+A mistake is one ConfigurationError, `FILE:LINE: message`, with the nearest right name.
 """
 
 import dataclasses
 import importlib.util  # gin 0.5.0 uses it without importing it
-import io
 import os
 import re
 import sys
 import tokenize
 from pathlib import Path
+from typing import NamedTuple
 
 from gin import config_parser
 
@@ -32,13 +31,23 @@ class ConfigurationError(ValueError):
     super().__init__(f"{place}: {' '.join(message.split())}")
 
 
+class Macro(str):
+  """`%NAME`."""
+
+  def __repr__(self):
+    return f"%{self}"
+
+
+REQUIRED = Macro("gin.REQUIRED")
+
+
 @dataclasses.dataclass(frozen=True)
 class Reference:
   """`@scope/name` or, called, `@scope/name()`; target is the full name."""
 
   written: str
   called: bool
-  target: str = ""
+  target: str
 
   @property
   def scope(self) -> str:
@@ -49,39 +58,45 @@ class Reference:
     return f"@{self.written}" + "()" * self.called
 
 
-@dataclasses.dataclass(frozen=True)
-class Macro:
-  """`%NAME`."""
+class Binding(NamedTuple):
+  """`scope/target.name = value`, or a macro, with target "".
 
-  name: str
-
-  def __repr__(self):
-    return f"%{self.name}"
-
-
-REQUIRED = Macro("gin.REQUIRED")
-
-
-@dataclasses.dataclass(frozen=True)
-class Binding:
-  """`scope/target.name = value`, or with target "" a macro; place is `FILE:LINE` or `--FLAG`."""
+  place is `FILE:LINE` or `--FLAG`, text what gin is given: the file's imports and the statement.
+  """
 
   scope: str
   target: str
   name: str
   value: object
   place: str
-  comment: str = ""
+  text: str
+  comment: str
 
 
-class _Delegate(config_parser.ParserDelegate):
-  """Keeps references and macros as they are written."""
+class _Reader(config_parser.ParserDelegate):
+  """Keeps references and macros as they are written; imports are those of the file."""
 
-  def configurable_reference(self, scoped_configurable_name, evaluate):
-    return Reference(scoped_configurable_name, evaluate)
+  macro = staticmethod(Macro)
 
-  def macro(self, macro_name):
-    return Macro(macro_name)
+  def __init__(self, imports: list):
+    self.imports = imports
+
+  def configurable_reference(self, written, called):
+    return Reference(written, called, self.full_name(written.rpartition("/")[2]))
+
+  def full_name(self, selector: str) -> str:
+    """What a file calls `selector`. Raises LookupError where there is no such function or class."""
+    first, *rest = selector.split(".")
+    known = {
+      s.bound_name(): s.module if s.is_from or s.alias else s.bound_name() for s in self.imports
+    }
+    if known.pop("dynamic_registration", None) is None:
+      raise LookupError(f"`{_DYNAMIC}` must be above {selector}")
+    if first not in known and first != "gin":
+      raise LookupError(f"{first} is not imported in this file{nearest(first, known)}")
+    name = ".".join((known.get(first, first), *rest))
+    signatures.parameters(name)
+    return name
 
 
 def names() -> list[str]:
@@ -90,31 +105,31 @@ def names() -> list[str]:
 
 
 def find(name: str, beside: Path | None = None) -> Path | None:
-  """The gin file of this name: in the gin folder, then beside an including file, then as a path."""
-  file = name if name.endswith(".gin") else f"{name}.gin"
-  places = [FOLDER / file, *([beside / file] if beside else []), Path(file)]
-  return next((path.resolve() for path in places if os.path.isfile(path)), None)
+  """The gin file of this name: in the gin folder, beside an including file, or a path.
+
+  `./NAME` and `../NAME` are paths alone, also where the gin folder has a file of this name.
+  """
+  file = os.path.expanduser(name if name.endswith(".gin") else f"{name}.gin")
+  folders = [beside or Path(), Path()]
+  if not file.startswith(("./", "../")):
+    folders.insert(0, FOLDER)
+  return next(((f / file).resolve() for f in folders if os.path.isfile(f / file)), None)
 
 
 def show(path: Path) -> str:
   """A path as messages show it: from the gin folder or the working directory where it is inside."""
-  for folder in (FOLDER.resolve().parent, Path.cwd()):
-    if path.is_relative_to(folder):
-      return str(path.relative_to(folder))
-  return str(path)
+  folders = (FOLDER.resolve().parent, Path.cwd())
+  return next((str(path.relative_to(f)) for f in folders if path.is_relative_to(f)), str(path))
 
 
-def literal(text: str) -> str:
-  """The gin source of a flag's value: itself where gin can read it, else the quoted string."""
-  try:
-    parser = config_parser.ConfigParser(text, _Delegate())
-    parser.parse_value()
-    whole = parser.current_token.type in (tokenize.NEWLINE, tokenize.ENDMARKER)
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    whole &= all(token.type != tokenize.COMMENT for token in tokens)
-  except (SyntaxError, tokenize.TokenError):
-    whole = False
-  return text if whole and "\n" not in text else repr(text)
+def literal(text: str, imports=()):
+  """The value of a flag: what gin reads in it, else the text; `~/` is the home directory."""
+  try:  # a comment in the text would hide the end of the list, a second value lengthen it
+    [statement] = config_parser.ConfigParser(f"x = [{text}, None]", _Reader(imports))
+    value, _ = statement.value
+  except (SyntaxError, tokenize.TokenError, ValueError):
+    value = text
+  return os.path.expanduser(value) if re.match("~(/|$)", str(value)) else value
 
 
 def leaves(value):
@@ -128,130 +143,123 @@ def leaves(value):
     yield value
 
 
-def _statements(text: str, file: str) -> list:
+def _statements(text: str, file: str, imports: list):
+  """(statement, place) of a file, FILE:LINE, or of a flag."""
+  place = "{}:{}" if file.endswith(".gin") else "{}"
   try:
-    return list(config_parser.ConfigParser(text, _Delegate()))
-  except SyntaxError as error:
-    line, message = error.lineno, error.msg
+    parser = config_parser.ConfigParser(text, _Reader(imports))
+    for statement in parser:
+      yield statement, place.format(file, statement.location.line_num)
+    return
+  except LookupError as error:
+    line, message = parser.current_token.start[0], str(error).partition("\n")[0]
   except tokenize.TokenError as error:
-    message, (line, _) = error.args
-  token = re.search("Failed to parse token '(.*)'", message)
-  if token:
-    message = f"cannot read the value {token[1]}; a string needs quotes"
-  raise ConfigurationError(_place(file, line), f"syntax: {message}")
-
-
-def _place(file: str, line: int) -> str:
-  return f"{file}:{line}" if file.endswith(".gin") else file
+    line, message = error.args[1][0], f"syntax: {error.args[0]}"
+  except SyntaxError as error:
+    token = re.search("Failed to parse token '(.*)'", error.msg)
+    line, message = error.lineno, f"syntax: {error.msg}"
+    message = f"cannot read the value {token[1]}; a string needs quotes" if token else message
+  raise ConfigurationError(place.format(file, line), message)
 
 
 class Configuration:
-  """Everything that gin will read, in its order.
-
-  texts [(file or flag, text)] hold no includes any more, imports {module: place}, bindings
-  [Binding]; check() finds what is wrong with the whole.
-  """
+  """Everything that gin will read, in its order: modules {name: place} and bindings."""
 
   def __init__(self, files: list[Path]):
-    self.texts, self.imports, self.bindings = [], {}, []
-    self._import_lines = [_DYNAMIC]
+    self.modules, self.bindings, self._imports = {}, [], []
+    self.file = show(files[0])
     for file in files:
-      self._add_file(file, ())
+      self._read(file, ())
 
-  def add_flag(self, flag: str, key: str, value: str) -> None:
-    """Binds a macro or a full `module.function.parameter`, as flags do; value is gin source."""
-    text = "\n".join([*self._import_lines, f"{key} = {value}"])
-    self._add(flag, text, None, ())
+  def add_flag(self, flag: str, key: str, text: str) -> None:
+    """Binds a macro or a full `module.function.parameter` to the `literal` of a text."""
+    for statement, _ in _statements(f"{key} = None", flag, self._imports):
+      try:
+        value = literal(text, self._imports)
+      except LookupError as error:
+        raise ConfigurationError(flag, str(error).partition("\n")[0]) from None
+      self._bind(statement._replace(value=value), self._imports, flag)
 
-  def _add_file(self, path: Path, parents: tuple[Path, ...]) -> None:
+  def _read(self, path: Path, parents: tuple[Path, ...]) -> None:
     try:
-      text = path.read_text()
+      text = path.read_text("utf-8-sig")
     except UnicodeDecodeError:
       raise ConfigurationError(show(path), "is not a text file") from None
-    self._add(show(path), text, path.parent, (*parents, path))
-
-  def _add(self, file: str, text: str, folder: Path | None, parents: tuple[Path, ...]) -> None:
-    """Adds the statements of one text; gin gets it in pieces, cut where it includes others.
-
-    gin would look for included files in the working directory first, and log errors on the way.
-    """
-    lines = text.splitlines()
-    symbols, imports, begin = {}, [], 0
-
-    def cut(end):
-      kept = [x if begin <= i < end or i in imports else "" for i, x in enumerate(lines)]
-      self.texts.append((file, "\n".join(kept) + "\n"))
-
-    for statement in _statements(text, file):
-      line = statement.location.line_num
-      place = _place(file, line)
+    imports = []
+    for statement, place in _statements(text, show(path), imports):
       if isinstance(statement, config_parser.ImportStatement):
-        imports.append(line - 1)
-        self._add_import(statement, symbols, place)
+        self._check_import(statement, place)
+        imports.append(statement)
       elif isinstance(statement, config_parser.IncludeStatement):
-        included = find(statement.filename, folder)
+        included = find(statement.filename, path.parent)
         if included is None:
-          raise ConfigurationError(
-            place, f"no gin file {statement.filename}{nearest(statement.filename, names())}"
-          )
-        if included in parents:
+          close = nearest(statement.filename, names())
+          raise ConfigurationError(place, f"no gin file {statement.filename}{close}")
+        if included in (path, *parents):
           raise ConfigurationError(place, f"{statement.filename} includes itself")
-        cut(line - 1)
-        begin = line
-        self._add_file(included, parents)
+        self._read(included, (path, *parents))
       elif isinstance(statement, config_parser.BindingStatement):
-        comment = re.search(r"\s# *([^\"']*)$", statement.location.line_content.rstrip())
-        self._add_binding(statement, symbols, place, comment[1] if comment else "")
-    cut(len(lines))
+        self._bind(statement, imports, place)
+    known = {each.format() for each in self._imports}
+    self._imports += [each for each in imports if each.format() not in known]
 
-  def _add_import(self, statement, symbols: dict[str, str], place: str) -> None:
-    if statement.module.startswith("__gin__."):
+  def _check_import(self, statement, place: str) -> None:
+    module, top, known = (
+      statement.module,
+      statement.module.split(".")[0],
+      signatures.modules(signatures.FOLDER),
+    )
+    if top == "__gin__":
       if statement.format() != _DYNAMIC:
-        raise ConfigurationError(place, f"gin knows no {statement.format()}; nearest {_DYNAMIC}")
-      symbols["gin"] = "gin"
+        raise ConfigurationError(place, f"no {module} in gin; nearest {_DYNAMIC}")
       return
-    top, module = statement.module.split(".")[0], statement.module
-    if top == signatures.PACKAGE and not signatures.module_path(module):
-      raise ConfigurationError(place, f"no module {module}{nearest(module, signatures.modules())}")
+    if top == signatures.PACKAGE and module not in known:
+      raise ConfigurationError(place, f"no module {module}{nearest(module, known)}")
     if top not in sys.modules and importlib.util.find_spec(top) is None:
       raise ConfigurationError(place, f"no module {module} is installed")
-    symbols[statement.bound_name()] = module if statement.is_from or statement.alias else top
-    self.imports.setdefault(module, place)
-    if statement.format() not in self._import_lines:
-      self._import_lines.append(statement.format())
+    self.modules.setdefault(module, place)
 
-  def _add_binding(self, statement, symbols: dict[str, str], place: str, comment: str) -> None:
-    def complete(value):
-      if isinstance(value, Reference):
-        target, _ = _resolve(value.written.split("/")[-1], symbols, place)
-        return dataclasses.replace(value, target=target)
-      if isinstance(value, dict):
-        return {complete(key): complete(item) for key, item in value.items()}
-      return type(value)(map(complete, value)) if isinstance(value, list | tuple) else value
-
-    scope, selector, name, target = statement.scope, statement.selector, statement.arg_name, ""
-    if not name:  # a macro, whose scope is a part of its name
-      scope, name = "", f"{scope}/{selector}" if scope else selector
-    else:
-      target, signature = _resolve(selector, symbols, place)
-      if signature and not signature.open and name not in signature.parameters:
-        close = nearest(name, signature.parameters)
-        raise ConfigurationError(place, f"{selector} has no parameter {name}{close}")
-    value = complete(statement.value)
-    self.bindings.append(Binding(scope, target, name, value, place, comment))
+  def _bind(self, statement, imports: list, place: str) -> None:
+    scope, selector, name, value, location = statement
+    key = f"{scope}/{selector}" if scope else selector
+    target = ""
+    if name:
+      try:
+        target = _Reader(imports).full_name(selector)
+      except LookupError as error:
+        raise ConfigurationError(place, error.args[0]) from None
+    text = f"{key}.{name} = {value!r}" if name else f"{key} = {value!r}"
+    text = "\n".join([*(each.format() for each in imports), text])
+    comment = re.search(r"\s# *([^\"']*)$", location.line_content.rstrip())
+    # the scope of a macro is a part of its name
+    name, scope = (name, scope) if name else (key, "")
+    self.bindings.append(
+      Binding(scope, target, name, value, place, text, comment[1] if comment else "")
+    )
 
   def last(self) -> dict[tuple[str, str, str], Binding]:
     """The bindings that later ones do not replace, by (scope, target, name)."""
-    return {(b.scope, b.target, b.name): b for b in self.bindings}
+    return {binding[:3]: binding for binding in self.bindings}
 
   def macro(self, name: str) -> Binding | None:
     """The binding of a macro, None where there is none."""
     return self.last().get(("", "", name))
 
-  def referenced_macros(self) -> set[str]:
-    """The macros that any value speaks of."""
-    values = (leaf for binding in self.bindings for leaf in leaves(binding.value))
-    return {leaf.name for leaf in values if isinstance(leaf, Macro) and leaf != REQUIRED}
+  def source(self, binding: Binding | None) -> Binding | None:
+    """The binding that gives a binding its value by way of macros, None where a macro has none."""
+    while binding and isinstance(binding.value, Macro):
+      binding = self.macro(binding.value)
+    return binding
+
+  def replace(self, binding: Binding, value) -> None:
+    """Binds the same parameter to one of the parts of its value."""
+    *imports, statement = binding.text.split("\n")
+    text = "\n".join([*imports, f"{statement.partition(' = ')[0]} = {value!r}"])
+    self.bindings.append(binding._replace(value=value, text=text))
+
+  def leaves(self, kind) -> list:
+    """The macros or references in the values of all bindings."""
+    return [x for each in self.bindings for x in leaves(each.value) if isinstance(x, kind)]
 
   def reached(self) -> tuple[dict[str, Binding], dict[str, Binding], set[str]]:
     """The functions and macros that the run's job leads to, each with the binding that names it,
@@ -259,39 +267,22 @@ class Configuration:
 
     What is bound in a scope counts where a reference that is reached enters this scope.
     """
-    targets, macros, scopes = {}, {}, set()
+    targets, macros, scopes = {ENTRY: None}, {}, {"/"}
 
     def follows(binding):
       if not binding.target:
         return binding.name in macros
-      if not any(f"{binding.target}.".startswith(f"{target}.") for target in (ENTRY, *targets)):
-        return False
-      return not binding.scope or any(s.startswith(f"{binding.scope}/") for s in scopes)
+      called = any(f"{binding.target}.".startswith(f"{target}.") for target in targets)
+      return called and any(scope.startswith(f"{binding.scope}/") for scope in scopes)
 
     left = list(self.last().values())
     while queue := [binding for binding in left if follows(binding)]:
-      left = [binding for binding in left if not follows(binding)]
+      left = [binding for binding in left if binding not in queue]
       for binding in queue:
         for leaf in leaves(binding.value):
-          if isinstance(leaf, Macro) and "." not in leaf.name:
-            macros.setdefault(leaf.name, binding)
-          elif isinstance(leaf, Reference):
+          if isinstance(leaf, Reference):
             targets.setdefault(leaf.target, binding)
             scopes.add(leaf.scope)
+          elif isinstance(leaf, Macro) and leaf != REQUIRED:
+            macros.setdefault(leaf, binding)
     return targets, macros, scopes
-
-
-def _resolve(selector: str, symbols: dict[str, str], place: str):
-  """The full name and, where the source tells, the Signature of what a file calls `selector`."""
-  first, *rest = selector.split(".")
-  if "gin" not in symbols:
-    raise ConfigurationError(place, f"`{_DYNAMIC}` must stand above {selector}")
-  if first not in symbols:
-    known = [symbol for symbol in symbols if symbol != "gin"]
-    raise ConfigurationError(place, f"{first} is not imported in this file{nearest(first, known)}")
-  name = ".".join((symbols[first], *rest))
-  try:
-    signature = signatures.signature(name)
-  except LookupError as error:
-    raise ConfigurationError(place, error.args[0]) from None
-  return signature.name if signature else name, signature

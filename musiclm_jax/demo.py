@@ -15,12 +15,18 @@ import time
 
 import jax
 
-from musiclm_jax import checkpointing
+from musiclm_jax import storage
+from musiclm_jax.ranges import NonNegativeFloat
 from musiclm_jax.training.progress import duration
 
 
 def demo(
-  *, run, commands: tuple[tuple[float, str], ...], output_dir: str, memory_gb: float, disk_gb: float
+  *,
+  run,
+  commands: tuple[tuple[float, str], ...],
+  output_dir: str,
+  memory_gb: NonNegativeFloat,
+  disk_gb: NonNegativeFloat,
 ) -> None:
   """Runs `commands`, pairs of (expected minutes on 2 cores, command line of `musiclm`).
 
@@ -44,7 +50,7 @@ def demo(
     if run(shlex.split(command)) != 0:
       raise ValueError(f"stopped at: musiclm {command}")
     done[command] = round(time.perf_counter() - began, 1)
-    checkpointing.write_text(path, json.dumps(done, indent=1) + "\n")
+    storage.write_text(path, json.dumps(done, indent=1) + "\n")
     jax.clear_caches()  # the next model shares no program with this one
     gc.collect()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

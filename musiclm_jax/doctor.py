@@ -1,4 +1,4 @@
-"""What this machine has and what it lacks: versions, devices, extras, system libraries."""
+"""Versions, devices, missing requirements of extras and system libraries of this machine."""
 
 import importlib.util
 import platform
@@ -31,9 +31,9 @@ _ACCELERATORS = ("jax-cuda", "jax-rocm", "libtpu")
 
 
 def doctor(json: bool) -> None:
-  """Prints versions, devices, what each extra lacks, the soundfont and the audio libraries.
+  """Prints versions, devices, missing requirements of each extra, soundfont and audio libraries.
 
-  With json one JSON object. Raises ValueError where packages of an accelerator are installed but
+  With json as one JSON object. Raises ValueError where packages of an accelerator are installed but
   JAX finds only the CPU.
   """
   devices = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()]
@@ -57,12 +57,12 @@ def doctor(json: bool) -> None:
   if installed:
     raise ValueError(
       f"{', '.join(installed)} installed, but JAX finds only the CPU: check the driver, and that "
-      "JAX_PLATFORMS does not say cpu"
+      "JAX_PLATFORMS is not cpu"
     )
 
 
 def version(package: str) -> str | None:
-  """The installed version, None where there is none."""
+  """The installed version of a package, None if it is not installed."""
   try:
     return metadata.version(package)
   except metadata.PackageNotFoundError:
@@ -70,7 +70,7 @@ def version(package: str) -> str | None:
 
 
 def missing_by_extra(package: str) -> dict[str, list[str]]:
-  """{extra: requirements that are not met}, with those of extras of other packages inside."""
+  """{extra: unmet requirements}, including those of the extras that a requirement names."""
   return {
     extra: sorted(set(_unmet(package, extra)))
     for extra in metadata.metadata(package).get_all("Provides-Extra") or ()
@@ -92,7 +92,7 @@ def _unmet(package: str, extra: str):
 
 
 def soundfont() -> str | None:
-  """The path of the soundfont that pretty_midi ships, None where it is not there."""
+  """The path of pretty_midi's soundfont, None if it is missing."""
   package = importlib.util.find_spec("pretty_midi")
   path = Path(package.origin).parent / "TimGM6mb.sf2" if package else Path("TimGM6mb.sf2")
   return str(path) if path.is_file() else None
@@ -103,7 +103,7 @@ def unused_accelerators(
 ) -> list[str]:
   """The installed accelerator packages among distributions where platforms are only {"cpu"}.
 
-  libtpu is one where there is a TPU; elsewhere it is there to compile for one.
+  libtpu counts only with a TPU: without one it serves to compile for TPUs.
   """
   names = {name for name in distributions if name.startswith(_ACCELERATORS)}
   names = sorted(names if has_tpu else names - {"libtpu"})
@@ -114,6 +114,8 @@ def _text(report: dict) -> str:
   lines = [f"{name:<22}{found or 'missing'}" for name, found in report["versions"].items()]
   lines += [f"{'device':<22}{device}" for device in report["devices"]]
   for extra, missing in report["missing"].items():
-    lines.append(f"{f'extra [{extra}]':<22}{'lacks ' + ', '.join(missing) if missing else 'ready'}")
+    lines.append(
+      f"{f'extra [{extra}]':<22}{'missing: ' + ', '.join(missing) if missing else 'ready'}"
+    )
   lines += [f"{name:<22}{found or 'missing'}" for name, found in report["system"].items()]
   return "\n".join(lines)

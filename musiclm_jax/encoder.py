@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from musiclm_jax.layers import MASKED, Dropout, add_bias, normal, stack
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.ranges import Fraction, PositiveInt
 
 
 def layer_norm(name: str, dtype: str, epsilon: float = 1e-12) -> nn.LayerNorm:
@@ -114,12 +115,12 @@ class Encoder(nn.Module):
   result where it is true.
   """
 
-  num_layers: int
-  num_heads: int
-  head_dim: int
-  embed_dim: int
-  mlp_dim: int
-  dropout_rate: float
+  num_layers: PositiveInt
+  num_heads: PositiveInt
+  head_dim: PositiveInt
+  embed_dim: PositiveInt
+  mlp_dim: PositiveInt
+  dropout_rate: Fraction
   norm_first: bool
   remat: str
   unroll: bool

@@ -15,6 +15,8 @@ from flax.linen import spmd
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from musiclm_jax.ranges import PositiveInt
+
 _AXES = ("slices", "data", "fsdp", "tensor")
 _BATCH = _AXES[:3]
 # Parameters are sharded over fsdp and tensor, activations over all but tensor (batch) and tensor.
@@ -48,7 +50,7 @@ class MeshShape:
   `slices` are groups of devices with a slower network between them: slices of TPUs, hosts of GPUs.
   """
 
-  slices: int
+  slices: PositiveInt
   data: int
   fsdp: int
   tensor: int

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from musiclm_jax import checkpointing, windows
+from musiclm_jax import part_files, windows
 from musiclm_jax.tokenizers.quantizer import quantize, squared_lengths
 from musiclm_jax.tokens import Make, Stream
 
@@ -57,7 +57,7 @@ class MeanQuantized:
     if self.part not in parts:
       raise ValueError(f"stream {stream.name}: wanted the part {self.part}, found {sorted(parts)}")
     directory = parts[self.part]
-    module, variables, _ = checkpointing.read_part(directory)
+    module, variables, _ = part_files.read_part(directory)
     if module.standardise:
       raise ValueError(f"{directory}: the quantizer of a mean must not standardise its inputs")
     codebooks = np.asarray(variables["codebooks"]["quantizer"]["vectors"])

@@ -1,7 +1,7 @@
 """Text as ids for the text tower: one front end for training, evaluation and generation.
 
-A text begins with a first token, as BERT's [CLS] (Devlin et al. 2018, arXiv 1810.04805): what the
-tower gives at its place is the embedding of the text. Id 0 is padding.
+A text begins with a first token, as BERT's [CLS] (Devlin et al. 2018, arXiv 1810.04805): the
+tower's output at its position is the embedding of the text. Id 0 is padding.
 """
 
 import dataclasses
@@ -17,21 +17,22 @@ _SHOWN = 40  # characters of the kept text
 
 @dataclasses.dataclass(frozen=True)
 class _Pieces:
-  """How a kind of file splits a text; `first` and `last` stand around each text."""
+  """How a kind of file splits a text; ids `first` come before each text, `last` after it."""
 
   vocab_size: int
   first: list[int]
   last: list[int]
   encode: Callable[[str], list[int]]
   decode: Callable[[list[int]], str]
+  unknown: frozenset[int] = frozenset()  # ids of pieces that training has not seen
 
 
 class Tokenizer:
   """Texts to ids by a SentencePiece model (*.model), the vocabulary of an uncased BERT (*.txt) or a
   tokenizer.json of Hugging Face (*.json); by the text's UTF-8 bytes where `path` is "".
 
-  What a text holds is never read as a special token. Raises ValueError, naming the file, where it
-  is missing or is none of these, or has no first token, or has another id 0 than padding.
+  No part of a text is read as a special token. Raises ValueError, naming the file, if it is
+  missing, of another kind, has no first token, or its id 0 is not padding.
   """
 
   def __init__(self, path: str):
@@ -45,20 +46,35 @@ class Tokenizer:
     return self._pieces.vocab_size
 
   def check(self, rows: int) -> None:
-    """Raises ValueError where ids do not fit a table of so many rows."""
+    """Raises ValueError if ids do not fit a table of this many rows."""
     if self.vocab_size > rows:
       raise ValueError(f"{self.name}: has {self.vocab_size} pieces, the text tower {rows} rows")
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text without what stands around it; none where it says nothing."""
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
+    """Ids of a text without first and last tokens; an empty list for an empty text."""
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is not a character
     return [i for i in self._pieces.encode(text) if i]
 
-  def rows(self, texts: list[str], length: int) -> np.ndarray:
-    """Ids [texts, length] int32, the first token in front, 0 behind; longer texts are cut.
+  def unknown_words(self, text: str) -> list[str]:
+    """The words with characters or pieces that the text model does not know; none with bytes."""
+    return [word for word in text.split() if not self._pieces.unknown.isdisjoint(self.encode(word))]
 
-    With bytes, rows(["ab", ""], 4) is [[1, 99, 100, 0], [1, 0, 0, 0]]. Raises ValueError where
-    `length` has no room for text.
+  def check_known(self, texts: list[str]) -> None:
+    """Raises ValueError for a text of which the text model knows nothing; a line on stderr names
+    the words that it does not know in others.
+    """
+    for text in texts:
+      known = [i for i in self.encode(text) if i not in self._pieces.unknown]
+      if text.strip() and not self._pieces.decode(known).strip():
+        raise ValueError(f"the text model was not trained on any part of the prompt {text!r}")
+      if words := self.unknown_words(text):
+        print(f"words unknown to the text model: {', '.join(words)}", file=sys.stderr)
+
+  def rows(self, texts: list[str], length: int) -> np.ndarray:
+    """Ids [texts, length] int32, after the first token, padded with 0; longer texts are cut.
+
+    With bytes, rows(["ab", ""], 4) is [[1, 99, 100, 0], [1, 0, 0, 0]]. Raises ValueError if
+    `length` leaves no room for text.
     """
     room = self._room(length)
     rows = np.zeros((len(texts), length), np.int32)
@@ -68,17 +84,17 @@ class Tokenizer:
     return rows
 
   def fitted(self, texts: list[str], length: int) -> np.ndarray:
-    """The `rows` of texts; a line on stderr says where some are cut."""
+    """The `rows` of texts; a line on stderr reports cuts."""
     if cut := self.cut(texts, length):
       print(cut, file=sys.stderr)
     return self.rows(texts, length)
 
   def count(self, text: str) -> int:
-    """How long a row holds the whole of the text."""
+    """The length of a row that holds the whole text."""
     return len(self._pieces.first) + len(self.encode(text)) + len(self._pieces.last)
 
   def cut(self, texts: list[str], length: int) -> str:
-    """A line that says which texts `rows` cuts, and where; "" where it cuts none."""
+    """A line about the texts that `rows` cuts, and where; "" if it cuts none."""
     long = [text for text in texts if self.count(text) > length]
     if not long:
       return ""
@@ -89,7 +105,7 @@ class Tokenizer:
     return f"{len(long)} of {len(texts)} texts were cut to {length} tokens; the first at {place}"
 
   def _room(self, length: int) -> int:
-    """How many ids of a text fit between what stands around it."""
+    """How many ids of a text fit between first and last tokens."""
     around = len(self._pieces.first) + len(self._pieces.last)
     if length <= around:
       raise ValueError(f"text_length: wanted more than {around} for {self.name}, found {length}")
@@ -97,15 +113,15 @@ class Tokenizer:
 
 
 def file_name(path: str) -> str:
-  """The name under which a copy of the file is still read as what it is; "" for bytes."""
+  """The name of a copy that is read as the same kind of file; "" for bytes."""
   return _KINDS[_kind(path)][0]
 
 
 def _kind(path: str) -> str:
-  """The ending that says what the file is. Raises ValueError where it is missing or no kind."""
+  """The ending that gives the kind of a file. Raises ValueError if it is missing or unknown."""
   suffix = pathlib.Path(path).suffix
   if path and not pathlib.Path(path).is_file():
-    raise ValueError(f"{path}: no such text model; prepare makes one where there are captions")
+    raise ValueError(f"{path}: no such text model; prepare makes one from captions")
   if path and suffix not in [*_KINDS][1:]:
     kinds = "a SentencePiece model (*.model), a BERT vocabulary (*.txt) or a tokenizer.json"
     raise ValueError(f"{path}: wanted {kinds}, or none for bytes")
@@ -113,7 +129,7 @@ def _kind(path: str) -> str:
 
 
 def _bytes(path: str) -> _Pieces:
-  """1 in front, then byte b as b + 2."""
+  """Id 1, then byte b as b + 2."""
   del path
 
   def decode(ids):
@@ -123,7 +139,7 @@ def _bytes(path: str) -> _Pieces:
 
 
 def _sentencepiece(path: str) -> _Pieces:
-  """The model's own beginning of a sentence in front."""
+  """The model's beginning-of-sentence token, then its pieces."""
   import sentencepiece
 
   try:
@@ -132,15 +148,17 @@ def _sentencepiece(path: str) -> _Pieces:
     raise ValueError(f"{path}: no SentencePiece model") from None
   if model.pad_id() != 0 or model.bos_id() < 0:
     found = f"found pad {model.pad_id()} and bos {model.bos_id()}"
-    raise ValueError(f"{path}: wanted pad 0 and a first token (bos), {found}; -1 is none")
-  return _Pieces(model.vocab_size(), [model.bos_id()], [], model.encode, model.decode)
+    raise ValueError(f"{path}: wanted pad 0 and a first token (bos), {found}; -1 means absent")
+  size = model.vocab_size()
+  unknown = frozenset(i for i in range(size) if model.is_unknown(i) or model.is_byte(i))
+  return _Pieces(size, [model.bos_id()], [], model.encode, model.decode, unknown)
 
 
 def _word_pieces(path: str) -> _Pieces:
   """[CLS] and [SEP] around lower-cased word pieces, as bert-base-uncased."""
   import tokenizers
 
-  lines = _read(path).removesuffix("\n").split("\n")  # splitlines() knows more ends of lines
+  lines = _read(path).removesuffix("\n").split("\n")  # splitlines() splits at other characters too
   vocab = {piece: i for i, piece in enumerate(lines)}
   missing = [piece for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if piece not in vocab]
   if missing or vocab["[PAD]"]:
@@ -156,11 +174,12 @@ def _word_pieces(path: str) -> _Pieces:
     [vocab["[SEP]"]],
     lambda text: model.encode(text, add_special_tokens=False).ids,
     model.decode,
+    frozenset([vocab["[UNK]"]]),
   )
 
 
 def _hugging_face(path: str) -> _Pieces:
-  """Around a text stands what the file's post-processor puts there."""
+  """First and last tokens are those of the file's post-processor."""
   import tokenizers
 
   try:
@@ -170,13 +189,16 @@ def _hugging_face(path: str) -> _Pieces:
   if not isinstance(described, dict) or "vocab" not in (described.get("model") or {}):
     raise ValueError(f"{path}: no tokenizer.json: it has no model with a vocab")
   model = tokenizers.Tokenizer.from_file(path)
-  model.no_truncation()  # many files come with lengths of their own
+  model.no_truncation()  # many files set lengths of their own
   model.no_padding()
   model.encode_special_tokens = True  # "<s>" in a text is three characters
   encoding = model.encode("a")
   places = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
   if not places.size or not places[0]:
-    raise ValueError(f"{path}: puts no first token in front of a text")
+    raise ValueError(f"{path}: puts no token before a text")
+  unknown = {described["model"].get("unk_token")}
+  if described["model"].get("byte_fallback"):
+    unknown |= {f"<0x{byte:02X}>" for byte in range(256)}
   zero = model.get_added_tokens_decoder().get(0)
   if zero is None or not zero.special:
     raise ValueError(f"{path}: its id 0 is {model.id_to_token(0)!r}, wanted padding or the like")
@@ -186,6 +208,7 @@ def _hugging_face(path: str) -> _Pieces:
     encoding.ids[places[-1] + 1 :],
     lambda text: model.encode(text, add_special_tokens=False).ids,
     model.decode,
+    frozenset(i for piece, i in model.get_vocab().items() if piece in unknown),
   )
 
 

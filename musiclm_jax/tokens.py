@@ -14,6 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
+from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 PAD = 0  # padding, and the first decoder input
 PATTERNS = ("flat", "delayed")
 _ROUND_TO = 128  # the table is as long as a multiple of this, so that it shards
@@ -78,10 +80,10 @@ class Stream:
 
   name: str
   source: str
-  frame_rate: float
-  first_quantizer: int
-  num_quantizers: int
-  codebook_size: int
+  frame_rate: NonNegativeFloat
+  first_quantizer: NonNegativeInt
+  num_quantizers: PositiveInt
+  codebook_size: PositiveInt
   made: Source = Stored()
 
   @property
@@ -193,7 +195,7 @@ class Stage:
   name: str
   conditions: tuple[Stream, ...]
   target: Stream
-  crop_seconds: float
+  crop_seconds: PositiveFloat
   pattern: str = "flat"
 
   def __post_init__(self):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from musiclm_jax.attention import apply_rotary, attend, causal_attention
 from musiclm_jax.layers import MASKED, Dropout, norm, normal, stack
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.ranges import Fraction, PositiveInt
 
 
 @flax.struct.dataclass
@@ -108,15 +109,15 @@ class Transformer(nn.Module):
   module of attention.py, `attention` the kind of `causal_attention` where there is no cache.
   """
 
-  num_layers: int
-  num_heads: int
-  head_dim: int
-  embed_dim: int
-  mlp_dim: int
-  dropout_rate: float
+  num_layers: PositiveInt
+  num_heads: PositiveInt
+  head_dim: PositiveInt
+  embed_dim: PositiveInt
+  mlp_dim: PositiveInt
+  dropout_rate: Fraction
   positions: nn.Module
   attention: str
-  query_block: int
+  query_block: PositiveInt
   remat: str
   unroll: bool
   dtype: str

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.attention import RelativeBias
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.encoder import Encoder
 from musiclm_jax.export import bundle
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.tokenizers import (
   convolutions,
@@ -34,6 +35,7 @@ STAGES = (
   Stage("coarse", (MULAN, SEMANTIC), COARSE, 0.8),
   Stage("fine", (COARSE,), FINE, 0.4),
 )
+SAMPLINGS = tuple(Sampling(stage.name, 1.0, 0.0, 0.5) for stage in STAGES)
 
 
 def transformer():
@@ -45,7 +47,7 @@ def codec():
   return soundstream.SoundStream(
     sample_rate=SAMPLE_RATE,
     encoder=convolutions.Encoder(4, (2, 3), 8, 3, (1,), 8, "float32"),
-    quantizer=quantizer.ResidualQuantizer(4, 16, 8, 0.9, 1.0, 2, False),
+    quantizer=quantizer.ResidualQuantizer(4, 16, 8, 0.9, 1.0, None, 2, False),
     decoder=convolutions.Decoder(4, (2, 3), 3, (1,), 8, "float32"),
     discriminators=discriminators.Discriminators(
       discriminators.StftDiscriminator(256, 64, 2, (1,), "float32"),
@@ -84,8 +86,8 @@ def write_part(directory, module, batch, sources=None, parts=None):
   variables = jax.tree.map(np.array, dict(nn.unbox(variables)))
   if "codebooks" in variables:
     _randomise(variables["codebooks"])
-  checkpointing.describe_run(directory, module, {"sources": sources or {}, "parts": parts or {}})
-  checkpointing.write_weights(directory, variables)
+  part_files.describe_run(directory, module, {"sources": sources or {}, "parts": parts or {}})
+  part_files.write_weights(directory, variables)
   return directory
 
 
@@ -113,17 +115,17 @@ def make_runs(root, text=None):
       root / "mulan",
       joint(),
       {"waveform": waveform, "text": np.zeros((2, 8), np.int32)},
-      parts={pathlib.Path(text).name: checkpointing.fingerprint(text)} if text else {},
+      parts={"text_model": part_files.fingerprint(text)} if text else {},
     ),
   }
-  prints = {role: checkpointing.fingerprint(path) for role, path in runs.items()}
-  mulan_source = {"mulan": {"encoder": prints["mulan"]}}
+  prints = {role: part_files.fingerprint(path) for role, path in runs.items()}
+  mulan_source = {"mulan": {"encoder": prints["mulan"], "window_seconds": 1.0, "hop_seconds": 0.5}}
   rvq = quantizer.EmbeddingQuantizer(
-    quantizer.ResidualQuantizer(2, 8, 8, 0.9, 1.0, 2, False), standardise=False
+    quantizer.ResidualQuantizer(2, 8, 8, 0.9, 1.0, None, 2, False), standardise=False
   )
   embeddings = {"embeddings": np.zeros((2, 4, 8), np.float32)}
   runs["mulan_rvq"] = write_part(root / "mulan_rvq", rvq, embeddings, mulan_source)
-  parts = {"mulan_rvq": checkpointing.fingerprint(runs["mulan_rvq"])}
+  parts = {"mulan_rvq": part_files.fingerprint(runs["mulan_rvq"])}
   sources = {**mulan_source, "acoustic": {"encoder": prints["soundstream"]}}
   for stage in STAGES:
     model = TokenLM(stage, VOCABULARY, transformer(), 0.0, 0.0)
@@ -140,6 +142,7 @@ def export(runs, text, output_dir, text_length=16):
     stages=tuple(runs[stage.name] for stage in STAGES),
     tokenizers={role: runs[role] for role in ("soundstream", "mulan", "mulan_rvq")},
     text=bundle.Text(text, text_length),
+    samplings=SAMPLINGS,
     sample_rate=SAMPLE_RATE,
     to="bundle",
   )

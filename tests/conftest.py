@@ -76,6 +76,8 @@ _STUDIO = {
 import dataclasses
 from typing import ClassVar
 
+from musiclm_jax.ranges import NonNegativeFloat, PositiveInt
+
 import flax.linen as nn
 
 
@@ -105,7 +107,7 @@ class Shape:
 
 
 class Plain:
-  def __init__(self, path, *, size: int | None = None):
+  def __init__(self, path, *, size: PositiveInt | None = None, gain: NonNegativeFloat = 1.0):
     self.path, self.size = path, size
 """,
   "studio/jobs.py": """
@@ -134,12 +136,18 @@ def crash(kind: str):
     open("/nowhere/at/all.wav")
   if kind == "disk":
     raise OSError(28, "No space left on device", "runs/fine")
+  if kind == "library":
+    raise RuntimeError("write failed: Disk quota exceeded")
+  if kind == "forbidden":
+    raise PermissionError(13, "Permission denied", "runs/fine")
+  if kind == "late":
+    raise TimeoutError("no answer")
   if kind == "interrupt":
     raise KeyboardInterrupt
   return None + kind
 
 
-def several(prompts: tuple[str, ...], speak):
+def several(prompts: tuple, speak):
   from musiclm_jax import main
 
   for prompt in prompts:
@@ -180,7 +188,7 @@ include "shared.gin"
 
 SECONDS = 1.5
 JSON = False
-WORD = "PROMPT"
+WORDS = ("PROMPT",)
 main.run.job = @jobs.speak
 jobs.speak.prompt = %PROMPT
 jobs.speak.seconds = %SECONDS

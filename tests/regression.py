@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.partitioning import MeshShape
 from musiclm_jax.training import optimizers, trainer
 from musiclm_jax.training.checkpoints import CheckpointPolicy
@@ -113,7 +113,7 @@ def metrics(model_dir, split):
 
 
 def weights(model_dir):
-  return checkpointing.read_weights(str(model_dir))
+  return part_files.read_weights(str(model_dir))
 
 
 def equal(a, b):

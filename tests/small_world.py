@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.attention import RelativeBias
 from musiclm_jax.datasets import captions
 from musiclm_jax.encoder import Encoder
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.export import bundle
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokenizers import (
@@ -58,7 +59,7 @@ def encoder(norm_first: bool):
 
 
 def residual(levels: int, dim: int):
-  return quantizers.ResidualQuantizer(levels, CODES, dim, 0.9, 0.1, 2, False)
+  return quantizers.ResidualQuantizer(levels, CODES, dim, 0.9, 0.1, None, 2, False)
 
 
 def codec():
@@ -92,7 +93,7 @@ def self_supervised():
     contrastive=stack,
     masked=stack.clone(),
     targets=targets.Clusters(
-      quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, 2, False), 4, "float32"
+      quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, None, 2, False), 4, "float32"
     ),
     start_rate=0.1,
     span=5,
@@ -131,12 +132,12 @@ def write_part(directory: pathlib.Path, module, batch: dict, provenance: dict) -
   shapes = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), batch, train=False)))
   draw = np.random.default_rng(0).normal
   variables = jax.tree.map(lambda x: (0.3 * draw(size=x.shape)).astype(x.dtype), dict(shapes))
-  checkpointing.describe_run(directory, module, provenance)
-  checkpointing.write_weights(directory, variables)
+  part_files.describe_run(directory, module, provenance)
+  part_files.write_weights(directory, variables)
   lines = [dict(step=s, split="train", loss=3.0 / s, chance=3.0) for s in (1, 2, 3)]
   lines.append(dict(step=3, split="eval", loss=1.5, chance=3.0))
   (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-  return checkpointing.fingerprint(directory)
+  return part_files.fingerprint(directory)
 
 
 def tone(index: int) -> dict:
@@ -222,7 +223,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
   captions.train_text_model([c["caption"] for c in train + test], root / "text.model", 300)
   wave = {"waveform": np.zeros((2, 7200), np.float32)}
   nothing = {"sources": {}, "parts": {}}
-  read = nothing | {"parts": {"text.model": checkpointing.fingerprint(root / "text.model")}}
+  read = nothing | {"parts": {"text_model": part_files.fingerprint(root / "text.model")}}
   prints = {
     "soundstream": write_part(runs / "soundstream", codec(), wave, nothing),
     "w2v_bert": write_part(runs / "w2v_bert", self_supervised(), wave, nothing),
@@ -265,6 +266,7 @@ def build(root: pathlib.Path) -> dict[str, str]:
     stages=tuple(str(runs / stage.name) for stage in STAGES),
     tokenizers={n: str(runs / n) for n in ("soundstream", "mulan", "mulan_rvq")},
     text=bundle.Text(str(root / "text.model"), 16),
+    samplings=tuple(Sampling(stage.name, 1.0, 0.0, 1.0) for stage in STAGES),
     sample_rate=RATE,
     to="bundle",
   )

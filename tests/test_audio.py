@@ -1,5 +1,7 @@
 """Waveforms: files that are read, written and refused."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import soundfile
@@ -102,6 +104,23 @@ def test_int16_samples_survive_floats():
 def test_writing_refuses_nan_and_leaves_nothing(tmp_path):
   with pytest.raises(ValueError, match="not finite"):
     audio.write(str(tmp_path / "x.wav"), np.array([np.nan]), 24000)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.OGG"])
+def test_the_ending_of_a_file_is_its_format(tmp_path, name):
+  audio.write(str(tmp_path / name), TONE, 24000)
+  assert soundfile.info(tmp_path / name).format == name[2:].upper()
+  assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_that_cannot_take_its_place_leaves_nothing(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(pathlib.Path, "replace", full)
+  with pytest.raises(OSError, match="No space"):
+    audio.write(str(tmp_path / "x.wav"), TONE, 24000)
   assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""What a user may hand to a part by mistake: one line that says what was wanted and what came."""
+"""Mistaken input to a part: one line with what was wanted and what came."""
 
 import functools
 
@@ -37,7 +37,7 @@ def part(name):
 
 
 def holding(array, value):
-  """A copy with one value in its last place."""
+  """A copy with one value as its last entry."""
   array = array.copy()
   array[(-1,) * array.ndim] = value
   return array
@@ -97,6 +97,12 @@ REST = {
   "one clip's codes": ("soundstream", "decode", CODES[0], LEVELS + r"integers, found int32 \[3, 2"),
   "codes of floats": ("rvq", "decode", CODES.astype("f"), LEVELS + "integers, found float32"),
   "a code too many": ("rvq", "decode", CODES + LAST + 1, rf"{LEVELS}0\.\.{LAST}, found {LAST + 1}"),
+  "a level too many": (
+    "soundstream",
+    "decode",
+    np.zeros((2, 3, 9), np.int32),
+    rf"{LEVELS}1\.\.\d levels, found int32 \[2, 3, 9\]",
+  ),
   "a code below 0": ("soundstream", "decode", CODES - 1, rf"{LEVELS}0\.\.{LAST}, found -1\.\.-1"),
   "text of floats": ("mulan", "embed_text", TOKENS.astype("f"), TEXT + "integers, found float32"),
   "one text": ("mulan", "embed_text", TOKENS[0], TEXT + r"integers, found int32 \[16\]"),
@@ -127,12 +133,12 @@ def test_a_stream_refuses_what_the_codec_does():
 
 
 def test_a_published_codec_refuses_what_ours_does():
-  module = pretrained.Codec("{}", 24000, 320, 2, 8)
+  module = pretrained.TorchCodec("{}", 24000, 320, 2, 8)
   for method, array, message in (
     ("encode", WAVE.astype(np.int16), MONO + "int16"),
     ("decode", CODES + 8, LEVELS + r"0\.\.7, found 8\.\.8"),
   ):
-    with pytest.raises(ValueError, match=rf"Codec\.{method} {message}"):
+    with pytest.raises(ValueError, match=rf"TorchCodec\.{method} {message}"):
       inputs.check(module, method, (array,))
 
 
@@ -144,10 +150,7 @@ def test_good_input_passes_wherever_it_lies():
   jax.eval_shape(lambda x: part("rvq")("encode", x), EMBEDDINGS)  # traced, within a larger program
 
 
-@pytest.mark.parametrize("name", HEARING)
-def test_the_rate_of_every_part_that_hears_is_known(name):
-  assert inputs.sample_rate(part(name).module) == small_world.RATE
-
-
-def test_what_hears_nothing_has_no_rate():
-  assert inputs.sample_rate(quantizer()) is None
+def test_a_method_that_a_part_does_not_have_is_named():
+  message = "^SoundStream has no method embed; it has encode, decode$"
+  with pytest.raises(ValueError, match=message):
+    part("soundstream")("embed", WAVE)

@@ -27,7 +27,7 @@ def losses(output, scale=1.0):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def balanced(decay, scale, averages, output):
-  """(gradient, loss, values, next averages) at `output`, behind a first call where {}."""
+  """(gradient, loss, values, next averages) at `output`, after a first call where {}."""
   module, function = Balancer(decay), functools.partial(losses, scale=scale)
 
   def loss(output):

@@ -1,4 +1,4 @@
-"""Compiling for TPUs that are not there."""
+"""Compiling for TPUs and GPUs that this machine lacks."""
 
 import json
 
@@ -9,7 +9,7 @@ import pytest
 
 from musiclm_jax import main, partitioning
 from musiclm_jax.layers import with_field
-from musiclm_jax.training import topologies
+from musiclm_jax.training import flops, topologies
 from musiclm_jax.training.compile import TooLarge, describe, largest_batches, load
 from tests import trainings
 from tests.programs import program
@@ -36,7 +36,7 @@ def test_a_report_is_of_the_program_that_trains(capsys):
   assert 0 < report["mfu_ceiling"] <= 1 and report["compile_seconds"] > 0
 
 
-@pytest.mark.parametrize("model", ["coarse", "fine", "kmeans", "mulan_rvq"])
+@pytest.mark.parametrize("model", ["fine", "mulan_rvq"])
 def test_other_trainings_compile(capsys, model):
   report = compiled(capsys, f"tiny/{model}", "--topology=v5e:2x2", "--batch_size=16")
   assert report["devices"] == 4 and report["bytes_per_device"] > 0
@@ -45,8 +45,6 @@ def test_other_trainings_compile(capsys, model):
 def test_one_chip_is_a_topology(capsys):
   report = compiled(capsys, "tiny/semantic", "--topology=v5e:1x1")
   assert report["devices"] == 1 and report["chip"] == "TPU v5 lite" and not report["collectives"]
-  report = compiled(capsys, "decode", "tiny/semantic", "--topology=v5e:1x1")
-  assert report["devices"] == 1 and report["memory"]["cache"] > 0
 
 
 def test_a_step_that_does_not_fit_names_the_flags(capsys):
@@ -68,8 +66,8 @@ def test_the_decoding_step_compiles(capsys):
   cache = jax.eval_shape(lambda: model.decoder.init_cache(16, model.stage.length))
   whole = sum(x.size * x.dtype.itemsize for x in (cache.keys, cache.values))
   assert whole / 4 <= report["memory"]["cache"] < 1.01 * whole / 4
-  training = compiled(capsys, *words)
-  assert 0 < report["flops_per_step"] < training["flops_per_step"] / model.stage.length
+  training = flops.step_flops(program("tiny/semantic", 16))
+  assert 0 < report["flops_per_step"] < training / model.stage.length
   line = compiled(capsys, "decode", "tiny/kmeans", *words[1:])
   assert "decode: a EmbeddingQuantizer does not decode; wanted a stage model" in line
 
@@ -165,7 +163,7 @@ def test_a_model_without_remat_is_searched_once(monkeypatch):
   assert [each["remat"] for each in found] == ["none"] and asked == [8, 4]
 
 
-def test_remat_is_changed_wherever_it_stands():
+def test_remat_is_changed_in_every_part():
   model = with_field(trainings.load("tiny/w2v_bert").model, "remat", "full")
   assert model.contrastive.remat == model.masked.remat == "full"
   assert len(topologies.devices("v5e:2x2")) == 4

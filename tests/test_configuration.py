@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musiclm_jax import checks, configuration, signatures
+from musiclm_jax import checks, configuration, ranges, signatures
 from musiclm_jax.configuration import Configuration, ConfigurationError
 
 HEAD = """from __gin__ import dynamic_registration
@@ -98,8 +98,8 @@ def checked(path):
 
 def applied(config):
   gin.clear_config()
-  for _, text in config.texts:
-    gin.parse_config(text)
+  for binding in config.last().values():
+    gin.parse_config(binding.text)
   return gin.config_str()
 
 
@@ -128,23 +128,19 @@ def test_an_extraction_needs_the_parts_of_its_sources_alone():
   config = Configuration([configuration.find(name) for name in ("run/extract", "tiny/tokens")])
   config.add_flag("--sources", "SOURCES", "(%ACOUSTIC_SOURCE,)")
   for name in ("DATA_DIR", "OUTPUT_DIR", "SOUNDSTREAM"):
-    config.add_flag(f"--{name}", name, "'x'")
+    config.add_flag(f"--{name}", name, "x")
   checks.check(config)
-  config.add_flag("--melody", "MELODY", "'x'")
+  config.add_flag("--melody", "MELODY", "x")
   with pytest.raises(ConfigurationError, match="nothing that this run calls uses the macro MELODY"):
     checks.check(config)
 
 
-def test_pieces_keep_their_line_numbers(studio, tmp_path):
+def test_bindings_know_their_lines(studio, tmp_path):
   path = tmp_path / "legal.gin"
   path.write_text(HEAD + LEGAL["includes between statements"])
   config = checked(path)
-  assert [file for file, _ in config.texts] == ["legal.gin", "gin/shared.gin", "legal.gin"]
-  lines = path.read_text().splitlines()
-  for file, text in config.texts:
-    if file == "legal.gin":
-      for line, kept in zip(lines, text.splitlines()):
-        assert kept in ("", line)
+  places = [binding.place.partition(":")[0] for binding in config.bindings]
+  assert places == ["legal.gin"] * 2 + ["gin/shared.gin"] * 2 + ["legal.gin"] * 3
   macro = config.macro("A")
   assert (macro.value, macro.place) == (2, "legal.gin:10")
 
@@ -157,71 +153,101 @@ def test_a_file_beside_the_including_one(studio, tmp_path):
 
 
 def test_the_gin_folder_comes_before_the_working_directory(studio, tmp_path):
-  (tmp_path / "shared.gin").write_text("nonsense\n")
+  own = tmp_path / "shared.gin"
+  own.write_text("nonsense\n")
   assert configuration.find("shared") == (studio / "gin/shared.gin").resolve()
-  assert configuration.find("./shared.gin") != tmp_path / "nowhere"
+  for name in ("./shared.gin", "./shared", f"../{tmp_path.name}/shared.gin", str(own)):
+    assert configuration.find(name) == own.resolve()
   assert configuration.find("size/tiny").name == "tiny.gin"
   assert configuration.find("size") is None
 
 
 @pytest.mark.parametrize(
-  ("text", "source"),
+  ("text", "value"),
   [
-    ("3", "3"),
-    ("-1e-4", "-1e-4"),
-    ("True", "True"),
-    ("None", "None"),
-    ("(1, 2)", "(1, 2)"),
-    ("['a', %B]", "['a', %B]"),
-    ("'quoted'", "'quoted'"),
-    ("@models.Shape()", "@models.Shape()"),
-    ("%SIZE", "%SIZE"),
-    ("demo", "'demo'"),
-    ("runs/x", "'runs/x'"),
-    ("1,2", "'1,2'"),
-    ("100%", "'100%'"),
-    ("3 # comment", "'3 # comment'"),
-    ("(calm", "'(calm'"),
-    ("", "''"),
-    ("true", "'true'"),
-    ("it's", '"it\'s"'),
+    ("3", 3),
+    ("-1e-4", -1e-4),
+    ("True", True),
+    ("None", None),
+    ("(1, 2)", (1, 2)),
+    ("['a', %B]", ["a", configuration.Macro("B")]),
+    ("'quoted'", "quoted"),
+    ("'#1 (hit)'", "#1 (hit)"),
+    ("%SIZE", configuration.Macro("SIZE")),
+    ("demo", "demo"),
+    ("runs/x", "runs/x"),
+    ("1,2", "1,2"),
+    ("1,", "1,"),
+    ("3 4", "3 4"),
+    ("3\nB = 4", "3\nB = 4"),
+    ("1], [2", "1], [2"),
+    ("100%", "100%"),
+    ("3 # comment", "3 # comment"),
+    ("(calm", "(calm"),
+    ("", ""),
+    ("true", "true"),
+    ("it's", "it's"),
+    ("~/runs", "HOME/runs"),
+    ("~", "HOME"),
+    ("'~/runs'", "HOME/runs"),
+    ("~runs", "~runs"),
+    ("a/~/b", "a/~/b"),
   ],
 )
-def test_literal(text, source):
-  assert configuration.literal(text) == source
+def test_literal(monkeypatch, text, value):
+  monkeypatch.setenv("HOME", "HOME")
+  assert configuration.literal(text) == value
 
 
 @given(st.text())
-def test_literal_is_always_one_value_that_gin_reads(text):
-  source = configuration.literal(text)
-  assert source in (text, repr(text))
-  if "@" not in source and "%" not in source:
-    value = gin.config.parse_value(source)
-    assert source == text or value == text
+def test_a_literal_is_the_text_or_a_value_that_gin_writes_so(text):
+  value = text if text.startswith(("@", "~")) else configuration.literal(text)
+  assert value == text or isinstance(value, configuration.Macro) or repr(value) != repr(text)
 
 
 @given(st.one_of(st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False)))
 def test_literals_stay_what_they_are(value):
   if value not in (float("inf"), float("-inf")):
-    assert gin.config.parse_value(configuration.literal(repr(value))) == value
+    assert configuration.literal(repr(value)) == value
 
 
-def test_signatures(studio):
-  train = signatures.signature("studio.jobs.train")
-  assert list(train.parameters) == ["model", "steps", "model_dir", "config_text", "seed"]
-  assert train.required == {"model", "steps", "model_dir", "config_text"}
-  assert train.parameters["steps"] == "int" and not train.open
-  small = signatures.signature("studio.models.Small")
-  assert set(small.parameters) == {"parent", "name", "width", "rate", "depth", "strides"}
-  assert small.required == {"width"}
-  shape = signatures.signature("studio.jobs.Shape")  # imported there, defined in models
-  assert (shape.name, set(shape.parameters)) == ("studio.models.Shape", {"data", "tensor"})
-  assert signatures.signature("studio.jobs.anything").open
-  assert signatures.signature("studio.jobs.alias") is None
-  assert signatures.signature("studio.models.nn.Dense") is None
-  assert signatures.signature("optax.adamw") is None
+def test_parameters(studio):
+  train = signatures.parameters("studio.jobs.train")
+  assert list(train) == ["model", "steps", "model_dir", "config_text", "seed"]
+  assert [name for name in train if not train[name].required] == ["seed"]
+  assert train["steps"].kind is int
+  small = signatures.parameters("studio.models.Small")
+  assert set(small) == {"parent", "name", "width", "rate", "depth", "strides"}
+  assert small["strides"].kind == tuple[int, ...]
+  assert [name for name in small if small[name].required] == ["width"]
+  assert set(signatures.parameters("studio.models.Shape")) == {"data", "tensor"}
+  for name in ("jobs.Shape", "jobs.anything", "jobs.alias", "models.nn.Dense"):
+    assert signatures.parameters(f"studio.{name}") is None
+  assert signatures.parameters("optax.adamw") is None
   with pytest.raises(LookupError, match="nearest train"):
-    signatures.signature("studio.jobs.trian")
+    signatures.parameters("studio.jobs.trian")
+
+
+@pytest.mark.parametrize(
+  ("kind", "good", "bad"),
+  [
+    (ranges.PositiveInt, (1, 2**70), (0, -1, 1.0, True, "1", None)),
+    (ranges.NonNegativeInt, (0, 1), (-1, 0.0, False)),
+    (ranges.Seed, (0, 2**63 - 1), (-1, 2**63)),
+    (ranges.PositiveFloat, (1, 1e-9), (0, 0.0, -1.0, float("inf"), float("nan"))),
+    (ranges.NonNegativeFloat, (0, 0.0), (-1e-9, float("nan"))),
+    (ranges.Fraction, (0, 1, 0.5), (1.1, -0.1)),
+    (ranges.PositiveInt | None, (None, 1), (0,)),
+    (tuple[ranges.PositiveInt, ...], ((), (1, 2), [3]), ((0,), 1, (1, "x"))),
+    (tuple[float, str], ((1, "x"),), ((1,), ("x", 1), (1, "x", 2))),
+    (dict[str, float], ({"a": 1},), ({"a": "b"}, ())),
+    (object, (1, "x", None), ()),
+  ],
+)
+def test_what_fits_a_type(kind, good, bad):
+  assert all(ranges.fits(value, kind) for value in good)
+  assert not any(ranges.fits(value, kind) for value in bad)
+  assert ranges.fits(configuration.Macro("X"), kind) and "typing" not in ranges.describe(kind)
 
 
 def test_nearest():
@@ -248,7 +274,7 @@ COMPANIONS = {
   "run/extract": ["tiny/tokens"],
   "run/train": ["tiny/semantic"],
 }
-EXAMPLES = {"int": "1", "float": "1.0", "bool": "False", "str": "'x'", "tuple": "()", "list": "[]"}
+EXAMPLES = (None, 1, "x", (), False)
 NAMES = configuration.names()
 TEXTS = {name: (configuration.FOLDER / f"{name}.gin").read_text() for name in NAMES}
 SHARED = re.findall(r'include "(.*)\.gin"', "".join(TEXTS.values()))
@@ -267,9 +293,10 @@ def fill(config):
     bound = config.macro(name)
     if bound is None or bound.value == configuration.REQUIRED:
       users = [b for b in config.bindings if b.target and b.value == configuration.Macro(name)]
-      kinds = [signatures.signature(b.target).parameters.get(b.name, "") for b in users]
-      known = [kind for kind in map(re.compile(r"\w*").match, kinds) if kind[0] in EXAMPLES]
-      config.add_flag(f"--{name}", name, EXAMPLES[known[0][0]] if known else "None")
+      known = [(signatures.parameters(b.target) or {}).get(b.name) for b in users]
+      kinds = [each.kind for each in known if each]
+      found = [x for x in EXAMPLES if all(ranges.fits(x, kind) for kind in kinds)]
+      config.add_flag(f"--{name}", name, repr(found[0]))
 
 
 @pytest.mark.parametrize("files", COMMANDS, ids=" ".join)
@@ -282,7 +309,7 @@ def test_every_run_of_the_project_is_sound(files):
 
 
 def test_every_macro_of_the_project_is_used_by_some_file():
-  used = {"JOIN", "WORD"} | set(re.findall(r"%(\w+)", "".join(TEXTS.values())))  # main's
+  used = {"JOIN", "WORDS"} | set(re.findall(r"%(\w+)", "".join(TEXTS.values())))  # main's
   for name, text in TEXTS.items():
     unused = set(re.findall(r"^([A-Z]\w*) *=", text, re.M)) - used
     assert not unused, f"{name} defines {unused}, which no file uses"

@@ -24,9 +24,8 @@ from musiclm_jax.evaluation import (
   stages,
 )
 from musiclm_jax.evaluation.evaluate import evaluate
-from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.tokens import flatten
-from tests.small_world import CODES, RATE, SECONDS, STAGES, build
+from tests.small_world import CODES, RATE, SECONDS, build
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +46,6 @@ def sections():
     stages.StageLoss(stage="coarse", swapped="semantic", clips=9, batch_size=4),
     stages.StageLoss(stage="fine", swapped="coarse", clips=9, batch_size=4),
     generated.Generation(
-      samplings=tuple(Sampling(s.name, 1.0, 0.0, 1.0) for s in STAGES),
       num_prompts=9,
       num_shown=2,
       seconds=0.4,

@@ -1,28 +1,28 @@
 """Bundles and generation on random weights: lengths, determinism, windows, refusals."""
 
+import copy
 import json
+import math
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import soundfile
 
-from musiclm_jax import checkpointing
+from musiclm_jax import storage
 from musiclm_jax.evaluation import retrieval
 from musiclm_jax.lm.conditions import constant
-from musiclm_jax.lm.generate import generate
+from musiclm_jax.lm.generate import generate, read_prompts
 from musiclm_jax.lm.generation import Composer, prompt_keys
-from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.lm.sampling import Changes
+from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.seeds import random_key
+from musiclm_jax.tokens import Stage, flatten, unflatten
 from tests import bundles, test_text
 
 pytestmark = pytest.mark.slow  # they compile a whole bundle
-
-SAMPLINGS = (
-  Sampling("semantic", 1.0, 0.0, 0.5),
-  Sampling("coarse", 0.95, 0.0, 0.5),
-  Sampling("fine", 0.4, 0.0, 1.0),
-)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def bundle(runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def composer(bundle):
-  return Composer(bundle, SAMPLINGS)
+  return Composer(bundle)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 3.01])  # less than, equal to and beyond the crop
@@ -97,7 +97,7 @@ def test_a_bundle_keeps_the_text_model_of_its_training(tmp_path, capsys, make, n
   if text:
     pathlib.Path(text).unlink()  # the bundle has its own
     assert (tmp_path / "bundle" / name).is_file()
-  made = Composer(path, SAMPLINGS)
+  made = Composer(path)
   assert made.text_codes(["a slow flute"]).shape == (1, 1, 2)
   with pytest.raises(ValueError, match="the prompt is empty: ''"):
     made.text_codes(["a slow flute", ""])
@@ -107,17 +107,17 @@ def test_a_bundle_keeps_the_text_model_of_its_training(tmp_path, capsys, make, n
   if name:
     (tmp_path / "bundle" / name).unlink()
     with pytest.raises(ValueError, match=f"bundle: {name} is missing"):
-      Composer(path, SAMPLINGS)
+      Composer(path)
 
 
 def test_music_is_made_of_bytes_too(tmp_path):
   path = bundles.export(*bundles.make_runs(tmp_path / "runs", ""), tmp_path / "bundle")
-  music = Composer(path, SAMPLINGS).waveforms(["Ζωή 🎷"], 0.5, seed=0)
+  music = Composer(path).waveforms(["Ζωή 🎷"], 0.5, seed=0)
   assert music.shape == (1, 1200) and np.isfinite(music).all()
 
 
 def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path):
-  with pytest.raises(ValueError, match="was trained on texts by text.model .*TEXT_MODEL is bytes"):
+  with pytest.raises(ValueError, match="was trained with text model .*TEXT_MODEL is bytes"):
     bundles.export(runs[0], "", tmp_path / "bundle")
   with pytest.raises(ValueError, match="nowhere.model: no such text model"):
     bundles.export(runs[0], "nowhere.model", tmp_path / "bundle")
@@ -128,13 +128,13 @@ def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path)
 
 def write(bundle, out, **changes):
   settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0) | changes
-  return generate(bundle=bundle, out=str(out), samplings=SAMPLINGS, **settings)
+  return generate(bundle=bundle, out=str(out), changes=Changes(), **settings)
 
 
-def test_generate_writes_wav_files(bundle, tmp_path):
-  (path,) = write(bundle, tmp_path / "one.wav")
+def test_generate_writes_what_the_names_of_its_files_promise(bundle, tmp_path):
+  (path,) = write(bundle, tmp_path / "one.flac", prompt="a calm flute, Ζωή")
   waveform, rate = soundfile.read(path)
-  assert (len(waveform), rate) == (1200, 2400)
+  assert (len(waveform), rate, soundfile.info(path).format) == (1200, 2400, "FLAC")
   (tmp_path / "prompts.txt").write_text("a flute\nfast drums\n")
   paths = write(bundle, tmp_path / "many", prompt="", prompts=str(tmp_path / "prompts.txt"))
   assert [p[-6:] for p in paths] == ["00.wav", "01.wav"]
@@ -146,9 +146,12 @@ def test_generate_writes_wav_files(bundle, tmp_path):
   [
     ({"prompt": ""}, "the prompt is empty"),
     ({"prompt": "   "}, "the prompt is empty"),
-    ({"seconds": 0.0}, "seconds: wanted more than 0, found 0.0"),
-    ({"seconds": -1.0}, "seconds: wanted more than 0"),
-    ({"seconds": float("nan")}, "seconds: wanted more than 0, found nan"),
+    ({"prompt": "宁静"}, "not trained on any part of the prompt '宁静'"),
+    ({"prompts": "prompts.txt"}, "both a prompt and --prompts prompts.txt"),
+    ({"seconds": 0.0}, "--seconds: wants 1 sample at 2400 Hz or more and an end, got 0"),
+    ({"seconds": 1e-4}, "--seconds: wants 1 sample"),
+    ({"seconds": float("inf")}, "--seconds: .* got inf"),
+    ({"seconds": float("nan")}, "--seconds: .* got nan"),
     ({"prompt": "", "prompts": "/nonexistent.txt"}, "/nonexistent.txt: no such file"),
   ],
 )
@@ -157,6 +160,40 @@ def test_bad_requests_are_one_line(bundle, tmp_path, changes, message):
     write(bundle, tmp_path / "x.wav", **changes)
   assert "\n" not in str(caught.value)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "out, message",
+  [
+    ("x.mp3", "x.mp3: wants a file name that ends in one of .wav, .flac, .ogg"),
+    ("x", "x: wants a file name that ends"),
+    ("folder", "folder: wants the name of a file, this is a folder"),
+    ("file/x.wav", "file: wants a folder, this is a file"),
+  ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_bundle_is_read(
+  tmp_path, out, message
+):
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "file").touch()
+  with pytest.raises(ValueError, match=message):
+    write("no bundle", tmp_path / out)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_prompts_of_any_editor_are_the_same(tmp_path):
+  (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfa flute\r\ndrums\r\n")
+  assert read_prompts(str(tmp_path / "p.txt")) == ["a flute", "drums"]
+  (tmp_path / "p.txt").write_bytes(b"a flute\ncaf\xe9\n")
+  with pytest.raises(ValueError, match="p.txt:2: wanted UTF-8"):
+    read_prompts(str(tmp_path / "p.txt"))
+
+
+def test_every_seed_has_its_own_key():
+  seeds = (0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**63 - 1)
+  keys = [tuple(map(int, jax.random.key_data(random_key(seed)))) for seed in seeds]
+  assert len(set(keys)) == len(seeds)
+  assert keys[1] == tuple(map(int, jax.random.key_data(jax.random.key(1))))
 
 
 def test_an_empty_line_among_prompts_is_named(bundle, tmp_path):
@@ -176,7 +213,10 @@ def spoil(path):
   [
     (lambda b: shutil.rmtree(b), "no bundle here"),
     (lambda b: (b / "bundle.json").write_text("{"), "not JSON"),
-    (lambda b: (b / "bundle.json").write_text('{"format": 9}'), "wanted format 2, found 9"),
+    (
+      lambda b: (b / "bundle.json").write_text('{"format": 9}'),
+      "has format 9, this version reads",
+    ),
     (lambda b: shutil.rmtree(b / "mulan_rvq"), "part mulan_rvq is incomplete"),
     (lambda b: (b / "fine" / "model.json").unlink(), "part fine is incomplete"),
     (lambda b: (b / "text.model").unlink(), "text.model is missing"),
@@ -206,11 +246,11 @@ def test_parts_that_do_not_belong_together_are_refused(runs, tmp_path):
   shutil.copytree(directories["soundstream"], other)
   description = json.loads((tmp_path / "soundstream" / "model.json").read_text())
   for name, value, message in (
-    ("commitment_weight", 2.0, "trained on tokens of soundstream .*would hold"),
+    ("commitment_weight", 2.0, "trained on tokens of soundstream .*/soundstream is"),
     ("sample_rate", 4800, "soundstream: is of 4800 Hz, SAMPLE_RATE is 2400"),
   ):
     description["module"][name] = value
-    checkpointing.write_text(tmp_path / "soundstream" / "model.json", json.dumps(description))
+    storage.write_text(tmp_path / "soundstream" / "model.json", json.dumps(description))
     with pytest.raises(ValueError, match=message):
       bundles.export({**directories, "soundstream": other}, text, tmp_path / "bundle")
   assert not (tmp_path / "bundle").exists()
@@ -227,6 +267,75 @@ def test_an_unfinished_run_and_a_directory_of_something_else_are_refused(runs, t
     bundles.export(directories, text, tmp_path / "taken")
 
 
-def test_a_stage_without_sampling_settings_is_named(bundle):
-  with pytest.raises(ValueError, match="stage fine .* no sampling settings"):
-    Composer(bundle, SAMPLINGS[:2])
+def test_the_bundles_settings_are_changed_by_name(bundle):
+  def of(**changes):
+    return Composer(bundle, Changes(**changes)).settings
+
+  own = of()
+  assert {(s.temperature, s.guidance, s.stride_fraction) for s in own.values()} == {(1.0, 0.0, 0.5)}
+  assert {s.guidance for s in of(guidance=2.0).values()} == {2.0}
+  changed = of(temperature={"coarse": 0.5})
+  assert changed.pop("coarse").temperature == 0.5 and changed == {n: own[n] for n in changed}
+  with pytest.raises(ValueError, match="temperature: no stage 'course'; the bundle has semantic"):
+    of(temperature={"course": 0.5})
+  with pytest.raises(ValueError, match="stage semantic: guidance: wanted 0 or more, found -3"):
+    of(guidance=-3.0)
+
+
+NAMING_STAGES = (
+  Stage("semantic", (bundles.MULAN,), bundles.SEMANTIC, 2.0),
+  Stage("coarse", (bundles.MULAN, bundles.SEMANTIC), bundles.COARSE, 0.8, "delayed"),
+  Stage("fine", (bundles.COARSE,), bundles.FINE, 0.4),
+)
+
+
+class Naming:
+  """In place of a stage's model: code = frame number modulo the codebook, from what it reads.
+
+  The semantic stage counts; the others repeat the number that their rated condition names at the
+  same time, so that a window that starts in the wrong place is seen.
+  """
+
+  def __init__(self, stage):
+    self.module = TokenLM(stage, bundles.VOCABULARY, bundles.transformer(), 0.0, 0.0)
+    self._next = 0
+
+  def __call__(self, method, conditions, known, keys, *, frames, settings):
+    assert method == "generate"
+    stage, vocabulary = self.module.stage, self.module.vocabulary
+    levels = stage.target.num_quantizers
+    first = known.shape[1] // levels
+    if stage.name == "semantic":
+      codes = np.arange(self._next, self._next + frames - first) % 16
+      self._next += frames - first
+      codes = np.repeat(codes[None, :, None], len(conditions), axis=0)
+    else:
+      source = stage.conditions[-1]
+      read = conditions[:, -source.length(frames / stage.target.frame_rate) :]
+      numbers = unflatten(read, vocabulary.offsets(source))[:, :, 0]
+      times = (np.arange(first, frames) * source.frame_rate / stage.target.frame_rate).astype(int)
+      codes = np.repeat(numbers[:, times, None], levels, axis=2)
+    return flatten(codes, vocabulary.offsets(stage.target)).astype(np.int32)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 2.0, 7.3])
+@pytest.mark.parametrize("known", [0, 50])
+def test_every_window_reads_its_conditions_at_its_own_time(composer, seconds, known):
+  composer = copy.copy(composer)
+  composer.parts = composer.parts | {stage.name: Naming(stage) for stage in NAMING_STAGES}
+  given = {"mulan": constant(np.zeros((1, 1, 2), np.int32))}
+  beginning = {}
+  if known:  # semantic codes that are there already; the model goes on counting
+    beginning = {"semantic": (np.arange(known) % 16).reshape(1, known, 1)}
+    composer.parts["semantic"]._next = min(known, math.ceil(seconds * 25))
+  codes = composer.compose(given, seconds, prompt_keys(["a"], 0), beginning)
+  frames = np.arange(codes["acoustic"].shape[1])
+  assert len(frames) >= seconds * 50
+  np.testing.assert_array_equal(codes["semantic"][0, :, 0], np.arange(len(frames) // 2) % 16)
+  for level in range(4):
+    np.testing.assert_array_equal(codes["acoustic"][0, :, level], frames // 2 % 16)
+
+
+def test_a_condition_that_is_not_given_is_named(composer):
+  with pytest.raises(ValueError, match="stage semantic reads mulan, which is not given"):
+    composer.compose({}, 1.0, prompt_keys(["a"], 0))

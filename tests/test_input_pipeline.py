@@ -259,7 +259,7 @@ def test_codes_that_a_stream_does_not_expect_are_refused(tmp_path, changes, mess
 
 
 def test_shards_of_another_tokenizer_are_refused_by_name(tmp_path, directory):
-  from tests.test_checkpointing import make_part
+  from tests.test_part_files import make_part
 
   write_manifest(directory, {"mulan": "aaa"})
   part = str(tmp_path / "rvq")

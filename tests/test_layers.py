@@ -13,12 +13,28 @@ PACKAGE = Path(__file__).parent.parent / "musiclm_jax"
 # Bottom to top. A module imports only modules of lower layers, or of its own layer where the
 # imports form no circle; a name that ends in .* stands for all modules of that folder.
 LAYERS = (
-  ("audio", "spectrograms", "text", "tokens", "sequences", "windows", "partitioning", "layers"),
+  (
+    "audio",
+    "spectrograms",
+    "text",
+    "tokens",
+    "sequences",
+    "windows",
+    "partitioning",
+    "layers",
+    "ranges",
+    "seeds",
+    "storage",
+    "licence_terms",
+    "old_names",
+    "descriptions",
+  ),
   (
     "attention",
     "transformer",
     "encoder",
-    "checkpointing",
+    "part_files",
+    "tokenizers.kmeans",
     "tokenizers.quantizer",
     "tokenizers.targets",
     "tokenizers.discriminators",
@@ -27,6 +43,8 @@ LAYERS = (
     "tokenizers.convolutions",
     "tokenizers.balancer",
     "tokenizers.inputs",
+    "tokenizers.model_card",
+    "tokenizers.protocols",
     "tokenizers.pretrained",
     "evaluation.metrics",
     "datasets.*",
@@ -74,6 +92,7 @@ LAYERS = (
   ),
   (
     "training.input_pipeline",
+    "lm.conditions",
     "lm.generation",
     "lm.generate",
     "lm.sample_generation",

@@ -84,12 +84,17 @@ FILE_MISTAKES = [
   (HEAD + "from studio import modles\n", 2, "no module studio.modles; nearest studio.models"),
   (HEAD + "import stduio\n", 2, "no module stduio is installed"),
   ("from __gin__ import dynamic_registratoin\n", 1, "nearest from __gin__ import dynamic_reg"),
-  ("import studio.models\nstudio.models.Small.depth = 3\n", 2, "must stand above"),
+  ("import studio.models\nstudio.models.Small.depth = 3\n", 2, "must be above"),
   ('include "shred.gin"\n', 1, "no gin file shred.gin; nearest shared"),
   ('include "mine.gin"\n', 1, "mine.gin includes itself"),
   ("WIDTH = big\n", 1, "cannot read the value big; a string needs quotes"),
   ("\nWIDTH 3\n", 2, "syntax: Couldn't parse statement"),
   ("WIDTH = (1,\n", 2, "syntax: "),
+  (PARTS + "models.Plain.size = 0\n", 3, "size wants int of 1 or more | None, got 0"),
+  (PARTS + "models.Plain.gain = -0.5\n", 3, "gain wants float of 0 or more, got -0.5"),
+  (PARTS + "models.Plain.gain = 1e999\n", 3, "gain wants float of 0 or more, got inf"),
+  (PARTS + "models.Small.rate = 1e999\n", 3, "rate wants float, got inf"),
+  (PARTS + "models.Small.strides = (1, 'x')\n", 3, "strides wants tuple[int, ...], got (1, 'x')"),
   ("WIDTH =\n", 1, "syntax: Unable to parse value"),
   ("WIDTH = 3 4\n", 1, "syntax: Expected newline"),
   ("WIDTH = 'a\n", 1, "syntax: "),
@@ -155,11 +160,26 @@ def test_values_that_only_show_when_called(studio, tmp_path, capsys):
     ("nested", 1, "two lines"),
     ("file", 1, "'/nowhere/at/all.wav': No such file or directory"),
     ("disk", 70, "'runs/fine': No space left on device"),
+    ("library", 70, "write failed: Disk quota exceeded"),
+    ("forbidden", 1, "'runs/fine': Permission denied"),
+    ("late", 70, "no answer"),
     ("interrupt", 130, "interrupted"),
   ],
 )
 def test_what_a_job_raises_is_one_line(studio, capsys, kind, code, line):
   assert fails(capsys, ["crash", f"--kind={kind}"], code) == line
+
+
+def test_a_reader_that_ends_early_is_no_error(tmp_path):
+  reading, writing = os.pipe()
+  os.close(reading)
+  command = [sys.executable, "-m", "musiclm_jax", "--help"]
+  environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+  result = subprocess.run(
+    command, stdout=writing, stderr=subprocess.PIPE, env=environment, check=False
+  )
+  os.close(writing)
+  assert (result.returncode, result.stderr) == (1, b"")
 
 
 def test_a_bug_keeps_its_traceback(studio):
@@ -241,6 +261,8 @@ def test_legal_forms(studio, tmp_path, argv, expected):
     (["speak", "--prompt", "calm piano"], "calm piano"),
     (["speak", "--prompt=a=b, c"], "a=b, c"),
     (["speak", "--prompt=(open"], "(open"),
+    (["speak", "--prompt=~/x"], os.path.expanduser("~/x")),
+    (["speak", "--prompt=~3 minutes"], "~3 minutes"),
   ],
 )
 def test_prompts_arrive_as_they_were_typed(studio, argv, prompt):

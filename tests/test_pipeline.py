@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.configuration import Configuration, find
 from musiclm_jax.tokenizers import frozen
 
@@ -142,7 +142,7 @@ def test_music_from_text_has_exactly_its_length_and_its_seed(made, tmp_path):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, resumed, name):
   model = name.removeprefix("tiny/")
-  whole, again = (checkpointing.read_weights(str(folder / model)) for folder in (made, resumed))
+  whole, again = (part_files.read_weights(str(folder / model)) for folder in (made, resumed))
   jax.tree.map(np.testing.assert_array_equal, whole, again)
 
 

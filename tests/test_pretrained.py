@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from musiclm_jax import audio, checkpointing
+from musiclm_jax import audio, part_files
 from musiclm_jax.datasets import features
 from musiclm_jax.tokenizers import frozen, importing
 from musiclm_jax.tokenizers.quantizer import dequantize, quantize
@@ -129,11 +129,12 @@ def test_a_tower_of_mulan_is_that_of_the_checkpoint(kind, checkpoints, tmp_path,
     wanted = lambda: network(torch.from_numpy(x)).pooler_output  # noqa: E731
   with torch.no_grad():
     wanted = wanted().numpy()
-  found = frozen.load(str(tmp_path))("__call__", x)
+  part = frozen.load(str(tmp_path))
+  found = part.module.apply(part.variables, x)
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_a_tower_is_taken_without_the_heads_of_its_checkpoint(checkpoints, tmp_path):
+def test_a_tower_is_taken_without_the_heads_of_its_checkpoint(checkpoints, tmp_path, capsys):
   config = CONFIGS["audio-spectrogram-transformer"]
   for name, model in {
     "audio-spectrogram-transformer": transformers.ASTForAudioClassification(config),
@@ -143,6 +144,39 @@ def test_a_tower_is_taken_without_the_heads_of_its_checkpoint(checkpoints, tmp_p
     if PREPROCESSORS[name]:
       PREPROCESSORS[name]().save_pretrained(tmp_path / name)
     adopt(tmp_path / name, tmp_path / f"{name}_part", licence="MIT")
+  assert "left out the heads of its own tasks: classifier" in capsys.readouterr().err
+
+
+OLD_NAMES = {
+  "parametrizations.weight.original0": "weight_g",
+  "parametrizations.weight.original1": "weight_v",
+  "LayerNorm.weight": "LayerNorm.gamma",
+  "LayerNorm.bias": "LayerNorm.beta",
+}
+HEADS = {"hubert": "lm_head.bias", "bert": "cls.predictions.bias"}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_checkpoint_with_older_names_and_a_head_is_the_same_part(
+  kind, checkpoints, tmp_path, capsys
+):
+  folder, tensors = shutil.copytree(checkpoints[kind], tmp_path / "old"), {}
+  for name, tensor in load_file(folder / "model.safetensors").items():
+    for now, before in OLD_NAMES.items():
+      name = name.replace(now, before)
+    tensors[f"{kind}.{name}"] = tensor
+  tensors |= {HEADS[kind]: torch.zeros(40)}
+  if kind == "bert":
+    tensors["bert.embeddings.position_ids"] = torch.arange(12)[None]
+  torch.save(tensors, folder / "pytorch_model.bin")
+  (folder / "model.safetensors").unlink()
+  adopt(folder, tmp_path / "part")
+  head = HEADS[kind].partition(".")[0]
+  assert f"left out the heads of its own tasks: {head}" in capsys.readouterr().err
+  adopt(checkpoints[kind], tmp_path / "wanted")
+  found, wanted = (load_file(tmp_path / n / "weights.safetensors") for n in ("part", "wanted"))
+  assert found.keys() == wanted.keys()
+  assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 def _without(prefix):
@@ -173,7 +207,7 @@ def test_a_source_of_extraction_runs_it_and_asserts_its_rate(checkpoints, tmp_pa
   codes = features.Encoder(source, RATE)(sound(2))
   assert codes.shape == (2, 50, 2) and codes.dtype == np.uint16
   entry = features.Encoder(source, RATE).describe(codes)
-  assert entry["codebook_size"] == 16 and entry["encoder"] == checkpointing.fingerprint(tmp_path)
+  assert entry["codebook_size"] == 16 and entry["encoder"] == part_files.fingerprint(tmp_path)
   with pytest.raises(ValueError, match="75.0 Hz would give 75 frames"):
     features.Encoder(features.Source(*(*vars(source).values(),)[:-1], 75.0), RATE)(sound(2))
 

@@ -1,4 +1,7 @@
-"""Jobs of several processes on this machine: they agree, and train as one process would."""
+"""Jobs of several processes on this machine: they agree, and train as one process would.
+
+They read token arrays, which start several seconds sooner than SeqIO.
+"""
 
 import contextlib
 import dataclasses
@@ -18,16 +21,19 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing, processes
+from musiclm_jax import part_files, processes
 from musiclm_jax.configuration import ConfigurationError
+from musiclm_jax.datasets import token_arrays
 from musiclm_jax.training import preflight
 from tests.records import write_records
 
 slow = pytest.mark.slow
 
 
-def write_tokens(root) -> str:
-  """Token shards of random codes for tiny/fine."""
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+  """Token arrays of random codes for tiny/fine."""
+  root = tmp_path_factory.mktemp("tokens")
 
   def row(index):
     codes = np.random.default_rng(index).integers(0, 32, (100, 12)).astype(np.uint16)
@@ -41,12 +47,8 @@ def write_tokens(root) -> str:
   write_records(root, rows, features)
   entry = {"frame_rate": 50.0, "width": 12, "codebook_size": 32, "encoder": "none"}
   (root / "manifest.json").write_text(json.dumps({"sources": {"acoustic": entry}}))
-  return str(root)
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory):
-  return write_tokens(tmp_path_factory.mktemp("tokens"))
+  token_arrays.convert(data_dir=str(root), output_dir=str(root / "arrays"))
+  return str(root / "arrays")
 
 
 def words(tokens, model_dir, *more, saves=2):
@@ -78,13 +80,13 @@ def run(count, devices, *command) -> str:
 
 
 def losses(model_dir) -> dict:
-  """{(split, step): loss}, of a step that was made twice the second."""
+  """{(split, step): loss}, the later one of a step that was made twice."""
   rows = map(json.loads, pathlib.Path(model_dir, "metrics.jsonl").read_text().splitlines())
   return {(row["split"], row["step"]): row["loss"] for row in rows}
 
 
 def child(job, flag: str) -> int | None:
-  """The process of a job that was started with this flag, None where it is gone."""
+  """The process of a job that was started with this flag, None if it has ended."""
   for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
     try:
       command, status = path.read_text(), path.with_name("status").read_text()
@@ -127,7 +129,7 @@ def test_a_killed_worker_changes_nothing(tokens, whole, tmp_path):
   assert job.returncode == 0, text[-3000:]
   assert "supervisor: process 1 was killed by SIGKILL; starting again from step" in text
   assert losses(tmp_path) == losses(whole)  # bit for bit
-  found, wanted = (checkpointing.read_weights(str(path)) for path in (tmp_path, whole))
+  found, wanted = (part_files.read_weights(str(path)) for path in (tmp_path, whole))
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 

@@ -18,7 +18,8 @@ STATE = ["codebooks", "statistics"]
 
 
 def residual(**changes):
-  fields = {"num_quantizers": 3, "codebook_size": 8, "dim": 4, "decay": 0.9, "threshold": 0.0}
+  fields = {"num_quantizers": 3, "codebook_size": 8, "dim": 4, "decay": 0.9}
+  fields |= {"restart_threshold": 0.0, "restart_updates": None}
   fields |= {"iterations": 5, "level_dropout": False}
   return q.ResidualQuantizer(**fields | changes)
 
@@ -156,18 +157,55 @@ def test_update_is_the_moving_average(rng):
 
 def test_dead_codes_restart_at_vectors_of_the_batch(rng):
   x = blobs(rng, 8, num=256).reshape(2, 128, 4)
-  module = residual(num_quantizers=1, threshold=1.0)
+  module = residual(num_quantizers=1, restart_threshold=0.1)
   _, books = train(module, x)
   far = books | {
     "vectors": books["vectors"].at[:, :4].set(1e3),
-    "counts": books["counts"] * 0 + 0.5,
+    "counts": books["counts"].at[:, :4].set(0),
   }
   (_, _, metrics), new = train(module, x, variables={"codebooks": far})
-  assert metrics["dead"][0] >= 0.5
+  assert metrics["dead"][0] == metrics["restarted"][0] >= 0.5
   restarted = np.asarray(new["vectors"])[0, :4]
   assert np.abs(restarted[:, None] - x.reshape(1, -1, 4)).sum(-1).min(-1).max() == 0
   _, new = train(module, x, variables={"codebooks": far}, steps=30)
   assert np.abs(np.asarray(new["vectors"])).max() < 50
+
+
+def test_which_codes_are_dead_does_not_depend_on_the_rows_of_a_batch(rng):
+  x = np.concatenate([np.zeros((90, 4)), np.ones((9, 4)), np.full((1, 4), 2.0)]).astype("f")[None]
+  module = residual(num_quantizers=1, codebook_size=3, restart_threshold=0.1, decay=0.0)
+  for copies in (1, 8):  # mean uses of 33 and 267 rows; the third code has 1/33 of it
+    batch = np.repeat(x, copies, axis=0)
+    for restart_updates, restarted in ((None, 1 / 3), (0, 0.0)):
+      learner = module.clone(restart_updates=restart_updates)
+      (_, _, metrics), _ = train(learner, batch, steps=1)
+      np.testing.assert_allclose(metrics["dead"][0], 1 / 3, rtol=1e-6)
+      np.testing.assert_allclose(metrics["restarted"][0], restarted, rtol=1e-6)
+
+
+def residual_codebooks(x, restart_threshold, restart_updates):
+  """(share restarted at the last of 45 steps, share of codes that x uses, mean squared error) of 6
+  levels of 64 codes trained on batches of 128 of the rows x: 2 rows a code, as in a short training.
+  """
+  fields = dict(
+    num_quantizers=6, codebook_size=64, dim=x.shape[1], restart_threshold=restart_threshold
+  )
+  module, draw = residual(restart_updates=restart_updates, **fields), np.random.default_rng(3)
+  variables = init(module, x[None, :128])
+  for i in range(45):
+    batch = x[None, draw.permutation(len(x))[:128]]
+    (_, _, metrics), variables = step(module, variables, jax.random.key(i), batch)
+  codes, quantized = q.quantize(x, np.asarray(variables["codebooks"]["vectors"]))
+  used = np.mean([len(np.unique(level)) / 64 for level in codes.T])
+  return float(metrics["restarted"][0]), used, np.square(x - quantized).mean()
+
+
+def test_restarts_end_and_the_codes_then_settle():
+  x = blobs(np.random.default_rng(0), 40, num=1024, dim=32, noise=1.0)
+  endless = residual_codebooks(x, 0.5, None)  # under 1 row of a batch
+  restarted, used, error = residual_codebooks(x, 0.2, 30)
+  assert endless[0] > 0.15 and restarted == 0  # single residuals of the last batch, or none
+  assert used >= endless[1] and error < endless[2]
 
 
 @pytest.mark.slow
@@ -189,7 +227,7 @@ def test_masked_vectors_touch_nothing(rng):
   x = rng.normal(size=(2, 40, 4)).astype("f")
   weights = (rng.random((2, 40)) < 0.6).astype("f")
   other = np.where(weights[..., None] > 0, x, np.nan).astype("f")
-  module = residual(threshold=0.5)
+  module = residual(restart_threshold=0.1)
   (_, _, metrics), books = train(module, x, weights, steps=3)
   (_, _, masked_metrics), masked = train(module, other, weights, steps=3)
   jax.tree.map(np.testing.assert_array_equal, (metrics, books), (masked_metrics, masked))
@@ -202,7 +240,7 @@ def test_masked_vectors_touch_nothing(rng):
 def test_kmeans_matches_sklearn(rng):
   for x in (blobs(rng, 16), rng.normal(size=(1024, 4)).astype("f")):
     reference = KMeans(16, n_init=5, random_state=0).fit(x).inertia_
-    module = residual(num_quantizers=1, codebook_size=16, threshold=2.0, iterations=20)
+    module = residual(num_quantizers=1, codebook_size=16, restart_threshold=0.05, iterations=20)
     _, books = train(module, x.reshape(4, 256, 4), steps=60)
     inertia = np.square(x - q.quantize(x, np.asarray(books["vectors"]))[1]).sum()
     assert inertia < 1.05 * reference
@@ -227,7 +265,7 @@ def fit(module, batches):
 @pytest.mark.slow
 @pytest.mark.parametrize("standardise", [True, False])
 def test_embedding_quantizer_learns_in_the_space_of_its_input(embeddings, standardise):
-  levels = residual(num_quantizers=2, codebook_size=64, dim=6, threshold=1.0)
+  levels = residual(num_quantizers=2, codebook_size=64, dim=6, restart_threshold=0.05)
   module = q.EmbeddingQuantizer(levels, standardise)
   loss, metrics, variables = fit(module, [{"embeddings": embeddings}] * 20)
   assert loss < 0.1 and loss.dtype == np.float32

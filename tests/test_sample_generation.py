@@ -7,16 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musiclm_jax import audio, checkpointing, partitioning
+from musiclm_jax import audio, part_files, partitioning
 from musiclm_jax.lm.generation import Composer
 from musiclm_jax.lm.sample_generation import SampleGeneration, Samples
-from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.training.progress import Progress, Rates
 from musiclm_jax.training.protocols import Run
 from musiclm_jax.training.step import TrainState
 from tests import bundles
 
-SAMPLINGS = tuple(Sampling(stage.name, 1.0, 0.0, 0.5) for stage in bundles.STAGES)
 PROMPTS = ["a calm flute", "drums"]
 
 
@@ -33,14 +31,14 @@ def made(tmp_path_factory):
 def settings(made, **changes):
   bundle, _, prompts = made
   fields = dict(period=10, bundle=bundle, prompts=prompts, seconds=0.5, seed=3)
-  return SampleGeneration(**fields | changes, samplings=SAMPLINGS)
+  return SampleGeneration(**fields | changes)
 
 
 def test_a_model_with_the_values_of_the_bundle_makes_its_music(made):
   bundle, runs, _ = made
-  wanted = Composer(bundle, SAMPLINGS).waveforms(PROMPTS, 0.5, 3)
+  wanted = Composer(bundle).waveforms(PROMPTS, 0.5, 3)
   mesh = partitioning.make_mesh(partitioning.MeshShape(1, 2, 2, 2), jax.devices())
-  module, variables, _ = checkpointing.read_part(runs["semantic"])
+  module, variables, _ = part_files.read_part(runs["semantic"])
   samples = Samples(settings(made), module)
   assert samples.sample_rate == bundles.SAMPLE_RATE
   with partitioning.use(mesh):
@@ -49,7 +47,7 @@ def test_a_model_with_the_values_of_the_bundle_makes_its_music(made):
 
 def test_a_hook_writes_the_music_of_the_values_that_train(made, tmp_path, capsys):
   _, runs, _ = made
-  module, variables, _ = checkpointing.read_part(runs["soundstream"])
+  module, variables, _ = part_files.read_part(runs["soundstream"])
   with Progress(str(tmp_path), 1, 40, Rates(1, None), wandb_project="") as progress:
     run = Run(SimpleNamespace(model=module), None, str(tmp_path), 1, 40, progress)
     with settings(made).start(run) as hook:
@@ -73,7 +71,7 @@ def test_settings_that_can_generate_nothing_are_refused_before_the_first_step(ma
     settings(made, prompts=str(tmp_path / "nowhere.txt"))
   with pytest.raises(ValueError, match="needs --sample_bundle and --sample_prompts too"):
     settings(made, bundle="")
-  module, _, _ = checkpointing.read_part(made[1]["semantic"])
+  module, _, _ = part_files.read_part(made[1]["semantic"])
 
   def start(module, **changes):
     run = Run(SimpleNamespace(model=module), None, str(tmp_path), 1, 40, None)

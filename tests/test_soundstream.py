@@ -29,7 +29,7 @@ def codec(**changes):
   fields = {
     "sample_rate": 24000,
     "encoder": Encoder(16, (3, 2), 8, 3, (1, 3), 80, "float32"),
-    "quantizer": ResidualQuantizer(3, 16, 8, 0.9, 0.05, 3, True),
+    "quantizer": ResidualQuantizer(3, 16, 8, 0.9, 0.05, None, 3, True),
     "decoder": Decoder(16, (3, 2), 3, (1, 3), 80, "float32"),
     "discriminators": TINY_ADVERSARIES,
     "reconstruction_weight": 1.0,
@@ -260,7 +260,7 @@ def test_paper_size_has_the_parameters_of_table_i(channels):
   module = codec(
     encoder=Encoder(channels[0], (3, 4, 5, 8), 256, *tail),
     decoder=Decoder(channels[1], (3, 4, 5, 8), *tail),
-    quantizer=ResidualQuantizer(12, 1024, 256, 0.99, 2.0, 10, True),
+    quantizer=ResidualQuantizer(12, 1024, 256, 0.99, 2.0, None, 10, True),
   )
   batch = {"waveform": jax.ShapeDtypeStruct((2, 24000), jnp.float32)}
   init = functools.partial(module.init, train=False)

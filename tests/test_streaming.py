@@ -18,7 +18,7 @@ def codec():
 
 
 def pieces(*ends):
-  """Slices up to each end, behind each other."""
+  """Consecutive slices up to each end."""
   return [slice(a, b) for a, b in zip([0, *ends], ends)]
 
 

@@ -219,3 +219,24 @@ def test_a_file_that_is_no_text_model_is_refused(tmp_path, name, write, message)
 def test_a_copy_keeps_its_kind(paths):
   names = [text.file_name(paths[kind]) for kind in KINDS]
   assert names == ["", "text.model", "vocab.txt", "tokenizer.json"]
+
+
+@pytest.mark.parametrize(
+  ("kind", "said", "unknown"),
+  [
+    ("sentencepiece", "a calm flute", []),
+    ("sentencepiece", "a calm Ζωή flute 🎷", ["Ζωή", "🎷"]),
+    ("word_pieces", "a calm qwxz flute", ["qwxz"]),
+    ("", "Ζωή", []),
+  ],
+)
+def test_words_that_a_text_model_does_not_know_are_named(tmp_path, capsys, kind, said, unknown):
+  writers = {"sentencepiece": (sentencepiece, "t.model"), "word_pieces": (word_pieces, "t.txt")}
+  write, name = writers.get(kind, (lambda path: "", ""))
+  tokenizer = Tokenizer(write(tmp_path / name))
+  assert tokenizer.unknown_words(said) == unknown
+  tokenizer.check_known([said])
+  assert capsys.readouterr().err.count("unknown to the text model") == bool(unknown)
+  if unknown:
+    with pytest.raises(ValueError, match="not trained on any part of the prompt"):
+      tokenizer.check_known(["a flute", " ".join(unknown)])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.datasets import token_arrays
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.sources import MeanQuantized
@@ -47,7 +47,9 @@ def token_row(index, seconds):
 @pytest.fixture(scope="module")
 def quantizer(tmp_path_factory):
   directory = str(tmp_path_factory.mktemp("mulan_rvq"))
-  module = EmbeddingQuantizer(ResidualQuantizer(2, 8, 4, 0.9, 1.0, 5, False), standardise=False)
+  module = EmbeddingQuantizer(
+    ResidualQuantizer(2, 8, 4, 0.9, 1.0, None, 5, False), standardise=False
+  )
   batch = {"embeddings": np.random.default_rng(0).standard_normal((4, 8, 4)).astype(np.float32)}
   variables = module.init(jax.random.key(0), batch, train=False)
   _, updates = module.apply(
@@ -57,8 +59,8 @@ def quantizer(tmp_path_factory):
     rngs={"dropout": jax.random.key(1)},
     mutable=list(variables),
   )
-  checkpointing.describe_run(directory, module, {"sources": {}, "parts": {}})
-  checkpointing.write_weights(directory, {**variables, **updates})
+  part_files.describe_run(directory, module, {"sources": {}, "parts": {}})
+  part_files.write_weights(directory, {**variables, **updates})
   return directory
 
 
@@ -176,7 +178,7 @@ def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quanti
   found = unflatten(batch["decoder_target_tokens"][:, :2], VOCABULARY.offsets(MULAN))[:, 0]
   means = np.stack([row["mulan"][:3].mean(axis=0) for row in rows])
   means /= np.linalg.norm(means, axis=1, keepdims=True)
-  codebooks = checkpointing.read_weights(quantizer)["codebooks"]["quantizer"]["vectors"]
+  codebooks = part_files.read_weights(quantizer)["codebooks"]["quantizer"]["vectors"]
   wanted, _ = quantize(means.astype(np.float32), codebooks)
   assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, wanted.tolist()))
 

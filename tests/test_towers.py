@@ -1,4 +1,4 @@
-"""The towers: patches and places of spectrograms, padding of texts."""
+"""The towers: patches and positions of spectrograms, padding of texts."""
 
 import functools
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from musiclm_jax import checkpointing, main
+from musiclm_jax import descriptions, main, part_files
 from tests.regression import Data, allclose, equal, metrics, train, weights
 
 
@@ -93,17 +93,17 @@ def test_another_configuration_in_the_same_directory_is_refused(whole):
 
 @pytest.mark.parametrize("mesh", [(1, 1, 8), (8, 1, 1)])
 def test_a_run_starts_from_the_weights_of_another(whole, tmp_path, capsys, monkeypatch, mesh):
-  monkeypatch.setattr(checkpointing, "_PACKAGE", "tests")  # where this model comes from
+  monkeypatch.setattr(descriptions, "_PACKAGE", "tests")  # where this model comes from
   train(tmp_path, steps=0, seed=5, initial={"": str(whole)}, mesh=mesh)
   equal(weights(whole), weights(tmp_path))
   assert "the model starts from" in capsys.readouterr().err
   origin = json.loads((tmp_path / "model.json").read_text())["provenance"]["initial"]
-  assert origin == {"": {"part": checkpointing.fingerprint(whole)}}
+  assert origin == {"": {"part": part_files.fingerprint(whole)}}
 
 
 def test_a_part_of_another_shape_is_no_start(copy, tmp_path, monkeypatch):
-  monkeypatch.setattr(checkpointing, "_PACKAGE", "tests")
-  checkpointing.write_weights(copy, {"params": {"other": np.zeros((3,), np.float32)}})
+  monkeypatch.setattr(descriptions, "_PACKAGE", "tests")
+  part_files.write_weights(copy, {"params": {"other": np.zeros((3,), np.float32)}})
   with pytest.raises(ValueError, match="part lacks params/kernel.*part has params/other"):
     train(tmp_path / "second", initial={"": str(copy)})
   with pytest.raises(ValueError, match="nowhere: model.json is missing"):

@@ -39,7 +39,7 @@ FRONT_END = {
 
 
 TARGETS = {
-  "clusters": Clusters(ResidualQuantizer(1, 12, 320, 1.0, 0.0, 5, False), 8, "float32"),
+  "clusters": Clusters(ResidualQuantizer(1, 12, 320, 1.0, 0.0, None, 5, False), 8, "float32"),
   "learned": Learned(12, 8, 2.0, 0.5, 0.999995, 0.9),
 }
 both_kinds = pytest.mark.parametrize("kind", TARGETS)
@@ -159,7 +159,7 @@ def test_what_gives_no_frame_or_is_no_layer_raises(samples, layer, message):
 
 def test_masks_are_spans_of_the_rate_of_the_paper():
   mask = np.asarray(span_mask(jax.random.key(0), (400, 250), start_rate=0.065, span=10))
-  # a frame behind the first nine is left out by ten starts that did not happen
+  # a frame after the first nine is not masked where none of ten spans started
   assert abs(mask[:, 9:].mean() - (1 - (1 - 0.065) ** 10)) < 0.01
   for row in mask[:50]:
     edges = np.flatnonzero(np.diff(np.r_[0, row, 0]))
@@ -199,7 +199,7 @@ def test_a_masked_frame_gives_no_information_and_all_others_do(rng):
   features = FrontEnd.__call__
 
   def named(moved):
-    # what the front end gives, moved: the mask is drawn behind it
+    # the front end's output, moved: the mask is drawn after it
     def shifted(self, x):
       return features(self, x) + moved
 

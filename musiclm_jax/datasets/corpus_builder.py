@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from musiclm_jax.datasets import captions, catalogue, corpus_clips, parallel_build, soundfonts
 from musiclm_jax.datasets.audio_record import FEATURES
+from musiclm_jax.ranges import PositiveInt, Seed
 
 SPLITS = ("train", "validation", "test", "combinations")
 VOCAB_SIZE = 1000
@@ -122,7 +123,7 @@ def split_jobs(config: RenderedConfig, split: str, soundfont: str) -> list[corpu
 
 
 def prepare(
-  data_dir: str, size: str, *, seed: int, workers: int, soundfont: str = ""
+  data_dir: str, size: str, *, seed: Seed, workers: PositiveInt, soundfont: str = ""
 ) -> pathlib.Path:
   """Directory of the corpus, built where it is missing; the text model is data_dir/captions.model.
 

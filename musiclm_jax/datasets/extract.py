@@ -20,8 +20,9 @@ import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files, storage
 from musiclm_jax.datasets.features import Encoder, Source
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.tokenizers import inputs
 
 
@@ -68,7 +69,7 @@ def extract_shard(job: Job, split: str, shard: int) -> tuple[str, int, int]:
     writer.write(features.serialize_example({"id": clip["id"], **labels, **row}))
   writer.close()
   os.replace(partial, path)
-  checkpointing.write_text(done, json.dumps({"records": len(clips)}))
+  storage.write_text(done, json.dumps({"records": len(clips)}))
   return split, shard, len(clips)
 
 
@@ -104,9 +105,9 @@ def extract(
   output_dir: str,
   splits: tuple[str, ...],
   sources: tuple[Source, ...],
-  sample_rate: int,
-  batch_size: int,
-  num_shards: int,
+  sample_rate: PositiveInt,
+  batch_size: PositiveInt,
+  num_shards: PositiveInt,
   labels: tuple[str, ...],
   beam_options: tuple[str, ...],
 ) -> dict:
@@ -120,7 +121,7 @@ def extract(
   data_dir holds no data set.
   """
   parts = [p for s in sources for p in (s.encoder, s.quantizer) if p]
-  fingerprints = {part: checkpointing.fingerprint(_checked(part)) for part in parts}
+  fingerprints = {part: part_files.fingerprint(_checked(part)) for part in parts}
   audio = pathlib.Path(data_dir, "dataset_info.json").read_text()  # tells its shards and bytes
   known = tfds.builder_from_directory(data_dir).info.features
   for label in labels:
@@ -131,7 +132,7 @@ def extract(
     dataclasses.replace(s, encoder=fingerprints[s.encoder], quantizer=fingerprints.get(s.quantizer))
     for s in sources
   ]
-  identity = checkpointing.digest(json.dumps([[*map(dataclasses.astuple, made)], labels, audio]))
+  identity = storage.digest(json.dumps([[*map(dataclasses.astuple, made)], labels, audio]))
   manifest_path = pathlib.Path(output_dir, "manifest.json")
   job = Job(data_dir, output_dir, sources, sample_rate, batch_size, num_shards, identity, labels)
   shards = [(split, shard) for split in splits for shard in range(num_shards)]
@@ -154,7 +155,7 @@ def extract(
 
 
 def _checked(part: str) -> str:
-  checkpointing.read_part(part)
+  part_files.read_part(part)
   return part
 
 
@@ -166,7 +167,7 @@ def _claim(output_dir: str, identity: str) -> None:
       f"{output_dir}: holds shards of other tokenizers or audio (identity {path.read_text()}, "
       f"this extraction is {identity}); choose another directory"
     )
-  checkpointing.write_text(path, identity)
+  storage.write_text(path, identity)
 
 
 def _report(result, began: float):
@@ -216,5 +217,5 @@ def _write_manifest(job: Job, splits, path: pathlib.Path) -> dict:
     "sources": {e.source.name: e.describe(row[e.source.name]) for e in encoders}
     | {name: {"encoder": ""} for name in job.labels},  # no part has made them
   }
-  checkpointing.write_text(path, json.dumps(manifest, indent=1) + "\n")
+  storage.write_text(path, json.dumps(manifest, indent=1) + "\n")
   return manifest

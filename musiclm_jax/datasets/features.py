@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from musiclm_jax import windows
-from musiclm_jax.tokenizers import frozen, inputs
+from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt
+from musiclm_jax.tokenizers import frozen, protocols
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +22,11 @@ class Source:
   name: str
   encoder: str
   method: str
-  layer: int | None
-  window_seconds: float
-  hop_seconds: float
+  layer: NonNegativeInt | None
+  window_seconds: NonNegativeFloat
+  hop_seconds: NonNegativeFloat
   quantizer: str
-  frame_rate: float
+  frame_rate: NonNegativeFloat
 
 
 class Encoder:
@@ -34,9 +35,11 @@ class Encoder:
   def __init__(self, source: Source, sample_rate: int):
     self.source, self.sample_rate = source, sample_rate
     self._encoder = frozen.load(source.encoder)
-    self._quantizer = frozen.load(source.quantizer) if source.quantizer else None
+    self._quantizer = None
+    if source.quantizer:
+      self._quantizer = frozen.load(source.quantizer, protocols.Quantizer)
     self._static = {} if source.layer is None else {"layer": source.layer}
-    if (rate := inputs.sample_rate(self._encoder.module)) not in (None, sample_rate):
+    if (rate := self._encoder.module.sample_rate) != sample_rate:
       raise ValueError(f"{source.encoder}: wants {rate} Hz, the records are {sample_rate} Hz")
     if self._quantizer:
       self._check_pair()
@@ -95,6 +98,5 @@ class Encoder:
     if self._quantizer:
       entry["quantizer"] = self._quantizer.fingerprint
     if example.dtype == np.uint16:
-      module = self._quantizer.module if self._quantizer else self._encoder.module
-      entry["codebook_size"] = module.quantizer.codebook_size
+      entry["codebook_size"] = (self._quantizer or self._encoder).module.codebook_size
     return entry

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow_datasets as tfds
 
-from musiclm_jax import checkpointing
+from musiclm_jax import descriptions, storage
 from musiclm_jax.datasets import audio_folder, caption_table, parallel_build, splits
 from musiclm_jax.datasets.audio_folder import Cut, Job, Listing, Reject
 from musiclm_jax.datasets.audio_record import FEATURES, AudioRecord
 from musiclm_jax.datasets.caption_table import Caption
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.datasets.faults import raise_faults
+from musiclm_jax.ranges import Fraction, PositiveFloat, PositiveInt
 
 _SHOWN = 10  # files with silent clips that are named
 
@@ -120,11 +121,11 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._refuse_rejects()
     directory = pathlib.Path(self.data_dir)  # the temporary one, renamed when all is written
     description = json.dumps(self.plan.description, indent=1) + "\n"
-    checkpointing.write_text(directory / "folder.json", description)
+    storage.write_text(directory / "folder.json", description)
     if self.rejects:
       self._train_text_model()
       rows = sorted(json.dumps(dataclasses.asdict(each)) for each in self.rejects)
-      checkpointing.write_text(directory / "rejects.jsonl", "".join(f"{row}\n" for row in rows))
+      storage.write_text(directory / "rejects.jsonl", "".join(f"{row}\n" for row in rows))
 
 
 def prepare(
@@ -134,12 +135,12 @@ def prepare(
   captions: str,
   convert: bool,
   skip_bad: bool,
-  warn_share: float,
-  clip_seconds: float,
-  sample_rate: int,
-  shares: tuple[float, ...],
-  vocab_size: int,
-  workers: int,
+  warn_share: Fraction,
+  clip_seconds: PositiveFloat,
+  sample_rate: PositiveInt,
+  shares: tuple[Fraction, ...],
+  vocab_size: PositiveInt,
+  workers: PositiveInt,
 ) -> pathlib.Path:
   """Directory of the data set of a folder, data_dir/folder/1.0.0, built where it is missing.
 
@@ -251,7 +252,7 @@ def _check_same(directory: pathlib.Path, plan: Plan) -> None:
   """The data set that is there must be of the same files and settings."""
   there = json.loads((directory / "folder.json").read_text())
   if there != plan.description:
-    difference = checkpointing.difference(plan.description, there, "this run", "the data set")
+    difference = descriptions.difference(plan.description, there, "this run", "the data set")
     raise ValueError(f"{directory}: {difference}; choose another DATA_DIR, or remove it")
   rejects = directory / "rejects.jsonl"
   if rejects.exists() and not plan.skip_bad:

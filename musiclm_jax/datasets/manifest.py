@@ -1,20 +1,20 @@
-"""The manifest of token shards: which tokenizers made them, against what a training wants."""
+"""The manifest of token shards: which tokenizers made them, and whether a training wants those."""
 
 import json
 import pathlib
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.tokens import Stream
 
 
 def provenance(directory: str, sources: tuple[str | Stream, ...], parts: dict[str, str]) -> dict:
-  """{sources: their entries in the manifest, parts: {role: fingerprint}}.
+  """{"sources": their entries in the manifest, "parts": {role: fingerprint}}.
 
-  `parts` are directories by role. A Stream among the sources is held against its entries. Raises
-  ValueError, naming the directory, where it has no such source, and where a part was trained on
-  another encoder's.
+  `parts` is {role: model directory or file}, whatever these are called. A Stream among the sources
+  is checked against its entries. Raises ValueError, naming the directory, where it has no such
+  source, and where a part was trained on another encoder's.
   """
-  fingerprints = {role: checkpointing.fingerprint(part) for role, part in parts.items()}
+  fingerprints = {role: part_files.fingerprint(part) for role, part in parts.items()}
   if not sources:
     return {"sources": {}, "parts": fingerprints}
   path = pathlib.Path(directory, "manifest.json")
@@ -33,13 +33,7 @@ def provenance(directory: str, sources: tuple[str | Stream, ...], parts: dict[st
     except ValueError as error:
       raise ValueError(f"{path}: {error}") from None
   for part in parts.values():
-    _, _, provenance = checkpointing.read_part(part)
-    for name, entry in provenance["sources"].items():
-      if name in made and made[name]["encoder"] != entry["encoder"]:
-        raise ValueError(
-          f"{directory}: its {name} is of encoder {made[name]['encoder']}, "
-          f"but {part} was trained on that of {entry['encoder']}"
-        )
+    _check_part(part, made, directory)
   return {"sources": {name: made[name] for name in dict.fromkeys(names)}, "parts": fingerprints}
 
 
@@ -52,3 +46,14 @@ def merged(provenances: list[tuple[str, dict]]) -> dict:
         if entries.setdefault(name, entry) != entry:
           raise ValueError(f"{directory}: its {name} is {entry}, another has {entries[name]}")
   return made
+
+
+def _check_part(part: str, made: dict, directory: str) -> None:
+  """A part must have been trained on sources of the encoders that made those of the shards."""
+  _, trained = part_files.read_description(part)
+  for name, entry in trained["sources"].items():
+    if name in made and made[name]["encoder"] != entry["encoder"]:
+      raise ValueError(
+        f"{directory}: its {name} is of encoder {made[name]['encoder']}, "
+        f"but {part} was trained on that of {entry['encoder']}"
+      )

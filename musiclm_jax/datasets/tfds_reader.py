@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from musiclm_jax.checkpointing import digest
+from musiclm_jax.storage import digest
 
 _CHUNK = 64  # records in memory at once
 

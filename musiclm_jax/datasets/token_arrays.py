@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from musiclm_jax.checkpointing import digest, write_text
+from musiclm_jax.storage import digest, write_text
 
 _INDEX = "arrays.json"
 

@@ -13,6 +13,7 @@ import soundfile
 from musiclm_jax import spectrograms
 from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.ranges import PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.soundstream import log_mel_distance, si_snr
 
 _MEASURES = ("log_mel", "si_snr", "stft")
@@ -67,31 +68,31 @@ class Codec:
   `opus_kbps`. Codebook use is that of the token shards of all clips.
   """
 
-  clips: int
-  seconds: float
-  levels: tuple[int, ...]
-  opus_kbps: tuple[float, ...]
-  batch_size: int
+  clips: PositiveInt
+  seconds: PositiveFloat
+  levels: tuple[PositiveInt, ...]
+  opus_kbps: tuple[PositiveFloat, ...]
+  batch_size: PositiveInt
 
   name = "codec"
   parts = ("soundstream",)
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     codec = held_out.part("soundstream")
-    quantizer, hop = codec.module.quantizer, codec.module.encoder.hop
+    hop, codebook_size = codec.module.hop, codec.module.codebook_size
     seconds = math.floor(self.seconds * held_out.sample_rate / hop) * hop / held_out.sample_rate
     waveforms = held_out.waveforms(seconds, self.clips)
     compare = functools.partial(_compare, held_out.sample_rate)
     silence = in_batches(lambda x: compare(x, np.zeros_like(x)), waveforms, self.batch_size)
     silence = float(silence[:, 0].mean())
     usage = metrics.code_usage(
-      np.concatenate([row["acoustic"] for row in held_out.shards]), quantizer.codebook_size
+      np.concatenate([row["acoustic"] for row in held_out.shards]), codebook_size
     )
     table, rate = [], codec.module.frame_rate
-    for levels in (n for n in self.levels if n <= quantizer.num_quantizers):
+    for levels in (n for n in self.levels if n <= codec.module.num_quantizers):
       measure = functools.partial(_round_trip, codec, levels, compare)
       row = _means(in_batches(measure, waveforms, self.batch_size), silence)
-      row["bits_per_second"] = rate * levels * math.log2(quantizer.codebook_size)
+      row["bits_per_second"] = rate * levels * math.log2(codebook_size)
       row["entropy_bits_per_second"] = rate * sum(u["entropy_bits"] for u in usage[:levels])
       table.append({"levels": levels} | row)
     opus = [self._opus(kbps, waveforms, held_out.sample_rate, silence) for kbps in self.opus_kbps]

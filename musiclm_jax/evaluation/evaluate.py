@@ -6,7 +6,7 @@ import pathlib
 import sys
 import time
 
-from musiclm_jax import checkpointing
+from musiclm_jax import descriptions, storage
 from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.evaluation.section import Section
 
@@ -46,13 +46,13 @@ def evaluate(
       result = {"section": f"{cls.__module__}.{cls.__qualname__}", "key": key}
       result |= section(held_out, out_dir)
       result["took_seconds"] = round(time.perf_counter() - began, 1)
-      checkpointing.write_text(path, json.dumps(result, indent=1) + "\n")
+      storage.write_text(path, json.dumps(result, indent=1) + "\n")
       print(f"evaluate {section.name}: {_summary(result)}", file=sys.stderr, flush=True)
     results[section.name] = result
   text = json.dumps(results, indent=1) + "\n"
   path = pathlib.Path(out_dir, "metrics.json")
   if not path.exists() or path.read_text() != text:
-    checkpointing.write_text(path, text)
+    storage.write_text(path, text)
   return results
 
 
@@ -60,9 +60,9 @@ def _key(section: Section, held_out: HeldOut) -> str:
   """A digest of everything that the result of the section depends on."""
   parts = {name: held_out.fingerprint(name) for name in section.parts}
   source = pathlib.Path(inspect.getfile(type(section))).read_text()
-  settings = checkpointing.describe(section)
+  settings = descriptions.describe(section)
   identity = json.dumps([settings, parts, held_out.data_fingerprint, source])
-  return checkpointing.digest(identity)
+  return storage.digest(identity)
 
 
 def _kept(path: pathlib.Path, key: str, out_dir: str) -> dict | None:

@@ -15,7 +15,7 @@ from musiclm_jax.evaluation import adherence, metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_split
 from musiclm_jax.evaluation.retrieval import text_rows
 from musiclm_jax.lm.generation import Composer
-from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 _CLIPPED = 0.999  # the level from which a sample counts as clipped
 _SETS = {"generated": "generated", "real": "real clip", "roundtrip": "codec round trip"}
@@ -53,14 +53,13 @@ class Generation:
   and the generated audio alike; the classifier of instruments learns from `train_clips` clips.
   """
 
-  samplings: tuple[Sampling, ...]
-  num_prompts: int
-  num_shown: int
-  seconds: float
-  train_clips: int
-  permutations: int
-  batch_size: int
-  seed: int
+  num_prompts: PositiveInt
+  num_shown: NonNegativeInt
+  seconds: PositiveFloat
+  train_clips: PositiveInt
+  permutations: NonNegativeInt
+  batch_size: PositiveInt
+  seed: Seed
 
   name = "generation"
   parts = ("soundstream", "mulan", "bundle")
@@ -69,7 +68,7 @@ class Generation:
     indices = choose_prompts(held_out.clips, self.num_prompts, self.seed)
     clips = [held_out.clips[i] for i in indices]
     prompts = [clip["caption"] for clip in clips]
-    composer = Composer(held_out.bundle, self.samplings)
+    composer = Composer(held_out.bundle)
     rate = composer.sample_rate
     if rate != held_out.sample_rate:
       raise ValueError(f"{held_out.bundle}: {rate} Hz, the clips are {held_out.sample_rate} Hz")

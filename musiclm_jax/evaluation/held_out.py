@@ -8,8 +8,8 @@ import pathlib
 
 import numpy as np
 
-from musiclm_jax import audio, checkpointing
-from musiclm_jax.tokenizers import frozen
+from musiclm_jax import audio, part_files, storage
+from musiclm_jax.tokenizers import frozen, protocols
 
 SPLIT = "test"
 
@@ -51,7 +51,9 @@ class HeldOut:
   def part(self, name: str) -> frozen.Frozen:
     """The trained part of a run. Raises ValueError, naming it, where it is not trained."""
     if name not in self._parts:
-      self._parts[name] = frozen.load(str(pathlib.Path(self.runs_dir, name)))
+      self._parts[name] = frozen.load(
+        str(pathlib.Path(self.runs_dir, name)), protocols.ROLES.get(name)
+      )
     return self._parts[name]
 
   def directories(self, names: tuple[str, ...]) -> dict[str, str]:
@@ -61,8 +63,8 @@ class HeldOut:
   def fingerprint(self, name: str) -> str:
     """A digest of the content of the run `name`, or of the bundle. Raises as `part`."""
     if name != "bundle":
-      checkpointing.read_part(str(pathlib.Path(self.runs_dir, name)))
-      return checkpointing.fingerprint(str(pathlib.Path(self.runs_dir, name)))
+      part_files.read_description(str(pathlib.Path(self.runs_dir, name)))
+      return part_files.fingerprint(str(pathlib.Path(self.runs_dir, name)))
     path = pathlib.Path(self.bundle, "bundle.json")
     if not path.is_file():
       raise ValueError(f"{self.bundle}: no bundle here (bundle.json is missing)")
@@ -83,7 +85,7 @@ class HeldOut:
       for path in sorted(pathlib.Path(directory).glob("*.array_record-*"))
       if path.suffix != ".json"
     ]
-    return checkpointing.digest(json.dumps(tokens, sort_keys=True) + _digest(files))
+    return storage.digest(json.dumps(tokens, sort_keys=True) + _digest(files))
 
   @functools.cached_property
   def manifest(self) -> dict:

@@ -13,7 +13,8 @@ import numpy as np
 from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.semantic import labels
-from musiclm_jax.tokenizers.quantizer import kmeans
+from musiclm_jax.ranges import PositiveFloat, PositiveInt, Seed
+from musiclm_jax.tokenizers.kmeans import kmeans
 
 _kmeans = jax.jit(kmeans, static_argnames=("codebook_size", "iterations"))
 
@@ -64,12 +65,12 @@ class Layers:
   On the first `seconds` of `clips` clips, with `triples` triples and codebooks of `codebook_size`.
   """
 
-  clips: int
-  seconds: float
-  triples: int
-  codebook_size: int
-  batch_size: int
-  seed: int
+  clips: PositiveInt
+  seconds: PositiveFloat
+  triples: PositiveInt
+  codebook_size: PositiveInt
+  batch_size: PositiveInt
+  seed: Seed
 
   name = "layers"
   parts = ("w2v_bert",)
@@ -77,7 +78,7 @@ class Layers:
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     part = held_out.part("w2v_bert")
     waveforms = held_out.waveforms(self.seconds, self.clips)
-    depth = part.module.masked.num_layers
+    depth = part.module.num_layers
     rows, triples = [], None
     for layer in range(depth + 1):
       embed = functools.partial(part, "embed", layer=layer)

@@ -5,7 +5,7 @@ import importlib
 import json
 import pathlib
 
-from musiclm_jax import checkpointing
+from musiclm_jax import storage
 from musiclm_jax.evaluation import page, pictures
 from musiclm_jax.training.writers import read_lines
 
@@ -35,7 +35,7 @@ def report(*, out_dir: str, runs_dir: str, progress: str, title: str) -> str:
     f"<body><main><h1>{html.escape(title)}</h1>{''.join(parts)}</main></body></html>\n"
   )
   target = pathlib.Path(out_dir, "report.html")
-  checkpointing.write_text(target, text)
+  storage.write_text(target, text)
   return str(target)
 
 

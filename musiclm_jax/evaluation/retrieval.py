@@ -13,6 +13,7 @@ from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.humming import hum
 from musiclm_jax.export import bundle as bundles
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.text import Tokenizer
 
 
@@ -36,7 +37,7 @@ def clip_embeddings(held_out: HeldOut) -> np.ndarray:
 class MuLan:
   """Retrieval between captions and audio over all held-out clips, zero-shot tags, and the codes."""
 
-  batch_size: int
+  batch_size: PositiveInt
 
   name = "mulan"
   parts = ("mulan", "mulan_rvq", "bundle")
@@ -57,7 +58,7 @@ class MuLan:
     encode = lambda x: quantizer("encode", x[:, None])[:, 0]  # noqa: E731
     codes = [in_batches(encode, x, self.batch_size) for x in (audio, text)]
     every = np.concatenate([row["mulan"] for row in held_out.shards])
-    size = quantizer.module.quantizer.codebook_size
+    size = quantizer.module.codebook_size
     usage = metrics.code_usage(in_batches(encode, every, 16 * self.batch_size), size)
     agreement = metrics.matched(
       (codes[1][:, None, 0] == codes[0][None, :, 0]).astype(float), 1000, np.random.default_rng(0)
@@ -109,7 +110,7 @@ class Melody:
   """
 
   hums: dict[str, tuple[float, int]]
-  batch_size: int
+  batch_size: PositiveInt
 
   name = "melody"
   parts = ("melody",)

@@ -8,6 +8,7 @@ import numpy as np
 
 from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,11 @@ class W2vBert:
   keeps key and clip; that of the codes and the first instrument with shuffles of the clips.
   """
 
-  clips: int
-  seconds: float
-  shuffles: int
-  batch_size: int
-  seed: int
+  clips: PositiveInt
+  seconds: PositiveFloat
+  shuffles: NonNegativeInt
+  batch_size: PositiveInt
+  seed: Seed
 
   name = "w2v_bert"
   parts = ("w2v_bert", "kmeans")

@@ -13,6 +13,7 @@ import numpy as np
 
 from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.sequences import codes_of, decoder_features, sequence
 from musiclm_jax.tokens import Stage, Stream
 
@@ -37,8 +38,8 @@ class StageLoss:
 
   stage: str
   swapped: str
-  clips: int
-  batch_size: int
+  clips: PositiveInt
+  batch_size: PositiveInt
 
   @property
   def name(self) -> str:

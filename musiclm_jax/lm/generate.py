@@ -6,7 +6,8 @@ import time
 
 from musiclm_jax import audio
 from musiclm_jax.lm.generation import Composer
-from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.lm.sampling import Changes
+from musiclm_jax.ranges import PositiveFloat, Seed
 
 
 def generate(
@@ -14,42 +15,59 @@ def generate(
   bundle: str,
   prompt: str,
   prompts: str,
-  seconds: float,
+  seconds: PositiveFloat,
   out: str,
-  seed: int,
-  samplings: tuple[Sampling, ...],
+  seed: Seed,
+  changes: Changes,
 ) -> list[str]:
-  """Writes music for a prompt to the WAV file `out`, or for each line of the file `prompts` to
-  out/00.wav, out/01.wav, ...; gives the paths.
+  """Writes music for a prompt to the file `out` (.wav, .flac or .ogg), or for each line of the file
+  `prompts` to out/00.wav, out/01.wav, ...; returns the paths. `changes` are made to the bundle's
+  settings.
 
-  Raises ValueError in one line for an empty prompt, 0 seconds, an incomplete bundle.
+  Raises ValueError or OSError in one line before any music is made: for an empty prompt or one of
+  words that the text model does not know, `seconds` of less than a sample, an incomplete bundle, a
+  place that cannot be written.
   """
   texts = _prompts(prompt, prompts)
-  if not seconds > 0:
-    raise ValueError(f"seconds: wanted more than 0, found {seconds}")
-  began = time.perf_counter()
-  composer = Composer(bundle, samplings)
-  music = composer.waveforms(texts, seconds, seed)
   paths = [str(pathlib.Path(out, f"{i:02}.wav")) for i in range(len(texts))] if prompts else [out]
+  for path in paths:
+    audio.check_writable(path)
+  began = time.perf_counter()
+  composer = Composer(bundle, changes)
+  if not 1 <= seconds * composer.sample_rate < float("inf"):
+    shortest = f"wants 1 sample at {composer.sample_rate} Hz or more"
+    raise ValueError(f"--seconds: {shortest} and an end, got {seconds:g}")
+  composer.tokenizer.check_known(texts)
+  music = composer.waveforms(texts, seconds, seed)
   for path, waveform in zip(paths, music):
     audio.write(path, waveform, composer.sample_rate)
-  took = time.perf_counter() - began
-  print(f"{len(paths)} x {seconds:g} s in {took:.1f} s: {', '.join(paths)}", file=sys.stderr)
+  duration = time.perf_counter() - began
+  print(f"{len(paths)} x {seconds:g} s in {duration:.1f} s: {', '.join(paths)}", file=sys.stderr)
   return paths
 
 
 def _prompts(prompt: str, prompts: str) -> list[str]:
   """The one prompt, or the lines of a file."""
-  if bool(prompt.strip()) == bool(prompts):
+  if prompt.strip() and prompts:
+    raise ValueError(f"both a prompt and --prompts {prompts} are given: give one of them")
+  if not prompt.strip() and not prompts:
     raise ValueError("the prompt is empty: give one, or a file of prompts by --prompts FILE")
   return read_prompts(prompts) if prompts else [prompt]
 
 
 def read_prompts(prompts: str) -> list[str]:
-  """The lines of a file. Raises ValueError where it is missing, or a line is empty."""
+  """The lines of a UTF-8 file, without a byte-order mark.
+
+  Raises ValueError where it is missing or not UTF-8, or a line is empty.
+  """
   if not pathlib.Path(prompts).is_file():
     raise ValueError(f"{prompts}: no such file")
-  lines = [line.strip() for line in pathlib.Path(prompts).read_text().splitlines()]
+  try:
+    text = pathlib.Path(prompts).read_text("utf-8-sig")
+  except UnicodeDecodeError as error:
+    line = pathlib.Path(prompts).read_bytes()[: error.start].count(b"\n") + 1
+    raise ValueError(f"{prompts}:{line}: wanted UTF-8 text") from None
+  lines = [line.strip() for line in text.splitlines()]
   if not all(lines) or not lines:
     empty = lines.index("") + 1 if lines else 1
     raise ValueError(f"{prompts}:{empty}: the prompt is empty")

@@ -14,10 +14,11 @@ import numpy as np
 
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.lm.conditions import Condition, constant, sliced
-from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
+from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import sequence
 from musiclm_jax.text import Tokenizer
-from musiclm_jax.tokenizers import frozen
+from musiclm_jax.tokenizers import frozen, protocols
 from musiclm_jax.tokens import common_multiple, unflatten
 from musiclm_jax.windows import cut, windows
 
@@ -25,22 +26,24 @@ from musiclm_jax.windows import cut, windows
 class Composer:
   """A loaded bundle: prompts to waveforms.
 
-  `samplings` replace the bundle's own settings of their stages. Raises ValueError where the bundle
-  is incomplete.
+  `changes` are made to the sampling settings of the bundle. Raises ValueError where it is
+  incomplete.
   """
 
-  def __init__(self, bundle: str, samplings: tuple[Sampling, ...] = ()):
+  def __init__(self, bundle: str, changes: Changes = UNCHANGED):
     description = bundles.load_description(bundle)
     self.sample_rate = description["sample_rate"]
-    self.parts = {r: frozen.load(str(pathlib.Path(bundle, r))) for r in description["parts"]}
+    self.parts = {
+      role: frozen.load(
+        str(pathlib.Path(bundle, role)), protocols.ROLES.get(role, protocols.StageModel)
+      )
+      for role in description["parts"]
+    }
     self._bundle, self._stages = bundle, description["stages"]
-    self._sources = description.get("sources", {})
-    own = {name: Sampling(name, **each) for name, each in description.get("sampling", {}).items()}
-    self.settings = own | {each.stage: each for each in samplings}
-    for stage in self.stages:
-      if stage.module.stage.name not in self.settings:
-        raise ValueError(f"stage {stage.module.stage.name} of {bundle} has no sampling settings")
-    self._tokenizer = Tokenizer(description["text_model"])
+    self._sources = description["sources"]
+    own = {name: Sampling(name, **each) for name, each in description["sampling"].items()}
+    self.settings = changes.apply(own)
+    self.tokenizer = Tokenizer(description["text_model"])
     self._text_length = description["text_length"]
 
   @property
@@ -71,9 +74,9 @@ class Composer:
   def text_codes(self, prompts: list[str]) -> np.ndarray:
     """MuLan codes [batch, 1, num_quantizers] of texts. Raises ValueError for an empty one."""
     for prompt in prompts:
-      if not self._tokenizer.encode(prompt):
+      if not self.tokenizer.encode(prompt):
         raise ValueError(f"the prompt is empty: {prompt!r}")
-    rows = self._tokenizer.fitted(prompts, self._text_length)
+    rows = self.tokenizer.fitted(prompts, self._text_length)
     embeddings = self.parts["mulan"]("embed_text", rows)
     return np.asarray(self.parts["mulan_rvq"]("encode", embeddings[:, None]))
 
@@ -90,7 +93,7 @@ class Composer:
     return np.asarray(self.parts["melody_rvq"]("encode", self.parts["melody"]("embed", rows)[None]))
 
   def _source(self, name: str) -> dict:
-    """How the stages' training made a source: the manifest's entry of its token shards."""
+    """The windows of a source, in seconds, as in the training of the stages."""
     if name not in self._sources or name not in self.parts:
       raise ValueError(f"{self._bundle}: its stages read no {name}")
     return self._sources[name]
@@ -169,7 +172,7 @@ class Composer:
       raise ValueError(f"seconds: wanted more than 0, found {seconds}")
     given = {"mulan": constant(self.text_codes(prompts))}
     if melody is not None:
-      rate = self._source("melody")["frame_rate"]
+      rate = 1 / self._source("melody")["hop_seconds"]
       given["melody"] = sliced(np.repeat(melody, len(prompts), axis=0), rate)
     codes = self.compose(given, seconds, prompt_keys(prompts, seed))
     music = self.parts["soundstream"]("decode", codes["acoustic"])
@@ -178,7 +181,7 @@ class Composer:
 
 def prompt_keys(prompts: list[str], seed: int) -> jax.Array:
   """One random key [batch] per prompt, from the seed, the text and how often it came before."""
-  key = jax.random.key(seed)
+  key = random_key(seed)
   rows = []
   for index, prompt in enumerate(prompts):
     take = prompts[:index].count(prompt)

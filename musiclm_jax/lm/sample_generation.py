@@ -11,7 +11,7 @@ import numpy as np
 from musiclm_jax import audio, partitioning
 from musiclm_jax.lm.generate import read_prompts
 from musiclm_jax.lm.generation import Composer
-from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, Seed
 from musiclm_jax.training.progress import due
 from musiclm_jax.training.protocols import Run
 from musiclm_jax.training.step import Metrics, TrainState
@@ -25,12 +25,11 @@ class SampleGeneration:
   ValueError where the period has no bundle or no prompts.
   """
 
-  period: int
+  period: NonNegativeInt
   bundle: str
   prompts: str
-  seconds: float
-  seed: int
-  samplings: tuple[Sampling, ...]
+  seconds: PositiveFloat
+  seed: Seed
 
   def __post_init__(self):
     if self.period:
@@ -66,7 +65,7 @@ class Samples:
 
   def __init__(self, settings: SampleGeneration, module: nn.Module):
     self._settings, self._module = settings, module
-    self._composer = Composer(settings.bundle, settings.samplings)
+    self._composer = Composer(settings.bundle)
     self._composer.role(module)
     self.sample_rate = self._composer.sample_rate  # Hz
 

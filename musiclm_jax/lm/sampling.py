@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.ranges import Fraction, NonNegativeFloat
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -17,9 +19,9 @@ class Sampling:
   """
 
   stage: str
-  temperature: float
-  guidance: float
-  stride_fraction: float
+  temperature: NonNegativeFloat
+  guidance: NonNegativeFloat
+  stride_fraction: Fraction
 
   def __post_init__(self):
     for name, fits, wanted in (
@@ -30,6 +32,35 @@ class Sampling:
       if not fits:
         found = getattr(self, name)
         raise ValueError(f"stage {self.stage}: {name}: wanted {wanted}, found {found}")
+
+
+PerStage = float | dict[str, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+  """Settings in place of a bundle's own: a number for all stages, {stage: number}, or None."""
+
+  temperature: PerStage = None
+  guidance: PerStage = None
+  stride_fraction: PerStage = None
+
+  def apply(self, settings: dict[str, Sampling]) -> dict[str, Sampling]:
+    """The settings by stage with these changes. Raises ValueError for a stage that is not there."""
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      values = value if isinstance(value, dict) else dict.fromkeys(settings, value)
+      for stage, number in values.items():
+        if stage not in settings:
+          known = ", ".join(settings)
+          raise ValueError(f"{field.name}: no stage {stage!r}; the bundle has {known}")
+        if number is not None:
+          changed = dataclasses.replace(settings[stage], **{field.name: number})
+          settings = settings | {stage: changed}
+    return settings
+
+
+UNCHANGED = Changes()
 
 
 def guided(scores: jax.Array, guidance: float) -> jax.Array:

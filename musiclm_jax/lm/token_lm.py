@@ -14,6 +14,8 @@ from musiclm_jax.lm.decoding import decode, null_conditions
 from musiclm_jax.lm.patterns import layout
 from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.ranges import Fraction, NonNegativeFloat
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokens import Stage, Vocabulary
 from musiclm_jax.transformer import Cache, Transformer
 
@@ -31,8 +33,14 @@ class TokenLM(nn.Module):
   stage: Stage
   vocabulary: Vocabulary
   decoder: Transformer
-  condition_dropout: float
-  z_loss: float
+  condition_dropout: Fraction
+  z_loss: NonNegativeFloat
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained stage can do; `generate` takes the number of frames and the settings too."""
+    tokens = inputs.Tokens(self.vocabulary.size)
+    return {"generate": (tokens, tokens, inputs.Keys())}
 
   def setup(self):
     shape = (self.vocabulary.size, self.decoder.embed_dim)

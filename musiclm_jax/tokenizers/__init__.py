@@ -1,3 +1,1 @@
-"""What turns waveforms, embeddings and text into codes: the codec, the encoders and the quantizer
-they share.
-"""
+"""From waveforms, embeddings and text to codes: the codec, the encoders and their quantizer."""

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from musiclm_jax.ranges import Fraction
+
 
 class WeightedSum(nn.Module):
   """Every gradient counts by its weight and its size."""
@@ -28,10 +30,10 @@ class Balancer(nn.Module):
   if it were alone in the batch, averaged over the batch and, with `decay`, over the batches of
   training: the published form (audiocraft) but for a factor of the batch size, without which the
   ratio to losses that are not balanced is the same for any batch. The collection "balancer" holds
-  the averages by name, and in `seen` the weight of the batches behind them.
+  the averages by name, and in `seen` the weight of the batches in them.
   """
 
-  decay: float
+  decay: Fraction
 
   @nn.compact
   def __call__(self, losses, output, weights: dict[str, float], train: bool):

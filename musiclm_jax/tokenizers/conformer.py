@@ -1,8 +1,8 @@
 """The Conformer: feed-forward, attention and convolution in one block.
 
 Gulati et al. 2020 (arXiv 2005.08100), the encoder of w2v-BERT. As there, but with a layer norm in
-the place of the batch norm, as in Wav2Vec2-BERT (no state, nothing that depends on the other clips
-of a batch), and T5's relative bias instead of Transformer-XL's.
+place of the batch norm, as in Wav2Vec2-BERT (no state, no dependence on the other clips of a
+batch), and T5's relative bias instead of Transformer-XL's.
 """
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ from musiclm_jax.attention import RelativeBias
 from musiclm_jax.encoder import Affine, SelfAttention, layer_norm
 from musiclm_jax.layers import Dropout, normal, stack
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.ranges import Fraction, PositiveInt
 
 
 def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -80,14 +81,14 @@ class ConformerLayer(nn.Module):
 class Conformer(nn.Module):
   """A stack of Conformer layers over [batch, length, embed]; every layer ends in a norm."""
 
-  num_layers: int
-  num_heads: int
-  head_dim: int
-  mlp_dim: int
-  kernel_size: int
-  dropout_rate: float
-  num_buckets: int
-  max_distance: int
+  num_layers: PositiveInt
+  num_heads: PositiveInt
+  head_dim: PositiveInt
+  mlp_dim: PositiveInt
+  kernel_size: PositiveInt
+  dropout_rate: Fraction
+  num_buckets: PositiveInt
+  max_distance: PositiveInt
   remat: str
   unroll: bool
   dtype: str
@@ -96,7 +97,7 @@ class Conformer(nn.Module):
   def __call__(self, x: jax.Array, *, depth: int, train: bool = False) -> jax.Array:
     """The output [batch, length, embed] of layer `depth`, of 1..num_layers; 0 gives x itself.
 
-    Layers behind `depth` are not computed. Raises ValueError where there are fewer layers.
+    Later layers than `depth` are not computed. Raises ValueError where there are fewer layers.
     """
     if not 0 <= depth <= self.num_layers:
       raise ValueError(f"wanted a layer of 0..{self.num_layers}, found {depth}")

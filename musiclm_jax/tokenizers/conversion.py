@@ -1,7 +1,7 @@
 """Published weights under this project's names: BERT and AST as the towers of MuLan.
 
 Each function takes a configuration of transformers, as a dictionary, and all tensors of the model
-without heads, and gives a module of ours and its parameters: nothing is left over.
+without heads, and returns a module of this package and its parameters. Every tensor is used.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ _VIT_LAYER = {
 def bert(config: dict, tensors: dict[str, np.ndarray]) -> tuple[TextTower, dict]:
   """(text tower, parameters) of a BertModel without its pooler.
 
-  The embedding of the one segment that a text has is added to that of every place.
+  The embedding of the first segment, the only one of a text, is added to every position's.
   """
   rest = dict(tensors)
   segment = rest.pop("embeddings.token_type_embeddings.weight")[:1]
@@ -58,14 +58,14 @@ def ast(config: dict, tensors: dict[str, np.ndarray]) -> tuple[SpectrogramTransf
   stride = (config["time_stride"], config["frequency_stride"])
   names = ("cls_token", "distillation_token")
   first = [rest.pop(f"embeddings.{name}")[0] for name in names]
-  # its patches are [mel, frame], counted along the frames first; ours the other way round
+  # AST's patches are [mel, frame], counted along the frames first; ours are [frame, mel]
   kernel = rest.pop("embeddings.patch_embeddings.projection.weight")[:, 0]
-  places = rest.pop("embeddings.position_embeddings")[0]
+  positions = rest.pop("embeddings.position_embeddings")[0]
   rows = (config["num_mel_bins"] - size) // stride[1] + 1
-  grid = places[2:].reshape(rows, -1, places.shape[-1]).swapaxes(0, 1)
+  grid = positions[2:].reshape(rows, -1, positions.shape[-1]).swapaxes(0, 1)
   params = {
     "class_tokens": np.concatenate(first),
-    "position_embedding": np.concatenate([places[:2], grid.reshape(places[2:].shape)]),
+    "position_embedding": np.concatenate([positions[:2], grid.reshape(positions[2:].shape)]),
     "project": {
       "kernel": kernel.transpose(2, 1, 0).reshape(size * size, -1),
       "bias": rest.pop("embeddings.patch_embeddings.projection.bias"),
@@ -98,14 +98,12 @@ def _encoder(config: dict, *, norm_first: bool) -> Encoder:
 
 
 def _layers(rest: dict, config: dict, prefix: str, names: dict[str, str]) -> dict:
-  """The parameters of all encoder layers, stacked; takes them out of `rest`."""
+  """The parameters of all encoder layers, stacked; removes them from `rest`."""
   heads = config["num_attention_heads"]
 
   def stacked(name, kind):
-    places = (
-      prefix.format(i) + f"{names[name]}.{kind}" for i in range(config["num_hidden_layers"])
-    )
-    return np.stack([rest.pop(place) for place in places])
+    layers = range(config["num_hidden_layers"])
+    return np.stack([rest.pop(f"{prefix.format(i)}{names[name]}.{kind}") for i in layers])
 
   def affine(name):  # torch keeps [outputs, inputs]
     return {"kernel": stacked(name, "weight").swapaxes(1, 2), "bias": stacked(name, "bias")}
@@ -139,4 +137,4 @@ def _norm(rest: dict, name: str) -> dict:
 
 
 def _assert_empty(rest: dict) -> None:
-  assert not rest, f"not taken over: {sorted(rest)}"
+  assert not rest, f"not used: {sorted(rest)}"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.ranges import PositiveInt
 
 
 def fold(x, factor: int):
@@ -95,12 +96,12 @@ class Encoder(nn.Module):
   `kernel` for each of `dilations`.
   """
 
-  channels: int
-  strides: tuple[int, ...]
-  dim: int
-  kernel: int
-  dilations: tuple[int, ...]
-  patch: int
+  channels: PositiveInt
+  strides: tuple[PositiveInt, ...]
+  dim: PositiveInt
+  kernel: PositiveInt
+  dilations: tuple[PositiveInt, ...]
+  patch: PositiveInt
   dtype: str
 
   @property
@@ -126,11 +127,11 @@ class Decoder(nn.Module):
   `strides` are in the encoder's order; `channels` enter the last convolution.
   """
 
-  channels: int
-  strides: tuple[int, ...]
-  kernel: int
-  dilations: tuple[int, ...]
-  patch: int
+  channels: PositiveInt
+  strides: tuple[PositiveInt, ...]
+  kernel: PositiveInt
+  dilations: tuple[PositiveInt, ...]
+  patch: PositiveInt
   dtype: str
 
   @property

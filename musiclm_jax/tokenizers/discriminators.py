@@ -12,6 +12,7 @@ from jax import lax
 
 from musiclm_jax import spectrograms
 from musiclm_jax.partitioning import per_shard
+from musiclm_jax.ranges import PositiveInt
 
 
 class Conv(nn.Module):
@@ -53,10 +54,10 @@ class WaveDiscriminator(nn.Module):
   ones.
   """
 
-  channels: int
-  max_channels: int
-  group_size: int
-  strides: tuple[int, ...]
+  channels: PositiveInt
+  max_channels: PositiveInt
+  group_size: PositiveInt
+  strides: tuple[PositiveInt, ...]
   dtype: str
 
   @nn.compact
@@ -82,10 +83,10 @@ class StftDiscriminator(nn.Module):
   channels), whose strides over (time, frequency) alternate (1, 2) and (2, 2).
   """
 
-  window: int
-  hop: int
-  channels: int
-  multipliers: tuple[int, ...]
+  window: PositiveInt
+  hop: PositiveInt
+  channels: PositiveInt
+  multipliers: tuple[PositiveInt, ...]
   dtype: str
 
   @nn.compact
@@ -120,7 +121,7 @@ class Discriminators(nn.Module):
 
   stft: StftDiscriminator
   wave: WaveDiscriminator
-  scales: tuple[int, ...]
+  scales: tuple[PositiveInt, ...]
 
   def setup(self):
     self.waves = [self.wave.clone(parent=None) for _ in self.scales]

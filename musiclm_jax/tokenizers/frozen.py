@@ -1,20 +1,20 @@
-"""Trained models at work: load a part, call its methods, compiled, never trained again."""
+"""Trained parts in use: load one and call its methods, compiled; nothing trains it further."""
 
 import functools
 
 import flax.linen as nn
 import jax
 
-from musiclm_jax import checkpointing
-from musiclm_jax.tokenizers import inputs, pretrained
+from musiclm_jax import part_files
+from musiclm_jax.tokenizers import inputs, pretrained, protocols
 
 
 class Frozen:
   """A trained module with its weights.
 
   Calling it runs one of the module's methods: `codec("encode", waveform)`. Arrays are positional;
-  keyword arguments are static. Each method is compiled once per shape. Raises ValueError for
-  what the method cannot take: `inputs.check`.
+  keyword arguments are static. Each method is compiled once per shape. Raises ValueError for a
+  method that the part does not have and for an array that does not fit it: `inputs.check`.
   """
 
   def __init__(self, module, variables, provenance=None, fingerprint=""):
@@ -30,7 +30,7 @@ class Frozen:
   def resume(self, method: str, state: dict, *arrays):
     """(result, next state) of a causal method on the next piece of a stream; state {} starts one.
 
-    The results of the pieces, one behind the other, are those of a call on the whole.
+    The results of the pieces, concatenated, are those of one call on the whole stream.
     """
     inputs.check(self.module, method, arrays)
     return _resume(self.module, method, self.variables, state, *arrays)
@@ -46,11 +46,14 @@ def _resume(module, method, variables, state, *arrays):
   return module.apply({**variables, **state}, *arrays, method=method, mutable=["stream"])
 
 
-def load(directory: str) -> Frozen | pretrained.TorchPart:
-  """The model of a part: a finished or imported model directory, or a folder of a bundle.
+def load(directory: str, kind: type | None = None) -> Frozen | pretrained.TorchPart:
+  """The part in a finished or imported model directory, or in a folder of a bundle.
 
-  Raises ValueError where the directory holds no finished model.
+  `kind` is one of `protocols`, None for any. Raises ValueError, naming the directory, where it
+  holds no finished model, or one of another kind.
   """
-  module, variables, provenance = checkpointing.read_part(directory)
-  kind = Frozen if isinstance(module, nn.Module) else pretrained.TorchPart
-  return kind(module, variables, provenance, checkpointing.fingerprint(directory))
+  module, variables, provenance = part_files.read_part(directory)
+  if kind is not None:
+    protocols.check_kind(module, kind, directory)
+  wrapper = Frozen if isinstance(module, nn.Module) else pretrained.TorchPart
+  return wrapper(module, variables, provenance, part_files.fingerprint(directory))

@@ -10,16 +10,20 @@ import pathlib
 import re
 import sys
 
-from musiclm_jax import checkpointing
-from musiclm_jax.tokenizers import conversion
-from musiclm_jax.tokenizers.pretrained import Codec, Encoder, Joint, libraries
+from musiclm_jax import licence_terms, part_files
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
+from musiclm_jax.tokenizers import conversion, model_card
+from musiclm_jax.tokenizers.pretrained import TorchCodec, TorchEncoder, TorchJoint, libraries
 
-_HEADS = re.compile(r"(^|\.)(pooler|cls|classifier)\.")  # of BERT and AST: not part of the towers
+# What a checkpoint has beyond the network itself: poolers and the heads of its own tasks.
+_HEADS = re.compile(
+  r"(?:^|\.)(pooler|cls|classifier|lm_head|projector|final_proj|label_embs_concat)(?:\.|$)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """A directory as transformers saves it; `source` is how the user named it."""
+  """A directory as transformers saves it; `source` is the user's name of it."""
 
   source: str
   folder: pathlib.Path
@@ -33,11 +37,11 @@ class Checkpoint:
     except json.JSONDecodeError as error:
       raise ValueError(f"{self.source}: {name} is not JSON ({error})") from None
 
-  def tensors(self, config, heads: re.Pattern | None = None, **options) -> dict:
-    """{name: float32 array} of all tensors of the model that `config` describes.
+  def tensors(self, config, **options) -> dict:
+    """{name: float32 array} of all tensors of the network that `config` describes, without heads.
 
-    Raises ValueError with a table of the tensors that are missing, too many (but for `heads`) or of
-    another shape.
+    Older names of tensors are understood as transformers does. Prints the heads that were left out.
+    Raises ValueError with a table of the tensors that are missing, too many or of another shape.
     """
     torch, transformers = libraries()
     network, report = transformers.AutoModel.from_pretrained(
@@ -49,8 +53,8 @@ class Checkpoint:
     )
     state = network.to(torch.float32).state_dict()
     rows = [(name, f"missing, wanted {list(state[name].shape)}") for name in report["missing_keys"]]
-    extra = report["unexpected_keys"]
-    rows += [(name, "too many") for name in extra if not (heads and heads.search(name))]
+    heads = {name: _HEADS.search(name) for name in report["unexpected_keys"]}
+    rows += [(name, "too many") for name, head in heads.items() if not head]
     rows += [
       (name, f"{list(found)} instead of {list(wanted)}")
       for name, found, wanted in report["mismatched_keys"]
@@ -60,6 +64,9 @@ class Checkpoint:
       error = ValueError(f"{self.source}: {len(rows)} tensors do not fit its config.json")
       error.add_note("\n".join(f"  {name:<{width}}  {wrong}" for name, wrong in sorted(rows)))
       raise error
+    if heads:
+      names = ", ".join(sorted({head[1] for head in heads.values()}))
+      print(f"{self.source}: left out the heads of its own tasks: {names}", file=sys.stderr)
     return {name: x.numpy() for name, x in state.items()}
 
 
@@ -67,8 +74,8 @@ def import_checkpoint(
   *,
   source: str,
   model_dir: str,
-  sample_rate: int,
-  levels: int,
+  sample_rate: PositiveInt,
+  levels: NonNegativeInt,
   licence: str,
   accept_noncommercial: bool,
 ) -> str:
@@ -76,26 +83,26 @@ def import_checkpoint(
 
   `source` is a directory or a name on the hub; `levels` of a codec are used, 0 for all of them;
   waveforms come at `sample_rate` Hz. The licence is that of the checkpoint's README.md, or
-  `licence` where it states none. Raises ValueError, naming the source, where a file is missing or
-  of another architecture, a tensor is missing or too many, the rate is not the codec's, or the
-  licence is unknown or forbids commercial use and that is not accepted.
+  `licence` where the card states none whose terms are known. Raises ValueError, naming the source,
+  where a file is missing or of another architecture, a tensor is missing or too many, the rate is
+  not the codec's, or the licence is unknown or forbids commercial use and that is not accepted.
   """
   _, transformers = libraries()
   checkpoint = Checkpoint(source, _folder(source))
   config = checkpoint.json("config.json")
   kind = config.get("model_type")
   if kind not in _KINDS:
-    raise ValueError(f"{source}: wanted one of {', '.join(_KINDS)}, config.json says {kind!r}")
+    raise ValueError(f"{source}: wanted one of {', '.join(_KINDS)}, config.json has {kind!r}")
   licence = _licence(checkpoint, licence, accept_noncommercial)
   if kind == "mert_model":
     config = _hubert_of_mert(source, config)
   config = transformers.AutoConfig.for_model(**config)
   module, variables, about = _KINDS[kind](checkpoint, config, sample_rate, levels)
   tokenizer = checkpoint.folder / "tokenizer.json"
-  parts = {tokenizer.name: checkpointing.fingerprint(tokenizer)} if kind == "clap" else {}
+  parts = {"text_model": part_files.fingerprint(tokenizer)} if kind == "clap" else {}
   provenance = {"sources": {}, "parts": parts, "checkpoint": source, "licence": licence}
-  checkpointing.describe_run(model_dir, module, provenance)
-  checkpointing.write_weights(model_dir, variables)
+  part_files.describe_run(model_dir, module, provenance)
+  part_files.write_weights(model_dir, variables)
   line = f"{model_dir}: {kind} of {source}, licence {licence}; {about}"
   print(line, file=sys.stderr)
   return line
@@ -105,7 +112,7 @@ def import_checkpoint(
 
 
 def _codec(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
-  checkpoint.json("preprocessor_config.json")  # not read, but what has none is no whole checkpoint
+  checkpoint.json("preprocessor_config.json")  # not read, but a whole checkpoint has one
   rate, source = config.sampling_rate, checkpoint.source
   if rate != sample_rate:
     raise ValueError(f"{source}: is a codec of {rate} Hz; pass --sample_rate={rate}")
@@ -115,7 +122,9 @@ def _codec(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
   total = config.n_codebooks if hasattr(config, "n_codebooks") else config.num_quantizers
   if not 0 <= levels <= total:
     raise ValueError(f"{source}: has {total} levels, found --levels={levels}")
-  module = Codec(_text(config.to_dict()), rate, int(hop), levels or total, config.codebook_size)
+  module = TorchCodec(
+    _text(config.to_dict()), rate, int(hop), levels or total, config.codebook_size
+  )
   about = (
     f"{module.num_quantizers} levels of {module.codebook_size} at {module.frame_rate:g} Hz:"
     f" --acoustic_rate={module.frame_rate:g} --acoustic_codes={module.codebook_size}"
@@ -125,7 +134,7 @@ def _codec(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
 
 def _encoder(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
   preprocessor = checkpoint.json("preprocessor_config.json")
-  module = Encoder(_text(config.to_dict()), _text(preprocessor), sample_rate)
+  module = TorchEncoder(_text(config.to_dict()), _text(preprocessor), sample_rate)
   about = f"{config.num_hidden_layers} layers: --layer=N --embed_dim={config.hidden_size}"
   return module, checkpoint.tensors(config), about
 
@@ -133,7 +142,7 @@ def _encoder(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
 def _joint(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
   preprocessor = checkpoint.json("preprocessor_config.json")
   words = config.text_config
-  module = Joint(
+  module = TorchJoint(
     _text(config.to_dict()), _text(preprocessor), sample_rate, words.vocab_size, words.pad_token_id
   )
   tokenizer = checkpoint.folder / "tokenizer.json"
@@ -144,13 +153,13 @@ def _joint(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
 
 
 def _text_tower(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
-  tensors = checkpoint.tensors(config, _HEADS, add_pooling_layer=False)
+  tensors = checkpoint.tensors(config, add_pooling_layer=False)
   tower, params = conversion.bert(config.to_dict(), tensors)
   return tower, {"params": params}, "--initial_text takes it as MuLan's text tower"
 
 
 def _spectrogram_tower(checkpoint: Checkpoint, config, sample_rate: int, levels: int):
-  tower, params = conversion.ast(config.to_dict(), checkpoint.tensors(config, _HEADS))
+  tower, params = conversion.ast(config.to_dict(), checkpoint.tensors(config))
   return tower, {"params": params}, "--initial_audio takes it as MuLan's audio tower"
 
 
@@ -168,9 +177,9 @@ _KINDS = {
 
 
 def _hubert_of_mert(source: str, config: dict) -> dict:
-  """MERT's configuration as HuBERT's, which it is but for its rate and its training (2306.00107).
+  """MERT's configuration as HuBERT's: it differs in its rate and its training alone (2306.00107).
 
-  Raises ValueError for the variants that are not.
+  Raises ValueError for the variants whose architecture differs.
   """
   for name in ("feature_extractor_cqt", "deepnorm"):
     if config.get(name):
@@ -195,16 +204,29 @@ def _folder(source: str) -> pathlib.Path:
 
 
 def _licence(checkpoint: Checkpoint, given: str, accept_noncommercial: bool) -> str:
-  """The licence that the model card states in its front matter, else the one that was given."""
-  source, card = checkpoint.source, checkpoint.folder / "README.md"
-  text = card.read_text() if card.is_file() else ""
-  stated = re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", text)
-  licence = stated[1] if stated else given
-  if not licence:
+  """The strictest licence of the model card, or `given` where the card states none that is known.
+
+  Raises ValueError where neither is known, the two differ, or one forbids commercial use and that
+  is not accepted.
+  """
+  source, card = checkpoint.source, model_card.read(checkpoint.folder / "README.md")
+  known = [name for name in card.names if licence_terms.is_known(name)]
+  unknown = [name for name in card.names if name not in known]
+  if not given and not card.names:
     raise ValueError(f"{source}: states no licence; look it up and pass --licence=NAME")
-  if re.search(r"\bnc\b|non-?commercial", licence.lower()) and not accept_noncommercial:
+  if not given and unknown:
+    where = f" ({card.link})" if card.link else ""
     raise ValueError(
-      f"{source}: licence {licence} forbids commercial use, of what is made with it too; "
+      f"{source}: states licence {', '.join(unknown)}{where}, whose terms are not known here; read"
+      " it and pass --licence=NAME"
+    )
+  if given and known and not unknown and given.lower() not in map(str.lower, known):
+    raise ValueError(f"{source}: states licence {', '.join(known)}, --licence is {given}")
+  licences = known + [given] * bool(given)
+  forbidding = [name for name in licences if licence_terms.forbids_commerce(name)]
+  if forbidding and not accept_noncommercial:
+    raise ValueError(
+      f"{source}: licence {forbidding[0]} forbids commercial use, also of what is made with it; "
       "--accept_noncommercial=True accepts that"
     )
-  return licence
+  return licence_terms.strictest(licences)

@@ -1,39 +1,97 @@
-"""What a trained part may be given, checked before it runs: by the names of its arguments.
+"""What the methods of a trained part take, checked before they run.
 
-A `waveform` is float32 [batch, samples], `embeddings` are [..., dim], `codes` [batch, frames,
-levels] and `tokens` [batch, length], whatever the part and the method. Values are looked at where
-they lie on the host, in NumPy arrays: what comes from a device came from a part, and stays there.
+Every part states its `methods`, {name: arrays}, in these terms. Values are checked in NumPy arrays
+alone: an array on a device came from another part, and reading it would wait for the device.
 """
 
 import dataclasses
-import inspect
+from collections.abc import Mapping
 
 import numpy as np
 
 from musiclm_jax import audio
 
 
+@dataclasses.dataclass(frozen=True)
+class Waveform:
+  """float32 [batch, samples], mono."""
+
+  def checks(self, x):
+    """(whether it fits, what was wanted, what came); a check runs where those before it fit."""
+    fits = x.ndim == 2 and x.dtype == np.float32
+    yield fits, "a mono waveform [batch, samples] float32", _kind(x)
+    yield x.shape[1] > 0, "a waveform of 1 sample or more", _kind(x)
+    yield from _finite("samples", x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+  """float32 or bfloat16 [..., dim]."""
+
+  dim: int
+
+  def checks(self, x):
+    """As `Waveform.checks`."""
+    fits = x.shape[-1:] == (self.dim,) and x.dtype.name in ("float32", "bfloat16")
+    yield fits, f"embeddings [..., {self.dim}] float32", _kind(x)
+    yield from _finite("embeddings", x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+  """Integers [batch, frames, levels], the first levels of num_quantizers."""
+
+  num_quantizers: int
+  codebook_size: int
+
+  def checks(self, x):
+    """As `Waveform.checks`."""
+    what = "codes [batch, frames, levels]"
+    yield from _ids(what, 3, self.codebook_size, x)
+    fits = 1 <= x.shape[-1] <= self.num_quantizers
+    yield fits, f"{what} of 1..{self.num_quantizers} levels", _kind(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """Integers [batch, length]."""
+
+  vocab_size: int
+
+  def checks(self, x):
+    """As `Waveform.checks`."""
+    yield from _ids("tokens [batch, length]", 2, self.vocab_size, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+  """Random keys [batch], one for each row."""
+
+  def checks(self, x):
+    """As `Waveform.checks`."""
+    yield x.ndim == 1 and str(x.dtype).startswith("key<"), "random keys [batch]", _kind(x)
+
+
+Methods = Mapping[str, tuple[Waveform | Embeddings | Codes | Tokens | Keys, ...]]
+
+
 def check(module, method: str, arrays: tuple) -> None:
-  """Raises ValueError, one line of what was wanted and what came, where an array does not fit."""
-  names = inspect.signature(getattr(type(module), method)).parameters
-  names = [name for name in names if name in _CHECKS]
-  for name, array in zip(names, arrays):
-    for fits, wanted, found in _CHECKS[name](module, array):
+  """Raises ValueError, one line of what was wanted and what came, where a part does not have the
+  method or an array does not fit it.
+  """
+  name = type(module).__name__
+  if method not in module.methods:
+    raise ValueError(f"{name} has no method {method}; it has {', '.join(module.methods)}")
+  for wanted_array, array in zip(module.methods[method], arrays, strict=True):
+    for fits, wanted, found in wanted_array.checks(array):
       if not fits:
-        raise ValueError(f"{type(module).__name__}.{method} wants {wanted}, found {found}")
-
-
-def sample_rate(module) -> int | None:
-  """Hz of the waveforms of a part, its own or that of its spectrograms; None where it has none."""
-  parts = [getattr(module, field.name) for field in dataclasses.fields(module)]
-  rates = [getattr(part, "sample_rate", None) for part in (module, *parts)]
-  return next((rate for rate in rates if rate), None)
+        raise ValueError(f"{name}.{method} wants {wanted}, found {found}")
 
 
 def waveform(record: dict) -> np.ndarray:
   """The waveform [samples] float32 of an audio record.
 
-  Raises ValueError, naming the record, where it holds another than a mono one of int16.
+  Raises ValueError, naming the record, where it is not mono int16.
   """
   samples = record["waveform"]
   if samples.dtype != np.int16 or samples.ndim != 1:
@@ -42,36 +100,11 @@ def waveform(record: dict) -> np.ndarray:
   return audio.from_int16(samples)
 
 
-# Each check is looked at only where those before it fit.
-
-
-def _waveform(module, x):
-  fits = x.ndim == 2 and x.dtype == np.float32
-  yield fits, "a mono waveform [batch, samples] float32", _kind(x)
-  yield x.shape[1] > 0, "a waveform of 1 sample or more", _kind(x)
-  yield from _finite("samples", x)
-
-
-def _embeddings(module, x):
-  dim = module.quantizer.dim
-  fits = x.shape[-1:] == (dim,) and x.dtype.name in ("float32", "bfloat16")
-  yield fits, f"embeddings [..., {dim}] float32", _kind(x)
-  yield from _finite("embeddings", x)
-
-
-def _codes(module, x):
-  yield from _ids("codes [batch, frames, levels]", 3, module.quantizer.codebook_size, x)
-
-
-def _tokens(module, x):
-  yield from _ids("tokens [batch, length]", 2, getattr(module, "text_tower", module).vocab_size, x)
-
-
 def _finite(what: str, x):
   if isinstance(x, np.ndarray):
     finite = np.isfinite(x)
-    place = np.unravel_index(finite.argmin(), x.shape) if x.size else ()
-    yield finite.all(), f"finite {what}", f"{x[place]} at {list(map(int, place))}"
+    index = np.unravel_index(finite.argmin(), x.shape) if x.size else ()
+    yield finite.all(), f"finite {what}", f"{x[index]} at {list(map(int, index))}"
 
 
 def _ids(what: str, rank: int, count: int, x):
@@ -83,6 +116,3 @@ def _ids(what: str, rank: int, count: int, x):
 
 def _kind(x) -> str:
   return f"{x.dtype} {list(x.shape)}"
-
-
-_CHECKS = {"waveform": _waveform, "embeddings": _embeddings, "codes": _codes, "tokens": _tokens}

@@ -13,6 +13,8 @@ import numpy as np
 
 from musiclm_jax import spectrograms
 from musiclm_jax.layers import normal, unit
+from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.towers import SpectrogramTransformer
 
 _FAR = 1e9
@@ -20,21 +22,21 @@ _FAR = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class LogPitch:
-  """A spectrogram whose bands are `bins_per_octave` to the octave from `fmin` Hz, triangles that
-  meet in the middle. window and hop are samples.
+  """A spectrogram with `bins_per_octave` triangular bands to the octave from `fmin` Hz on. window
+  and hop are in samples.
   """
 
-  sample_rate: int
-  window: int
-  hop: int
-  num_bins: int
-  bins_per_octave: int
-  fmin: float
+  sample_rate: PositiveInt
+  window: PositiveInt
+  hop: PositiveInt
+  num_bins: PositiveInt
+  bins_per_octave: PositiveInt
+  fmin: PositiveFloat
 
   def filters(self) -> np.ndarray:
     """Weights [window // 2 + 1, num_bins] float32, each band's sum 1.
 
-    A band that is narrower than the transform resolves widens to its resolution. Raises ValueError
+    A band narrower than the resolution of the transform is widened to it. Raises ValueError
     where the highest band lies beyond half the sample rate.
     """
     centres = self.fmin * 2.0 ** (np.arange(self.num_bins) / self.bins_per_octave)
@@ -65,7 +67,7 @@ class LogPitch:
 def transpose(rng: jax.Array, x: jax.Array, max_shift: int) -> jax.Array:
   """x [batch, frames, bins] with each clip moved by -max_shift..max_shift bins, the same bins out.
 
-  The edge bins repeat where nothing moves in.
+  The edge bins are repeated at the side that the shift uncovers.
   """
   shifts = jax.random.randint(rng, (x.shape[0],), 0, 2 * max_shift + 1)
   padded = jnp.pad(x, ((0, 0), (0, 0), (max_shift, max_shift)), mode="edge")
@@ -80,8 +82,8 @@ def semi_hard_loss(embeddings: jax.Array, labels: jax.Array, margin: float):
   """Triplet losses [batch] of embeddings [batch, dim] of length 1, and where they count (bool).
 
   Rows 2i and 2i + 1 are anchor and positive of each other. The negative is the nearest that is
-  farther than the positive, of all rows with another of the labels [batch]; where none is, the
-  farthest. Distances are squared. Pairs whose labels differ and rows without negatives do not
+  farther than the positive, of all rows with another of the labels [batch], or the farthest where
+  no negative is. Distances are squared. Pairs whose labels differ and rows without negatives do not
   count. Raises ValueError where a row has no partner.
   """
   batch = len(labels)
@@ -110,9 +112,19 @@ class MelodyEncoder(nn.Module):
 
   log_pitch: LogPitch
   tower: SpectrogramTransformer
-  embed_dim: int
-  margin: float
-  max_shift: int
+  embed_dim: PositiveInt
+  margin: NonNegativeFloat
+  max_shift: NonNegativeInt
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained melody encoder can do."""
+    return {"embed": (inputs.Waveform(),)}
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz of the waveforms."""
+    return self.log_pitch.sample_rate
 
   def setup(self):
     init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("embed", None))

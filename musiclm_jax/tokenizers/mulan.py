@@ -1,6 +1,6 @@
 """MuLan: one space for music and the words about it (Huang et al. 2022, arXiv 2208.12415).
 
-An audio tower and a text tower learn, from pairs alone, to put a clip near its own text.
+An audio tower and a text tower learn from pairs to embed a clip near its own text.
 """
 
 import dataclasses
@@ -13,19 +13,21 @@ import jax.numpy as jnp
 from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, normal, unit
 from musiclm_jax.partitioning import constrain
+from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.towers import TextTower
 
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
-  """What a log-mel spectrogram is made with: Hz for rate and range, samples for the rest."""
+  """The settings of a log-mel spectrogram: rate and range in Hz, window and hop in samples."""
 
-  sample_rate: int
-  window: int
-  hop: int
-  num_mels: int
-  fmin: float
-  fmax: float
+  sample_rate: PositiveInt
+  window: PositiveInt
+  hop: PositiveInt
+  num_mels: PositiveInt
+  fmin: NonNegativeFloat
+  fmax: PositiveFloat
 
   def __call__(self, waveform: jax.Array) -> jax.Array:
     """[batch, samples] to [batch, frames, num_mels] float32: -1 in silence, 1 at magnitude 1.
@@ -40,15 +42,15 @@ class LogMel:
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugment:
-  """Bands of time and mel that are blanked in training (Park et al. 2019, arXiv 1904.08779)."""
+  """Bands of time and mel that are masked in training (Park et al. 2019, arXiv 1904.08779)."""
 
-  time_masks: int
-  time_width: int
-  mel_masks: int
-  mel_width: int
+  time_masks: NonNegativeInt
+  time_width: NonNegativeInt
+  mel_masks: NonNegativeInt
+  mel_width: NonNegativeInt
 
   def __call__(self, rng: jax.Array, x: jax.Array) -> jax.Array:
-    """x [batch, frames, mels] with the mean of each clip in bands of random width and place."""
+    """x [batch, frames, mels] with random bands of each clip set to the clip's mean."""
     keep = jnp.ones(x.shape, bool)
     plan = ((1, self.time_masks, self.time_width), (2, self.mel_masks, self.mel_width))
     for axis, count, width in plan:
@@ -67,8 +69,8 @@ def decoupled_loss(similarity: jax.Array, same: jax.Array, temperature: jax.Arra
   """Loss [batch] of each pair and where it counts (bool), the pair itself not in the denominator.
 
   similarity [audio, text] are cosines; `same` [batch, batch] is true where two texts are equal:
-  such a text is no negative. Each pair meets the other texts of its audio and the other audio of
-  its text (MuLan Section 3.1). A pair that has no negative does not count.
+  such a text is no negative. The negatives of a pair are the other texts for its audio and the
+  other audio for its text (MuLan Section 3.1). A pair without negatives does not count.
   """
   scores = similarity / temperature
   negatives = jnp.where(same[None], MASKED, jnp.stack([scores, scores.T]))
@@ -81,16 +83,36 @@ class MuLan(nn.Module):
 
   The waveform is float32 at log_mel.sample_rate, the text int32 ids with 0 for padding. The learned
   temperature stays between `min_temperature` and 1: the decoupled loss has no lower bound, so that
-  without one a model that fits its data could run off to 0.
+  it could fall to 0 in a model that fits its data.
   """
 
   log_mel: LogMel
   augment: SpecAugment
   audio_tower: nn.Module
   text_tower: TextTower
-  embed_dim: int
-  initial_temperature: float
-  min_temperature: float
+  embed_dim: PositiveInt
+  initial_temperature: PositiveFloat
+  min_temperature: PositiveFloat
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained joint embedding can do."""
+    return {"embed_audio": (inputs.Waveform(),), "embed_text": (inputs.Tokens(self.vocab_size),)}
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz of the waveforms."""
+    return self.log_mel.sample_rate
+
+  @property
+  def vocab_size(self) -> int:
+    """How many ids a token of text may have."""
+    return self.text_tower.vocab_size
+
+  @property
+  def max_tokens(self) -> int:
+    """The most tokens of a text."""
+    return self.text_tower.max_length
 
   def setup(self):
     def dense():

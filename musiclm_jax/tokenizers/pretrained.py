@@ -1,8 +1,9 @@
 """Published tokenizers as parts: codecs, encoders and joint embeddings of transformers, by torch.
 
-`importing` makes a part of a checkpoint: its configuration stands in model.json, its tensors in
-weights.safetensors, and everything that runs a trained part runs it too. Torch and transformers
-(the extra [hf]) are imported inside functions alone.
+`importing` makes a part of a checkpoint: model.json holds its configuration, weights.safetensors
+its tensors, and everything that runs a trained part runs it too. The classes meet `protocols`, with
+the torch module as the first argument of each method. Torch and transformers (the extra [hf]) are
+imported inside functions alone.
 """
 
 import dataclasses
@@ -10,12 +11,12 @@ import json
 
 import numpy as np
 
-from musiclm_jax import audio, checkpointing
+from musiclm_jax import audio, descriptions
 from musiclm_jax.tokenizers import inputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Codec:
+class TorchCodec:
   """EnCodec, DAC or Mimi: the first `num_quantizers` levels of a published codec.
 
   `config` is the JSON of its configuration. sample_rate is in Hz; `hop` samples are one frame.
@@ -33,14 +34,10 @@ class Codec:
     return self.sample_rate / self.hop
 
   @property
-  def quantizer(self) -> "Codec":
-    """What has num_quantizers and codebook_size, as in SoundStream."""
-    return self
-
-  @property
-  def encoder(self) -> "Codec":
-    """What has the hop, as in SoundStream."""
-    return self
+  def methods(self) -> inputs.Methods:
+    """What the codec can do."""
+    codes = inputs.Codes(self.num_quantizers, self.codebook_size)
+    return {"encode": (inputs.Waveform(),), "decode": (codes,)}
 
   def encode(self, network, waveform: np.ndarray) -> np.ndarray:
     """Codes [batch, ceil(samples / hop), num_quantizers] int32 of [batch, samples] float32."""
@@ -68,7 +65,7 @@ class Codec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class TorchEncoder:
   """HuBERT, MERT or Wav2Vec2-BERT: the frames of any layer of a published encoder.
 
   `config` and `preprocessor` are the JSON of the files of these names. Waveforms come in at
@@ -79,22 +76,31 @@ class Encoder:
   preprocessor: str
   sample_rate: int
 
+  @property
+  def methods(self) -> inputs.Methods:
+    """What the encoder can do; `embed` takes the layer too."""
+    return {"embed": (inputs.Waveform(),)}
+
+  @property
+  def num_layers(self) -> int:
+    """Layers that `embed` can give, besides layer 0."""
+    return json.loads(self.config)["num_hidden_layers"]
+
   def embed(self, network, waveform: np.ndarray, layer: int) -> np.ndarray:
     """Output [batch, frames, dim] float32 of `layer` for [batch, samples]; 0 is the first's input.
 
     Raises ValueError where there is no such layer.
     """
-    layers = network.config.num_hidden_layers
-    if not 0 <= layer <= layers:
-      raise ValueError(f"wanted a layer of 0..{layers}, found {layer}")
+    if not 0 <= layer <= self.num_layers:
+      raise ValueError(f"wanted a layer of 0..{self.num_layers}, found {layer}")
     preprocess = preprocessor_of(json.loads(self.preprocessor))
     features = _features(preprocess, waveform, self.sample_rate)
     return network(**features, output_hidden_states=True).hidden_states[layer].numpy()
 
 
 @dataclasses.dataclass(frozen=True)
-class Joint:
-  """CLAP: one space for sound and the words about it, in the place of MuLan.
+class TorchJoint:
+  """CLAP: one space for sound and the words about it, in place of MuLan.
 
   `config` and `preprocessor` are the JSON of the files of these names. Waveforms come in at
   sample_rate Hz and are resampled to the model's own rate.
@@ -107,9 +113,19 @@ class Joint:
   pad_id: int
 
   @property
-  def text_tower(self) -> "Joint":
-    """What has the vocab_size, as in MuLan."""
-    return self
+  def methods(self) -> inputs.Methods:
+    """What the joint embedding can do."""
+    return {"embed_audio": (inputs.Waveform(),), "embed_text": (inputs.Tokens(self.vocab_size),)}
+
+  @property
+  def embed_dim(self) -> int:
+    """Dimensions of the embeddings."""
+    return json.loads(self.config)["projection_dim"]
+
+  @property
+  def max_tokens(self) -> int:
+    """The most tokens of a text; RoBERTa's positions begin after its padding id."""
+    return json.loads(self.config)["text_config"]["max_position_embeddings"] - self.pad_id - 1
 
   def embed_audio(self, network, waveform: np.ndarray) -> np.ndarray:
     """Embeddings [batch, dim] float32 of length 1 of waveforms [batch, samples].
@@ -133,7 +149,7 @@ class Joint:
 
 
 class TorchPart:
-  """A published part at work, with the calls of `frozen.Frozen`: `codec("encode", waveform)`."""
+  """A published part in use, with the calls of `frozen.Frozen`: `codec("encode", waveform)`."""
 
   def __init__(self, module, variables, provenance, fingerprint):
     self.module, self.provenance, self.fingerprint = module, provenance, fingerprint
@@ -175,7 +191,7 @@ def _network(config: dict, weights: dict):
   wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
   found = {name: array.shape for name, array in weights.items()}
   if wanted != found:
-    line = checkpointing.difference(wanted, found, config.model_type, "weights.safetensors")
+    line = descriptions.difference(wanted, found, config.model_type, "weights.safetensors")
     raise ValueError(f"this transformers has another {config.model_type}: {line}")
   network.load_state_dict({name: _tensor(array) for name, array in weights.items()})
   return network.requires_grad_(False)

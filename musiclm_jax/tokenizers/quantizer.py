@@ -10,14 +10,25 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from musiclm_jax.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
+from musiclm_jax.tokenizers import inputs
+from musiclm_jax.tokenizers.kmeans import (
+  assign,
+  centroids,
+  draw,
+  kmeans,
+  nearest,
+  squared_lengths,
+)
+
 
 def quantize(x, codebooks, squares=None):
-  """Codes of the nearest vectors, level by level on what is left (SoundStream, III-C).
+  """Codes of the nearest vectors, level by level on the residual (SoundStream, III-C).
 
   x [..., dim] float32 and codebooks [num_quantizers, codebook_size, dim] to codes
   [..., num_quantizers] int32 and the sum of their vectors [..., dim]. NumPy arrays stay NumPy: a
-  data pipeline never starts JAX. Who calls it often keeps `squares`, the `squared_lengths` of the
-  codebooks. Raises ValueError where the dims differ.
+  data pipeline never starts JAX. `squares` are the `squared_lengths` of the codebooks, for callers
+  that keep them from call to call. Raises ValueError where the dims differ.
   """
   xp = x.__array_namespace__()
   if x.shape[-1] != codebooks.shape[-1]:
@@ -28,19 +39,14 @@ def quantize(x, codebooks, squares=None):
   flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
   residual, codes = flat, []
   for level in range(codebooks.shape[0]):
-    codes.append(_nearest(residual, codebooks[level], squares[level]))
+    codes.append(nearest(residual, codebooks[level], squares[level]))
     residual = residual - codebooks[level][codes[-1]]
   codes = xp.stack(codes, axis=-1).astype(xp.int32)
   return codes.reshape(*x.shape[:-1], -1), (flat - residual).reshape(x.shape)
 
 
-def squared_lengths(vectors):
-  """The squared lengths [...] of vectors [..., dim]."""
-  return (vectors**2).sum(axis=-1)
-
-
 def dequantize(codes, codebooks):
-  """The sum [..., dim] of the vectors that codes [..., levels] name, one column for each level.
+  """The sum [..., dim] of the vectors of codes [..., levels], a column for each level.
 
   codebooks is [num_quantizers, codebook_size, dim]; levels may be fewer than num_quantizers: the
   first ones count. Raises ValueError where there are more levels than codebooks.
@@ -59,79 +65,26 @@ def perplexity(counts):
   return xp.exp(-(p * xp.log(xp.maximum(p, 1e-20))).sum(axis=-1))
 
 
-def _nearest(x, codebook, squares):
-  """Index [n] of the vector of codebook [k, d], of squared lengths [k], nearest to x [n, d]."""
-  # |x|² is the same for all vectors and left out
-  return (squares[None, :] - 2 * (x @ codebook.T)).argmin(axis=-1)
-
-
-def _draw(rng, weights, count: int):
-  """Indices [count] drawn by weights [n] not all 0, with replacement."""
-  cumulative = jnp.cumsum(weights)
-  targets = jax.random.uniform(rng, (count,)) * cumulative[-1]
-  # float rounding may put a target on the end
-  return jnp.minimum(jnp.searchsorted(cumulative, targets, side="right"), len(weights) - 1)
-
-
-def _assign(x, weights, codebook):
-  """Codes [n] of x [n, d], and the weight [k] and weighted sum [k, d] of what falls to each.
-
-  A product with the one-hot codes rather than a scatter: it stays one collective when x is sharded.
-  """
-  codes = _nearest(x, codebook, squared_lengths(codebook))
-  onehot = jax.nn.one_hot(codes, codebook.shape[0], dtype=x.dtype) * weights[:, None]
-  return codes, onehot.sum(axis=0), onehot.T @ x
-
-
-def _centroids(counts, sums, otherwise):
-  """sums / counts [..., k, d], and `otherwise` [..., k, d] where a code has no weight."""
-  return jnp.where(counts[..., None] > 0, sums / jnp.maximum(counts, 1e-20)[..., None], otherwise)
-
-
-def _spread(rng, x, weights, num_seeds):
-  """Seeds [num_seeds, d] out of x [n, d], drawn by squared distance to those before (k-means++)."""
-
-  def draw(i, state):
-    seeds, distance = state
-    seed = x[_draw(jax.random.fold_in(rng, i), weights * distance, 1)]
-    squares = jnp.square(x - seed).sum(axis=-1)
-    return seeds.at[i].set(seed[0]), jnp.minimum(distance, squares)
-
-  # a large finite start: the first seed is drawn uniformly
-  start = jnp.zeros((num_seeds, x.shape[-1]), x.dtype), jnp.full((len(x),), 1e10, x.dtype)
-  return lax.fori_loop(0, num_seeds, draw, start)[0]
-
-
-def kmeans(rng, x, weights, *, codebook_size: int, iterations: int):
-  """Centres [codebook_size, dim] of x [n, dim], weights [n], and the weight of each.
-
-  k-means++ seeds, then Lloyd's iterations; float32, the same result on any mesh.
-  """
-
-  def lloyd(_, centres):
-    _, counts, sums = _assign(x, weights, centres)
-    return _centroids(counts, sums, centres)
-
-  centres = lax.fori_loop(0, iterations, lloyd, _spread(rng, x, weights, codebook_size))
-  return centres, _assign(x, weights, centres)[1]
-
-
 class ResidualQuantizer(nn.Module):
-  """A stack of codebooks, each on what the ones before left over, learned by moving averages.
+  """A stack of codebooks, each on the residual of those before, learned by moving averages.
 
-  `decay` is that of the averages; a code whose average weight in a batch is under `threshold`
-  restarts at a random vector of the batch; `iterations` is how long k-means runs on the first
-  batch; with `level_dropout` each example is trained through its first 1..num_quantizers levels.
-  The collection "codebooks" holds vectors and sums [num_quantizers, codebook_size, dim], counts
-  [num_quantizers, codebook_size] and the flag `initialised`.
+  `decay` is that of the averages. A code is dead where its average weight in a batch is under
+  `restart_threshold` times the mean over the codes of its level, and restarts at a random vector of
+  the batch. Restarts end after `restart_updates` updates (None: never), so that training can end
+  with vectors that are averages and not single residuals; each microbatch is an update.
+  `iterations` is how long k-means runs on the first batch; with `level_dropout` each example is
+  trained through its first 1..num_quantizers levels. The collection "codebooks" holds vectors and
+  sums [num_quantizers, codebook_size, dim], counts [num_quantizers, codebook_size], the number of
+  updates and the flag `initialised`.
   """
 
-  num_quantizers: int
-  codebook_size: int
-  dim: int
-  decay: float
-  threshold: float
-  iterations: int
+  num_quantizers: PositiveInt
+  codebook_size: PositiveInt
+  dim: PositiveInt
+  decay: Fraction
+  restart_threshold: NonNegativeFloat
+  restart_updates: NonNegativeInt | None
+  iterations: NonNegativeInt
   level_dropout: bool
 
   def setup(self):
@@ -139,6 +92,7 @@ class ResidualQuantizer(nn.Module):
     self.vectors = self.variable("codebooks", "vectors", jnp.zeros, shape)
     self.sums = self.variable("codebooks", "sums", jnp.zeros, shape)
     self.counts = self.variable("codebooks", "counts", jnp.zeros, shape[:2])
+    self.updates = self.variable("codebooks", "updates", jnp.zeros, (), jnp.int32)
     self.initialised = self.variable("codebooks", "initialised", jnp.zeros, (), bool)
 
   def encode(self, x):
@@ -147,7 +101,7 @@ class ResidualQuantizer(nn.Module):
       return quantize(x, self.vectors.value)[0]
 
   def decode(self, codes):
-    """Vectors [..., dim] of codes [..., levels], levels <= num_quantizers."""
+    """Vectors [..., dim] float32 of codes [..., levels], levels <= num_quantizers."""
     return dequantize(codes, self.vectors.value)
 
   def __call__(self, x, train: bool, weights=None):
@@ -155,8 +109,9 @@ class ResidualQuantizer(nn.Module):
 
     quantized [batch, n, dim] has one straight-through gradient on the sum of the levels; codes are
     [batch, n, num_quantizers] int32; metrics name -> (sum, weight): commitment (mean squared
-    distance of x to what it became, with a gradient to x), perplexity_LEVEL of this batch, dead
-    (share of codes under the threshold). Vectors of weight 0 (weights [batch, n]) change nothing.
+    distance of x to its quantized vector, with a gradient to x), perplexity_LEVEL of this batch,
+    dead and restarted (shares of all codes). Vectors of weight 0 (weights [batch, n]) change
+    nothing.
     """
     batch, n, dim = x.shape
     weights = jnp.ones((batch, n), jnp.float32) if weights is None else weights
@@ -168,30 +123,35 @@ class ResidualQuantizer(nn.Module):
     with jax.default_matmul_precision("float32"):
       if learn:
         self._initialise(flat, flat_weights)
-        restart_indices = _draw(self.make_rng("dropout"), flat_weights, self.codebook_size)
+        restart_indices = draw(self.make_rng("dropout"), flat_weights, self.codebook_size)
       if learn and self.level_dropout:
         kept = jax.random.randint(self.make_rng("dropout"), (batch, 1), 1, self.num_quantizers + 1)
         kept = jnp.broadcast_to(kept, (batch, n)).reshape(batch * n)
       quantized, (codes, *level_stats) = self._levels(flat, flat_weights, kept, restart_indices)
-    dead = self._update(*level_stats) if learn else self.counts.value < self.threshold
+    if learn:
+      dead, restarted = self._update(*level_stats)
+    else:
+      dead = self._dead(self.counts.value)
+      restarted = jnp.zeros_like(dead)
     quantized = quantized.reshape(batch, n, dim)
     error = jnp.square(x - quantized).mean(axis=-1) * weights
     one = jnp.ones((), jnp.float32)
     used = perplexity(level_stats[0])
     metrics = {f"perplexity_{level}": (used[level], one) for level in range(self.num_quantizers)}
-    metrics |= {"commitment": (error.sum(), weights.sum()), "dead": (dead.mean(), one)}
+    metrics |= {"dead": (dead.mean(), one), "restarted": (restarted.mean(), one)}
+    metrics["commitment"] = error.sum(), weights.sum()
     codes = codes.T.reshape(batch, n, self.num_quantizers).astype(jnp.int32)
     return x + lax.stop_gradient(quantized - x), codes, metrics
 
   def _levels(self, x, weights, kept, restart_indices):
-    """The sum [n, dim] of the first `kept` [n] levels of x [n, dim], and what each level saw:
-    codes [n], their weights and sums of vectors, and the vectors it was given at `restart_indices`.
+    """The sum [n, dim] of the first `kept` [n] levels of x [n, dim], and of each level: codes [n],
+    their weights and sums of residuals, and the residuals at `restart_indices`.
     """
 
     def level(carry, inputs):
       residual, quantized = carry
       index, codebook = inputs
-      codes, counts, sums = _assign(residual, weights, codebook)
+      codes, counts, sums = assign(residual, weights, codebook)
       vectors = codebook[codes]
       quantized = quantized + jnp.where((index < kept)[:, None], vectors, 0.0)
       return (residual - vectors, quantized), (codes, counts, sums, residual[restart_indices])
@@ -207,8 +167,8 @@ class ResidualQuantizer(nn.Module):
       vectors, counts = kmeans(
         rng, residual, weights, codebook_size=self.codebook_size, iterations=self.iterations
       )
-      nearest = _nearest(residual, vectors, squared_lengths(vectors))
-      return residual - vectors[nearest], (vectors, counts)
+      codes = nearest(residual, vectors, squared_lengths(vectors))
+      return residual - vectors[codes], (vectors, counts)
 
     def first():
       vectors, counts = lax.scan(level, x, jax.random.split(rng, self.num_quantizers))[1]
@@ -220,40 +180,75 @@ class ResidualQuantizer(nn.Module):
     self.vectors.value, self.counts.value, self.sums.value = state
     self.initialised.value = self.initialised.value | (weights.sum() > 0)
 
+  def _threshold(self, counts):
+    """The average weights [num_quantizers, 1] under which codes are dead."""
+    return self.restart_threshold * counts.mean(axis=-1, keepdims=True)
+
+  def _dead(self, counts):
+    return counts < self._threshold(counts)
+
   def _update(self, counts, sums, candidates):
-    """Moves the averages by one batch and restarts codes that became rare, which it returns, a
-    mask [num_quantizers, codebook_size].
+    """Moves the averages by one batch and restarts dead codes; which are dead and which restarted,
+    masks [num_quantizers, codebook_size].
     """
     anything = counts.sum() > 0
     counts = self.decay * self.counts.value + (1 - self.decay) * counts
     sums = self.decay * self.sums.value + (1 - self.decay) * sums
-    vectors = _centroids(counts, sums, self.vectors.value)
-    dead = (counts < self.threshold) & anything
-    self.vectors.value = jnp.where(dead[..., None], candidates, vectors)
-    self.counts.value = jnp.where(dead, self.threshold, counts)
-    self.sums.value = jnp.where(dead[..., None], candidates * self.threshold, sums)
-    return dead
+    vectors = centroids(counts, sums, self.vectors.value)
+    dead, threshold = self._dead(counts), self._threshold(counts)
+    restarted = dead & anything
+    if self.restart_updates is not None:
+      restarted &= self.updates.value < self.restart_updates
+    self.vectors.value = jnp.where(restarted[..., None], candidates, vectors)
+    self.counts.value = jnp.where(restarted, threshold, counts)
+    self.sums.value = jnp.where(restarted[..., None], candidates * threshold[..., None], sums)
+    self.updates.value = self.updates.value + 1
+    return dead, restarted
 
 
 class EmbeddingQuantizer(nn.Module):
   """Learns codebooks for vectors of a frozen model; meets the model contract and has no parameters.
 
   The batch is {"embeddings": [batch, n, dim] float32, optional "weights": [batch, n]}. With
-  `standardise` every dimension is brought to mean 0 and variance 1 first, by averages over all that
-  was seen in training (collection "statistics"); the codes are those of the standardised vectors.
+  `standardise` every dimension is brought to mean 0 and variance 1 first, by averages over all
+  vectors of the training so far (collection "statistics"); the codes are those of the standardised
+  vectors.
   """
 
   quantizer: ResidualQuantizer
   standardise: bool
 
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained quantizer can do."""
+    codes = inputs.Codes(self.num_quantizers, self.codebook_size)
+    return {"encode": (inputs.Embeddings(self.embed_dim),), "decode": (codes,)}
+
+  @property
+  def embed_dim(self) -> int:
+    """Dimensions of the embeddings."""
+    return self.quantizer.dim
+
+  @property
+  def num_quantizers(self) -> int:
+    """Codes of an embedding."""
+    return self.quantizer.num_quantizers
+
+  @property
+  def codebook_size(self) -> int:
+    """How many codes each level has."""
+    return self.quantizer.codebook_size
+
   def setup(self):
-    dim = self.quantizer.dim
+    dim = self.embed_dim
     self.seen = self.variable("statistics", "seen", jnp.zeros, ())
     self.mean = self.variable("statistics", "mean", jnp.zeros, (dim,))
     self.variance = self.variable("statistics", "variance", jnp.ones, (dim,))
 
   def __call__(self, batch, *, train: bool):
-    """(loss, metrics); loss: squared error over the input's variance, 1 for only the mean."""
+    """(loss, metrics); the loss is the squared error over the input's variance: 1 for the mean
+    alone.
+    """
     x = batch["embeddings"]
     weights = batch.get("weights", jnp.ones(x.shape[:2], jnp.float32))
     x = jnp.where(weights[..., None] > 0, x, 0.0)
@@ -272,13 +267,13 @@ class EmbeddingQuantizer(nn.Module):
     return self.quantizer.encode((embeddings - shift) / scale)
 
   def decode(self, codes):
-    """Embeddings [..., dim], as they came in, of codes [..., levels], levels <= num_quantizers."""
+    """Embeddings [..., dim] float32, not standardised, of codes [..., levels]."""
     x = self.quantizer.decode(codes)
     shift, scale = self._affine(x.ndim)
     return x * scale + shift
 
   def _affine(self, ndim: int):
-    """(shift, scale), [1, ..., dim] each, that standardise embeddings of `ndim` axes."""
+    """(shift, scale), each [1, ..., dim], that standardise embeddings of `ndim` axes."""
     shape = (1,) * (ndim - 1) + (-1,)
     shift, scale = self.mean.value, jnp.sqrt(jnp.maximum(self.variance.value, 1e-10))
     if not self.standardise:
@@ -286,7 +281,7 @@ class EmbeddingQuantizer(nn.Module):
     return shift.reshape(shape), scale.reshape(shape)
 
   def _see(self, x, weights):
-    """Merges the mean and variance of x [batch, n, dim], weights [batch, n], into those before."""
+    """Merges x [batch, n, dim], weights [batch, n], into the mean and variance."""
     total = weights.sum()
     shares = (weights / jnp.maximum(total, 1e-20))[..., None]
     mean = (shares * x).sum(axis=(0, 1))

@@ -1,6 +1,4 @@
-"""SoundStream, a neural audio codec (Zeghidour et al. 2021, 2107.03312): waveforms to codes and
-back.
-"""
+"""SoundStream, a neural audio codec (Zeghidour et al. 2021, 2107.03312)."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +6,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from musiclm_jax import spectrograms
+from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveInt
 from musiclm_jax.tokenizers import discriminators as adversaries
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.balancer import Balancer, WeightedSum
 from musiclm_jax.tokenizers.convolutions import Decoder, Encoder
 from musiclm_jax.tokenizers.discriminators import Discriminators
@@ -69,33 +69,54 @@ class SoundStream(nn.Module):
   """The codec with its adversaries; meets the model contract on {"waveform": [batch, samples]}.
 
   The loss is the generator's plus the discriminators': stop-gradients keep each from moving the
-  other's parameters, so an optimizer may treat "discriminators", one branch of the parameters, its
-  own way. `adversarial_samples` of each waveform, a random slice, are shown to the discriminators.
+  other's parameters, so an optimizer may treat "discriminators", one branch of the parameters,
+  separately. The discriminators are given `adversarial_samples` of each waveform, a random slice.
   A share `unquantized` of the examples trains past the quantizer (0 in the paper; Mimi, 2410.00037,
-  takes a half): encoder and decoder then learn before the codebooks are any good. The distance of
+  takes a half): encoder and decoder then learn before the codebooks are useful. The distance of
   waveforms relative to silence has `waveform_weight` (0 in the paper; EnCodec, 2210.13438, has such
-  a term): short trainings learn the phase from it, which spectra do not see. `combine` makes one
-  loss of those of the output, which are all but the commitment and the discriminators' own.
+  a term): short trainings learn the phase from it, which spectra do not contain. `combine` makes
+  one loss of those of the output: all but the commitment and the discriminators' own.
   """
 
-  sample_rate: int
+  sample_rate: PositiveInt
   encoder: Encoder
   quantizer: ResidualQuantizer
   decoder: Decoder
   discriminators: Discriminators
-  reconstruction_weight: float
-  waveform_weight: float
-  adversarial_weight: float
-  feature_weight: float
-  commitment_weight: float
-  adversarial_samples: int
-  unquantized: float
+  reconstruction_weight: NonNegativeFloat
+  waveform_weight: NonNegativeFloat
+  adversarial_weight: NonNegativeFloat
+  feature_weight: NonNegativeFloat
+  commitment_weight: NonNegativeFloat
+  adversarial_samples: PositiveInt
+  unquantized: Fraction
   combine: WeightedSum | Balancer = WeightedSum()  # of codecs described before there was a choice
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained codec can do."""
+    codes = inputs.Codes(self.num_quantizers, self.codebook_size)
+    return {"encode": (inputs.Waveform(),), "decode": (codes,)}
+
+  @property
+  def hop(self) -> int:
+    """Samples in a frame."""
+    return self.encoder.hop
 
   @property
   def frame_rate(self) -> float:
     """Frames of codes in a second."""
-    return self.sample_rate / self.encoder.hop
+    return self.sample_rate / self.hop
+
+  @property
+  def num_quantizers(self) -> int:
+    """Codes in a frame."""
+    return self.quantizer.num_quantizers
+
+  @property
+  def codebook_size(self) -> int:
+    """How many codes each level has."""
+    return self.quantizer.codebook_size
 
   def encode(self, waveform):
     """Codes [batch, ceil(samples / hop), num_quantizers] int32 of [batch, samples], zeros after its
@@ -151,7 +172,7 @@ class SoundStream(nn.Module):
     return loss, metrics | parts
 
   def _whole_frames(self, waveform):
-    return jnp.pad(waveform, ((0, 0), (0, -waveform.shape[1] % self.encoder.hop)))
+    return jnp.pad(waveform, ((0, 0), (0, -waveform.shape[1] % self.hop)))
 
   def _losses(self, x, y, train: bool):
     """The losses of an output, a function of [batch, samples] to {name: scalar}, and the

@@ -12,7 +12,7 @@ from musiclm_jax.tokenizers.frozen import Frozen
 
 
 class EncoderState(NamedTuple):
-  """Where an encoder stands: the state of its convolutions, and samples that fill no frame yet."""
+  """The state of an encoder's convolutions, and samples [batch, rest] that fill no frame yet."""
 
   state: dict
   rest: np.ndarray
@@ -27,25 +27,25 @@ def encode(
   codec: Frozen, before: EncoderState, waveform: np.ndarray
 ) -> tuple[np.ndarray, EncoderState]:
   """Codes [batch, frames, num_quantizers] int32 of the frames that waveform [batch, samples]
-  completes, and where the stream then stands. Raises ValueError where the batch changed, and as
-  the codec does.
+  completes, and the state after them. Raises ValueError where the batch changed, and as the codec
+  does.
   """
   if len(waveform) != len(before.rest):
     raise ValueError(f"wanted {len(before.rest)} streams, found {len(waveform)}")
-  if waveform.size:  # before what rests makes floats of any numbers
+  if waveform.size:  # checked alone: concatenating it to the rest would make any numbers floats
     inputs.check(codec.module, "encode", (waveform,))
-  hop = codec.module.encoder.hop
+  hop = codec.module.hop
   samples = np.concatenate([before.rest, waveform], axis=1)
   whole = samples.shape[1] // hop * hop
   if not whole:
-    levels = codec.module.quantizer.num_quantizers
-    return np.zeros((len(samples), 0, levels), np.int32), EncoderState(before.state, samples)
+    empty = np.zeros((len(samples), 0, codec.module.num_quantizers), np.int32)
+    return empty, EncoderState(before.state, samples)
   codes, state = codec.resume("encode", before.state, samples[:, :whole])
   return np.asarray(codes), EncoderState(state, samples[:, whole:])
 
 
 def decode(codec: Frozen, before: dict, codes: np.ndarray) -> tuple[np.ndarray, dict]:
-  """Waveform [batch, frames * hop] of the next codes [batch, frames, levels], and the state behind
+  """Waveform [batch, frames * hop] of the next codes [batch, frames, levels], and the state after
   them; {} is the start.
   """
   waveform, state = codec.resume("decode", before, codes)

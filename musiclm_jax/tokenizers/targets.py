@@ -1,9 +1,9 @@
-"""What w2v-BERT learns to name: a code and a vector for each frame, in two kinds.
+"""The targets of w2v-BERT: a code and a vector for each frame, of two kinds.
 
 `Clusters` are clusters of the log-mel frames, as in MuQ (arXiv 2501.01108) for music: made from the
-first batch, they hold still. `Learned` are the paper's (arXiv 2108.06209, Section 3): the codes of
+first batch, they stay fixed. `Learned` are the paper's (arXiv 2108.06209, Section 3): the codes of
 a Gumbel-softmax quantizer on the features, learned with them (wav2vec 2.0, arXiv 2006.11477,
-Section 2), which move while the model learns to name them.
+Section 2), which change while the model learns to predict them.
 
 Both map (spectrogram [batch, frames, dim], features [batch, frames, embed], train) to codes [batch,
 frames] int32, their vectors [batch, frames, code_dim] float32 of length 1, the diversity loss, a
@@ -17,14 +17,15 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.layers import normal, unit
+from musiclm_jax.ranges import Fraction, PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.quantizer import ResidualQuantizer
 
 
 def diversity_loss(probabilities: jax.Array) -> jax.Array:
-  """How far codes of probabilities [..., codebook_size] are from all being used equally, float32.
+  """How far the use of codes of probabilities [..., codebook_size] is from uniform, float32.
 
-  (V - exp(entropy of their mean)) / V of V codes: 0 where they are, (V - 1) / V where one is used.
-  The form of the authors' code; Section 2 of wav2vec 2.0 has the negative entropy itself.
+  (V - exp(entropy of their mean)) / V of V codes: 0 where it is uniform, (V - 1) / V where one code
+  is used. The form of the authors' code; Section 2 of wav2vec 2.0 has the negative entropy itself.
   """
   size = probabilities.shape[-1]
   share = size * probabilities.reshape(-1, size).mean(axis=0)  # 1 for each code when equally used
@@ -40,7 +41,7 @@ class Clusters(nn.Module):
   """
 
   quantizer: ResidualQuantizer
-  code_dim: int
+  code_dim: PositiveInt
   dtype: str
 
   @property
@@ -53,7 +54,7 @@ class Clusters(nn.Module):
     self.project = nn.Dense(self.code_dim, use_bias=False, dtype=self.dtype, kernel_init=init)
 
   def __call__(self, spectrogram: jax.Array, features: jax.Array, train: bool):
-    """(codes, vectors, diversity loss, metrics), as the module says; features are not used."""
+    """(codes, vectors, diversity loss, metrics), as above; features are not used."""
     codes, metrics = self.quantizer(spectrogram, train)[1:]
     codes = codes[:, :, 0]
     centres = self.quantizer.decode(jnp.arange(self.codebook_size)[:, None])
@@ -67,24 +68,24 @@ class Learned(nn.Module):
 
   In training a code is drawn, and its gradient is that of the softmax at a temperature that starts
   at `initial_temperature`, is multiplied by `annealing` in each update and stays at or above
-  `min_temperature`; in evaluation it is the likeliest one. The collection "counters" holds the
+  `min_temperature`; in evaluation it is the most likely one. The collection "counters" holds the
   number of updates; each microbatch counts as one.
 
   Every feature is brought to mean 0 and variance 1 first: over the batch in training, by moving
-  averages of `decay` (collection "batch_stats") in evaluation. Neither paper says so, but what all
+  averages of `decay` (collection "batch_stats") in evaluation. Neither paper has it, but what all
   frames have in common would give all of them one code: "critical" in BEST-RQ (arXiv 2202.01855).
   """
 
-  codebook_size: int
-  code_dim: int
-  initial_temperature: float
-  min_temperature: float
-  annealing: float
-  decay: float
+  codebook_size: PositiveInt
+  code_dim: PositiveInt
+  initial_temperature: PositiveFloat
+  min_temperature: PositiveFloat
+  annealing: Fraction
+  decay: Fraction
 
   @nn.compact
   def __call__(self, spectrogram: jax.Array, features: jax.Array, train: bool):
-    """(codes, vectors, diversity loss, metrics), as the module says; spectrogram is not used."""
+    """(codes, vectors, diversity loss, metrics), as above; spectrogram is not used."""
     temperature = self._temperature(train)
     logits = self._logits(features.astype(jnp.float32), train)
     init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("code", "embed"))

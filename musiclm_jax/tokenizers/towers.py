@@ -1,4 +1,4 @@
-"""The towers of MuLan, and of the melody encoder: spectrograms and texts to one vector each.
+"""The towers of MuLan and of the melody encoder: one vector for a spectrogram or a text.
 
 ResNet-50 (He et al. 2016, arXiv 1512.03385) and AST (Gong et al. 2021, arXiv 2104.01778) for sound,
 BERT (Devlin et al. 2018, arXiv 1810.04805) for text.
@@ -11,6 +11,7 @@ import numpy as np
 
 from musiclm_jax.encoder import Affine, Encoder
 from musiclm_jax.layers import norm, normal
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 
 _SMALL = nn.initializers.normal(0.02)  # BERT's and ViT's, of tables and position embeddings
 
@@ -39,17 +40,17 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-  """A residual network over the spectrogram as a picture, averaged over time and mel.
+  """A residual network over the spectrogram as an image, averaged over time and mel.
 
   [batch, frames, mels] to [batch, width * 2^(stages - 1) * expansion]; stage_sizes (3, 4, 6, 3),
   width 64 and expansion 4 are ResNet-50. Norms are over channels, before each convolution: batch
-  norms would let a clip see its batch, which a contrastive loss exploits. The first stage strides
+  norms would leak the batch into a clip, which a contrastive loss exploits. The first stage strides
   in its first block instead of a max-pool, whose gradient is a scatter.
   """
 
-  stage_sizes: tuple[int, ...]
-  width: int
-  expansion: int
+  stage_sizes: tuple[PositiveInt, ...]
+  width: PositiveInt
+  expansion: PositiveInt
   dtype: str
 
   @nn.compact
@@ -68,19 +69,20 @@ class ResNet(nn.Module):
 
 
 class SpectrogramTransformer(nn.Module):
-  """AST and, in one channel, ViT: a Transformer over patches of a spectrogram as a picture.
+  """AST and, in one channel, ViT: a Transformer over patches of a spectrogram as an image.
 
-  [batch, frames, mels] to [batch, embed]. A patch of `patch` (frames, mels) stands at every
+  [batch, frames, mels] to [batch, embed]. There is a patch of `patch` (frames, mels) every
   `stride` (frames, mels); frames and mels that fill no patch are dropped. Position embeddings are
-  learned, up to `num_frames`: a shorter spectrogram is followed by 0. `num_class_tokens` learned
-  vectors stand in front and their mean comes out (ViT has 1, AST 2); without any it is the mean of
-  the patches. Raises ValueError where there are more frames than num_frames, or mels fill no patch.
+  learned, up to `num_frames`: a shorter spectrogram is padded with 0. `num_class_tokens` learned
+  vectors come first, and the mean of their outputs is the result (ViT has 1, AST 2); without any it
+  is that of the patches. Raises ValueError where there are more frames than num_frames, or the mels
+  do not fill a patch.
   """
 
-  num_frames: int
-  patch: tuple[int, int]
-  stride: tuple[int, int]
-  num_class_tokens: int
+  num_frames: PositiveInt
+  patch: tuple[PositiveInt, PositiveInt]
+  stride: tuple[PositiveInt, PositiveInt]
+  num_class_tokens: NonNegativeInt
   encoder: Encoder
 
   def _patches(self, x):
@@ -118,13 +120,13 @@ class SpectrogramTransformer(nn.Module):
 class TextTower(nn.Module):
   """BERT: token ids [batch, length] int32, 0 for padding, to [batch, embed].
 
-  The first token's place in the output is the embedding of the text; it is never padding, so that
-  even an empty text has one. What padding holds changes nothing. Raises ValueError where there are
+  The output at the first token is the embedding of the text; it is never padding, so that even an
+  empty text has one. The content of padding changes nothing. Raises ValueError where there are
   more than `max_length` tokens.
   """
 
-  vocab_size: int
-  max_length: int
+  vocab_size: PositiveInt
+  max_length: PositiveInt
   encoder: Encoder
 
   @nn.compact
@@ -145,7 +147,7 @@ class TextTower(nn.Module):
 
 
 def convolution(name: str, features: int, kernel_size: int, stride: int, dtype: str) -> nn.Conv:
-  """A square convolution of pictures [batch, frames, mels, channels] that keeps size / stride."""
+  """A square convolution of images [batch, frames, mels, channels] that keeps size / stride."""
   axes = ("kernel", "kernel", "channels_in", "channels_out")
   return nn.Conv(
     features,

@@ -1,7 +1,8 @@
 """w2v-BERT, the self-supervised encoder of the semantic tokens (Chung et al., arXiv 2108.06209).
 
-One Conformer learns to tell the code of each masked frame from those of other frames, a second one
-on top of it to name that code. MusicLM takes its semantic tokens from a layer of the second.
+One Conformer learns to distinguish the code of each masked frame from those of other frames, a
+second one on its output to predict that code, and MusicLM's semantic tokens come from a layer of
+the second.
 
 The codes are those of `targets`: learned with the features, as in the paper, or fixed clusters of
 the log-mel frames.
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 
 from musiclm_jax import spectrograms
 from musiclm_jax.layers import MASKED, norm, normal, unit
+from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.conformer import Conformer
 from musiclm_jax.tokenizers.quantizer import perplexity
 from musiclm_jax.tokenizers.targets import Clusters, Learned
@@ -36,8 +39,8 @@ def contrastive_loss(scores, codes, masked, num_distractors: int):
 
   scores [batch, frames, frames] compare the context at one masked frame with the code of another.
   The distractors are all other masked frames of the clip that hold another of the codes [batch,
-  frames], weighted so that together they count as `num_distractors`: what drawing that many gives
-  on average, without the noise. A frame that has no distractor does not count.
+  frames], weighted so that together they count as `num_distractors`: the expectation of drawing
+  that many. A frame that has no distractor does not count.
   """
   others = (codes[:, :, None] != codes[:, None, :]) & masked[:, None, :]
   available = others.sum(axis=-1)
@@ -54,12 +57,12 @@ class FrontEnd(nn.Module):
   window and hop are samples at `sample_rate` Hz.
   """
 
-  sample_rate: int
-  window: int
-  hop: int
-  num_mels: int
-  channels: int
-  embed_dim: int
+  sample_rate: PositiveInt
+  window: PositiveInt
+  hop: PositiveInt
+  num_mels: PositiveInt
+  channels: PositiveInt
+  embed_dim: PositiveInt
   dtype: str
 
   def spectrogram(self, waveform: jax.Array) -> jax.Array:
@@ -121,13 +124,28 @@ class W2vBert(nn.Module):
   contrastive: Conformer
   masked: Conformer
   targets: Clusters | Learned
-  start_rate: float
-  span: int
-  num_distractors: int
-  temperature: float
-  contrastive_weight: float
-  diversity_weight: float
-  masked_weight: float
+  start_rate: Fraction
+  span: PositiveInt
+  num_distractors: PositiveInt
+  temperature: PositiveFloat
+  contrastive_weight: NonNegativeFloat
+  diversity_weight: NonNegativeFloat
+  masked_weight: NonNegativeFloat
+
+  @property
+  def methods(self) -> inputs.Methods:
+    """What a trained encoder can do; `embed` takes the layer too."""
+    return {"embed": (inputs.Waveform(),)}
+
+  @property
+  def sample_rate(self) -> int:
+    """Hz of the waveforms."""
+    return self.front_end.sample_rate
+
+  @property
+  def num_layers(self) -> int:
+    """Layers that `embed` can give, besides layer 0."""
+    return self.masked.num_layers
 
   def setup(self):
     if self.contrastive is self.masked:
@@ -170,7 +188,7 @@ class W2vBert(nn.Module):
     return loss, {"loss": (loss * weight, weight)} | sums | self._usage(codes, weight) | metrics
 
   def _usage(self, codes, weight):
-    """Metrics of the codes [batch, frames] of a batch, and the loss of knowing nothing."""
+    """Metrics of the codes [batch, frames] of a batch, and the loss at chance."""
     size = self.targets.codebook_size
     counts = jax.nn.one_hot(codes, size, dtype=jnp.float32).sum(axis=(0, 1))
     chance = self.contrastive_weight * math.log(self.num_distractors + 1)
@@ -203,5 +221,5 @@ def _total(values, counted):
 
 
 def _mean(total):
-  """The mean that a (sum, weight) stands for; 0 where the weight is."""
+  """The mean of a (sum, weight); 0 where the weight is 0."""
   return total[0] / jnp.maximum(total[1], 1)

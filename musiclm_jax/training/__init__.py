@@ -1,1 +1,1 @@
-"""The one trainer and what feeds it."""
+"""The one trainer, its data, optimizers, checkpoints and hooks."""

@@ -8,6 +8,7 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 
 from musiclm_jax import audio
+from musiclm_jax.ranges import PositiveFloat, PositiveInt
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.training.reading import ExampleMaker, Shapes, generator
 
@@ -36,8 +37,8 @@ def _random_crop(waveform: np.ndarray, samples: int, rng: np.random.Generator) -
 class Waveforms:
   """Examples {waveform [samples] float32}: random crops, for the codec and w2v-BERT."""
 
-  crop_seconds: float
-  sample_rate: int
+  crop_seconds: PositiveFloat
+  sample_rate: PositiveInt
   sources = ()
 
   @property
@@ -64,8 +65,8 @@ class Melodies:
   show the same notes.
   """
 
-  crop_seconds: float
-  sample_rate: int
+  crop_seconds: PositiveFloat
+  sample_rate: PositiveInt
   sources = ()
 
   @property
@@ -94,11 +95,11 @@ class Captioned:
   has its caption. `text.Tokenizer` makes the ids. Raises ValueError for another `text`.
   """
 
-  crop_seconds: float
-  sample_rate: int
+  crop_seconds: PositiveFloat
+  sample_rate: PositiveInt
   text_model: str
-  text_length: int
-  vocab_size: int
+  text_length: PositiveInt
+  vocab_size: PositiveInt
   text: str
   sources = ()
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
+from musiclm_jax.ranges import NonNegativeInt
 from musiclm_jax.training.checkpoints import (
   WRITE_METRICS,
   path_name,
@@ -25,7 +26,7 @@ from musiclm_jax.training.checkpoints import (
 from musiclm_jax.training.step import TrainState
 
 
-def list_checkpoints(*, directory: str, step: int, json: bool) -> list[dict]:
+def list_checkpoints(*, directory: str, step: NonNegativeInt, json: bool) -> list[dict]:
   """Prints and returns the checkpoints of a model directory, or only that of `step` (0: all).
 
   Raises ValueError where there is no checkpoint, and at the end one that names all that cannot be
@@ -34,7 +35,7 @@ def list_checkpoints(*, directory: str, step: int, json: bool) -> list[dict]:
   return _report(directory, step, json, _describe)
 
 
-def verify(*, directory: str, step: int, json: bool) -> list[dict]:
+def verify(*, directory: str, step: NonNegativeInt, json: bool) -> list[dict]:
   """As `list_checkpoints`, but reads every array too.
 
   The ValueError names arrays that are not finite too.
@@ -48,7 +49,7 @@ def verify(*, directory: str, step: int, json: bool) -> list[dict]:
   return _report(directory, step, json, describe)
 
 
-def _report(directory: str, step: int, json: bool, describe) -> list[dict]:
+def _report(directory: str, step: NonNegativeInt, json: bool, describe) -> list[dict]:
   rows, broken = [], []
   with _opened(directory) as manager:
     for each in _steps(manager, step):
@@ -66,7 +67,7 @@ def _report(directory: str, step: int, json: bool, describe) -> list[dict]:
   return rows
 
 
-def make_part(*, directory: str, step: int, out: str) -> None:
+def make_part(*, directory: str, step: NonNegativeInt, out: str) -> None:
   """Leaves in the directory `out` the part that the training would have left after `step` (0: the
   newest checkpoint): the model and its weights, for extract, export and evaluate.
 
@@ -76,8 +77,8 @@ def make_part(*, directory: str, step: int, out: str) -> None:
   with _opened(directory) as manager:
     chosen = _steps(manager, step)[-1]
     row, state = _describe(manager, chosen), _read(manager, chosen)
-    checkpointing.copy_description(directory, out)
-    checkpointing.write_weights(out, TrainState(**state).variables)
+    part_files.copy_description(directory, out)
+    part_files.write_weights(out, TrainState(**state).variables)
   print(f"{_row(row)}  in {out}")
 
 

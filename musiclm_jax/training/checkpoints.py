@@ -15,7 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from musiclm_jax import checkpointing
+from musiclm_jax import descriptions
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 
 # Orbax writes metrics only where something ranks checkpoints by them.
 WRITE_METRICS = operator.itemgetter("loss")
@@ -28,9 +29,9 @@ class CheckpointPolicy:
   lowest ("": none).
   """
 
-  period: int
-  keep: int
-  keep_period: int
+  period: NonNegativeInt
+  keep: PositiveInt
+  keep_period: NonNegativeInt
   best: str
 
 
@@ -108,7 +109,7 @@ class Checkpoints:
       saved = shapes(tree_metadata(self._manager, step))
     wanted = shapes(abstract_state)
     if saved != wanted:
-      difference = checkpointing.difference(wanted, saved, "this run", "checkpoint")
+      difference = descriptions.difference(wanted, saved, "this run", "checkpoint")
       raise ValueError(f"{self._path}/{step}: {difference}")
     with reading():
       state = self._manager.restore(step, args=ocp.args.StandardRestore(placed(abstract_state)))

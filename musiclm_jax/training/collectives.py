@@ -1,4 +1,4 @@
-"""What devices send to each other in a compiled program, read from the text of its HLO."""
+"""The bytes that devices send to each other in a compiled program, from the text of its HLO."""
 
 import collections
 import dataclasses
@@ -19,8 +19,8 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
   """{kind: {"count", "bytes"}} of one run of the program: bytes that each device sends.
 
   A ring of n devices sends (n - 1) / n of the whole array to gather or scatter it and twice as much
-  to reduce it everywhere. What stands in the body of a loop counts as often as the loop runs; of
-  the branches of a condition, the one that sends least: only the first step makes codebooks.
+  to reduce it everywhere. The body of a loop counts as often as the loop runs. Of the branches of a
+  condition, the one that sends the least counts: only the first step initialises codebooks.
   """
   computations, entry = _parse(hlo)
 
@@ -44,7 +44,7 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
 
 @dataclasses.dataclass
 class _Computation:
-  """What a computation sends [(kind, bytes)], calls [(name, times)] and chooses among [names]."""
+  """A computation: sent [(kind, bytes)], calls [(name, times)], the branches of its conditions."""
 
   sent: list = dataclasses.field(default_factory=list)
   calls: list = dataclasses.field(default_factory=list)
@@ -54,7 +54,7 @@ class _Computation:
 def _parse(hlo: str) -> tuple[dict[str, _Computation], str]:
   """({name: computation}, the entry's name)."""
   computations = collections.defaultdict(_Computation)
-  bounds: dict[str, int] = {}  # the largest number in a computation: a loop's condition has its end
+  bounds: dict[str, int] = {}  # the largest constant of a computation: of a condition, the count
   loops, name, entry = [], "", ""
   for line in hlo.splitlines():
     if head := _COMPUTATION.match(line):
@@ -86,7 +86,7 @@ def _parse(hlo: str) -> tuple[dict[str, _Computation], str]:
 def _sent(kind: str, shape: str, starts: bool, rest: str) -> float:
   """Bytes that a device sends in a collective whose result is of this shape.
 
-  What starts one gives its operands and its results, but for all-reduce.
+  The start of an asynchronous one has the shapes of operands and results, but for all-reduce.
   """
   sizes = [_size(*array) for array in _ARRAY.findall(shape)]
   if starts and kind == "collective-permute":
@@ -106,9 +106,9 @@ def _size(kind: str, dimensions: str) -> int:
 
 
 def _group(rest: str) -> int:
-  """How many devices exchange data with each other, of the three ways in which HLO says so.
+  """How many devices exchange data with each other, in any of HLO's three notations.
 
-  Raises ValueError for a fourth.
+  Raises ValueError for another notation.
   """
   if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]* \{([^}]*)\}", rest):
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))

@@ -14,7 +14,7 @@ import time
 import jax
 from jax.experimental import serialize_executable
 
-from musiclm_jax import checkpointing, partitioning
+from musiclm_jax import partitioning, storage
 from musiclm_jax.layers import with_field
 from musiclm_jax.training import flops, hardware, topologies
 from musiclm_jax.training.collectives import collectives
@@ -51,7 +51,7 @@ def describe(program: Program, save: str = "") -> dict:
   report |= {"flops_per_step": useful, "flops_with_recomputation": done}
   if save:
     payload, _, _ = serialize_executable.serialize(compiled)
-    checkpointing.write_bytes(save, payload)
+    storage.write_bytes(save, payload)
   chip = hardware.chip(_kind(program))
   if chip:
     compute = done / program.mesh.size / chip.flops

@@ -4,6 +4,7 @@ import dataclasses
 import json as jsons
 
 from musiclm_jax import partitioning
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.training import topologies
 from musiclm_jax.training.compile import describe, describe_decoding, largest_batches
 from musiclm_jax.training.step import Program, TrainConfig
@@ -19,7 +20,7 @@ class Target:
 
   config: TrainConfig
   examples: object
-  batch_size: int
+  batch_size: PositiveInt
   topology: str
 
   def program(self) -> Program:

@@ -1,7 +1,7 @@
-"""How many floating-point operations a program does: counted in its jaxpr, before any compiler.
+"""The number of floating-point operations of a program, counted in its jaxpr, before any compiler.
 
-Matrix products and convolutions alone: a multiplication and an addition are two. The body of a scan
-counts as often as it runs, which XLA's own count does not see.
+Only matrix products and convolutions count; a multiplication and an addition are two operations.
+The body of a scan counts as often as it runs, which XLA's own count leaves out.
 """
 
 import functools
@@ -17,16 +17,16 @@ from musiclm_jax.training.step import Program, loss_and_updates, train_step
 
 def count(function, *arguments) -> int:
   """Operations of function(*arguments), which may be abstract, on all devices together."""
-  with partitioning.use(None):  # in a mesh, what each device does alone would count for one of them
+  with partitioning.use(None):  # in a mesh, the work of each device would count for only one
     return _jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def model_flops(program: Program) -> int:
   """Operations of one step of a `step.Program` as MFU counts them: three times the forward pass.
 
-  The backward pass multiplies twice where the forward pass does once; what is computed again to
-  save memory is not counted (PaLM, arXiv 2204.02311, Appendix B). Blocks of queries meet no keys
-  behind them, so causal attention is counted once.
+  The backward pass multiplies twice where the forward pass does once; recomputation that saves
+  memory is not counted (PaLM, arXiv 2204.02311, Appendix B). Blocks of queries see no later keys,
+  so causal attention is counted once.
   """
   model = _countable(program)
 
@@ -38,7 +38,7 @@ def model_flops(program: Program) -> int:
 
 
 def step_flops(program: Program) -> int:
-  """Operations of one step as it runs, with those that are done again to save memory."""
+  """Operations of one step as it runs, with those that are repeated to save memory."""
   step = functools.partial(
     train_step, _countable(program), program.optimizer, program.num_microbatches, program.seed
   )
@@ -46,8 +46,8 @@ def step_flops(program: Program) -> int:
 
 
 def _countable(program: Program):
-  """The model with blocks of attention in the place of a fused kernel, which has no operations
-  that could be counted.
+  """The model with blocks of attention instead of a fused kernel, whose operations cannot be
+  counted.
   """
   return with_field(program.model, "attention", "blocks")
 
@@ -63,7 +63,7 @@ def _equation(equation) -> int:
     return _convolution(equation)
   inner = [_jaxpr(jaxpr) for jaxpr in _inner(equation.params)]
   if equation.primitive.name == "cond":
-    # What one platform computes by products, and others not, is not the model's.
+    # Of branches by platform, only the products that all platforms compute are the model's.
     return min(inner) if equation.params.get("branches_platforms") else max(inner)
   return sum(inner) * equation.params.get("length", 1) if inner else 0
 

@@ -1,4 +1,4 @@
-"""What accelerators can do, by their makers' data sheets: the ceiling that runs are held against.
+"""The peak figures of accelerators, by their makers' data sheets, which runs are compared with.
 
 TPUs: cloud.google.com/tpu/docs (system architecture pages); GPUs: NVIDIA's data sheets, dense.
 """
@@ -7,7 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-_NO_TPU = {  # what libtpu would ask a metadata server for, or a lock for
+_NO_TPU = {  # what libtpu would otherwise ask a metadata server for, or take a lock for
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -17,8 +17,8 @@ _NO_TPU = {  # what libtpu would ask a metadata server for, or a lock for
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """bfloat16 operations a second, bytes of memory, and bytes a second between chips, one way, over
-  all links of a chip.
+  """bfloat16 operations per second, bytes of memory, and bytes per second between chips, one way,
+  over all links of a chip.
   """
 
   flops: float
@@ -26,7 +26,7 @@ class Chip:
   network: float
 
 
-_CHIPS = {  # by what the device's kind begins with; the longest that fits
+_CHIPS = {  # by a prefix of JAX's device_kind; the longest one counts
   "TPU v4": Chip(275e12, 32e9, 150e9),
   "TPU v5 lite": Chip(197e12, 16e9, 100e9),
   "TPU v5": Chip(459e12, 95e9, 300e9),
@@ -38,7 +38,7 @@ _CHIPS = {  # by what the device's kind begins with; the longest that fits
 
 
 def chip(device_kind: str) -> Chip | None:
-  """The chip that a JAX device is, None where it is not in the table."""
+  """The chip of a JAX device, None if it is not in the table."""
   known = [name for name in _CHIPS if device_kind.startswith(name)]
   return _CHIPS[max(known, key=len)] if known else None
 
@@ -50,7 +50,7 @@ def has_tpu() -> bool:
 
 
 def disable_tpu_probe() -> None:
-  """Where there is no TPU, keeps libtpu, which compiles for some, from looking for one."""
+  """Keeps libtpu, which compiles for TPUs, from looking for one where there is none."""
   if not has_tpu():
     for name, value in _NO_TPU.items():
       os.environ.setdefault(name, value)

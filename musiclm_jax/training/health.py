@@ -8,6 +8,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 from musiclm_jax.training.progress import due, means
 from musiclm_jax.training.protocols import Run
 from musiclm_jax.training.step import Metrics, TrainState
@@ -20,9 +21,9 @@ class Limits:
   of metrics to (the least healthy value, what is wrong below it).
   """
 
-  skipped: int
+  skipped: PositiveInt
   floors: dict[str, tuple[float, str]]
-  period: int
+  period: NonNegativeInt
 
   @contextlib.contextmanager
   def start(self, run: Run):

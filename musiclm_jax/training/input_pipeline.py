@@ -11,6 +11,7 @@ import numpy as np
 from musiclm_jax import partitioning
 from musiclm_jax.datasets import token_arrays
 from musiclm_jax.datasets.manifest import merged, provenance
+from musiclm_jax.ranges import PositiveInt, Seed
 from musiclm_jax.training import array_loader
 from musiclm_jax.training.orders import EPOCH_OFFSET, drawn
 from musiclm_jax.training.reading import Examples, Reading
@@ -41,8 +42,8 @@ class Dataset:
     split: str,
     examples: Examples,
     order,
-    batch_size: int,
-    seed: int,
+    batch_size: PositiveInt,
+    seed: Seed,
     parts: dict[str, str],
   ):
     self.batch_size = batch_size
@@ -96,7 +97,7 @@ class Mixture:
   of their tokens or the kind of their files.
   """
 
-  def __init__(self, *, datasets: tuple[Dataset, ...], rates: tuple[int, ...], seed: int):
+  def __init__(self, *, datasets: tuple[Dataset, ...], rates: tuple[PositiveInt, ...], seed: Seed):
     if len(rates) != len(datasets) or any(rate < 1 for rate in rates):
       wanted = f"a whole number from 1 on for each of {len(datasets)} datasets"
       raise ValueError(f"rates: wanted {wanted}, got {rates}")

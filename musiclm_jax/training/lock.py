@@ -18,7 +18,7 @@ def exclusive(model_dir: str):
   """While another process uses MODEL_DIR in this way, raises ValueError that names it.
 
   Of a job, process 0 holds the lock. The operating system releases it when that process ends,
-  however it ends; the file MODEL_DIR/lock stays, and says nothing by itself.
+  however it ends; the file MODEL_DIR/lock stays, and its existence means nothing.
   """
   if jax.process_index():
     yield

@@ -11,8 +11,16 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from musiclm_jax.ranges import (
+  Fraction,
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+)
 
-def warmup_rsqrt(*, peak: float, warmup_steps: int) -> optax.Schedule:
+
+def warmup_rsqrt(*, peak: PositiveFloat, warmup_steps: NonNegativeInt) -> optax.Schedule:
   """Linear warm-up to `peak`, then peak * sqrt(warmup_steps / step) (the T5 schedule)."""
 
   def schedule(step):
@@ -23,7 +31,11 @@ def warmup_rsqrt(*, peak: float, warmup_steps: int) -> optax.Schedule:
 
 
 def warmup_cosine(
-  *, peak: float, warmup_steps: int, total_steps: int, final: float
+  *,
+  peak: PositiveFloat,
+  warmup_steps: NonNegativeInt,
+  total_steps: PositiveInt,
+  final: NonNegativeFloat,
 ) -> optax.Schedule:
   """Linear warm-up to `peak`, then a cosine down to `final` at `total_steps`.
 
@@ -34,7 +46,12 @@ def warmup_cosine(
 
 
 def warmup_stable_decay(
-  *, peak: float, warmup_steps: int, decay_steps: int, total_steps: int, final: float
+  *,
+  peak: PositiveFloat,
+  warmup_steps: NonNegativeInt,
+  decay_steps: PositiveInt,
+  total_steps: PositiveInt,
+  final: NonNegativeFloat,
 ) -> optax.Schedule:
   """Linear warm-up to `peak`, which is kept until the last `decay_steps`: linear down to `final`.
 
@@ -87,7 +104,14 @@ def _descent(clip: float, learning_rate, *rules) -> optax.GradientTransformation
   return optax.chain(optax.clip_by_global_norm(clip), *rules, _scaled(learning_rate))
 
 
-def adamw(*, learning_rate, b1: float, b2: float, weight_decay: float, clip: float):
+def adamw(
+  *,
+  learning_rate,
+  b1: Fraction,
+  b2: Fraction,
+  weight_decay: NonNegativeFloat,
+  clip: NonNegativeFloat,
+):
   """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
   return _descent(
     clip,
@@ -97,7 +121,14 @@ def adamw(*, learning_rate, b1: float, b2: float, weight_decay: float, clip: flo
   )
 
 
-def lion(*, learning_rate, b1: float, b2: float, weight_decay: float, clip: float):
+def lion(
+  *,
+  learning_rate,
+  b1: Fraction,
+  b2: Fraction,
+  weight_decay: NonNegativeFloat,
+  clip: NonNegativeFloat,
+):
   """Lion, one moment (Chen et al., arXiv 2302.06675)."""
   return _descent(
     clip,
@@ -107,7 +138,7 @@ def lion(*, learning_rate, b1: float, b2: float, weight_decay: float, clip: floa
   )
 
 
-def adafactor(*, learning_rate, decay_rate: float, clip: float):
+def adafactor(*, learning_rate, decay_rate: Fraction, clip: NonNegativeFloat):
   """Adafactor with factored second moments and no momentum, steps relative to the parameters."""
   return _descent(
     clip,
@@ -118,7 +149,14 @@ def adafactor(*, learning_rate, decay_rate: float, clip: float):
   )
 
 
-def muon(*, learning_rate, beta: float, weight_decay: float, clip: float, axes: dict):
+def muon(
+  *,
+  learning_rate,
+  beta: Fraction,
+  weight_decay: NonNegativeFloat,
+  clip: NonNegativeFloat,
+  axes: dict,
+):
   """Muon for the matrices of stacked layers (Jordan et al. 2024), NAdamW for all other parameters.
 
   `axes` are the logical axes of each parameter (`step.parameter_axes`). Updates have the size of
@@ -180,7 +218,7 @@ class AverageState(NamedTuple):
   parameter_average: optax.Params
 
 
-def averaged(*, optimizer: optax.GradientTransformation, decay: float):
+def averaged(*, optimizer: optax.GradientTransformation, decay: Fraction):
   """`optimizer` with the exponential moving average of the parameters, float32, in its state.
 
   Step t (from 0) decays the average by min(`decay`, (1 + t) / (10 + t)), as TensorFlow's

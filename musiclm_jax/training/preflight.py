@@ -1,4 +1,4 @@
-"""Before the processes of a job begin: each says what it is, and all must say the same."""
+"""A check before a job begins: all its processes must run the same versions on the same data."""
 
 import json
 import platform
@@ -9,21 +9,21 @@ from importlib import metadata
 import jax
 
 _VERSIONS = ("musiclm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_seconds = 60  # in which all must have said it
+_seconds = 60  # in which all processes must have published their facts
 
 
 def register_host(seconds: int) -> None:
-  """Says the host of this process to the others of its job, which wait for `agree` so long."""
+  """Publishes the host of this process to its job, whose processes wait for `agree` so long."""
   global _seconds
   _seconds = seconds
   state().client.key_value_set(f"musiclm/host/{state().process_id}", socket.gethostname())
 
 
 def agree(facts: dict[str, str]) -> None:
-  """Waits until every process has said its facts: those given, and the versions it runs.
+  """Waits until every process has published its facts: those given, and the versions it runs.
 
-  Raises on all processes, with the number and the host of one, ValueError where it says something
-  else than process 0, and TimeoutError where it does not come in time.
+  Raises on all processes, with the number and the host of one, ValueError where its facts differ
+  from those of process 0, and TimeoutError where they are not published in time.
   """
   if jax.process_count() == 1:
     return
@@ -41,7 +41,7 @@ def agree(facts: dict[str, str]) -> None:
 
 
 def _verdict(facts: dict[str, str], count: int) -> tuple[str, bool]:
-  """(what is wrong with another process, "" where nothing is; whether it is only late)."""
+  """(what is wrong with another process, "" for nothing; whether it is only late)."""
   client, deadline = state().client, time.monotonic() + _seconds
   for index in range(1, count):
     name = f"process {index} on {client.blocking_key_value_get(f'musiclm/host/{index}', 1000)}"
@@ -49,7 +49,7 @@ def _verdict(facts: dict[str, str], count: int) -> tuple[str, bool]:
     try:
       others = json.loads(client.blocking_key_value_get(f"musiclm/facts/{index}", left))
     except jax.errors.JaxRuntimeError:
-      late = f"was not ready within {_seconds} s (--start_seconds); see what it says itself"
+      late = f"was not ready within {_seconds} s (--start_seconds); see its own messages"
       return f"{name} {late}", True
     for fact, value in facts.items():
       if others.get(fact) != value:
@@ -64,7 +64,7 @@ def _versions() -> str:
 
 
 def state():
-  """What JAX knows of the job: it has no public name for it, and Orbax uses it likewise."""
+  """JAX's state of the job. It has no public name; Orbax uses it in the same way."""
   from jax._src import distributed
 
   return distributed.global_state

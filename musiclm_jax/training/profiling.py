@@ -7,6 +7,7 @@ import signal
 
 import jax
 
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 from musiclm_jax.training.protocols import Run
 from musiclm_jax.training.step import Metrics, TrainState
 
@@ -15,8 +16,8 @@ from musiclm_jax.training.step import Metrics, TrainState
 class Window:
   """Profiles `count` steps from step `first` on (0: none), and as many after each SIGUSR1."""
 
-  first: int
-  count: int
+  first: NonNegativeInt
+  count: PositiveInt
 
   @contextlib.contextmanager
   def start(self, run: Run):

@@ -16,11 +16,13 @@ import optax
 from jax.sharding import Mesh
 
 from musiclm_jax import partitioning
+from musiclm_jax.ranges import PositiveInt, Seed
+from musiclm_jax.seeds import random_key
 
 # {name: (sum, weight)}: their quotient is the metric, and sums can be added.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
-# Of XLA, by platform. On CPUs it leaves sums to YNNPACK: a decoder's step then takes longer, by a
-# tenth to a half, and no other model's takes less.
+# XLA's options by platform. On CPUs it leaves sums to YNNPACK, with which a decoder's step takes a
+# tenth to a half longer, and no other model's takes less.
 _OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 
@@ -35,8 +37,8 @@ class TrainState:
 
   @property
   def variables(self) -> dict:
-    """What `module.apply` takes, with the average of the parameters where the optimizer keeps one:
-    what is evaluated and left as the trained part.
+    """The variables for `module.apply`, which are evaluated and left as the trained part: with the
+    average of the parameters where the optimizer keeps one.
     """
     params = optax.tree.get(self.opt_state, "parameter_average", self.params)
     return {"params": params, **self.collections}
@@ -44,7 +46,7 @@ class TrainState:
 
 def init_state(model: nn.Module, optimizer, batch: dict, seed: int) -> TrainState:
   """The state of step 0, parameters still boxed with their axis names."""
-  variables = dict(model.init(jax.random.key(seed), batch, train=False))
+  variables = dict(model.init(random_key(seed), batch, train=False))
   params = variables.pop("params", {})
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -107,11 +109,10 @@ def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainS
   """(next state, metrics): one update from `batch`, in `num_microbatches` parts one by one.
 
   Parts are weighted by the weight of their loss, so that for a model without other state, whose
-  rows are learnt from one by one, the update is that of the whole batch. Where the loss or the
-  gradient is not finite the step changes nothing but its number, and the metrics have no weight but
-  "skipped".
+  rows are independent, the update is that of the whole batch. Where the loss or the gradient is not
+  finite the step changes only its number, and of the metrics only "skipped" has a weight.
   """
-  rng = jax.random.fold_in(jax.random.key(seed), state.step)
+  rng = jax.random.fold_in(random_key(seed), state.step)
   grad = jax.value_and_grad(functools.partial(loss_and_updates, model), has_aux=True)
 
   def part(carry, inputs):
@@ -124,7 +125,7 @@ def train_step(model, optimizer, num_microbatches: int, seed: int, state: TrainS
     return (collections, total, summed + weight), metrics
 
   carry = (state.collections, jax.tree.map(jnp.zeros_like, state.params), jnp.float32(0))
-  if num_microbatches == 1:  # even a loop of one turn keeps XLA's fast convolutions away on the CPU
+  if num_microbatches == 1:  # on CPUs even a loop of one pass prevents XLA's fast convolutions
     (collections, grads, weight), metrics = part(carry, (0, batch))
   else:
     parts = functools.partial(microbatches, num_microbatches, rows_together(model))
@@ -164,7 +165,7 @@ def microbatches(number: int, together: int, x: jax.Array) -> jax.Array:
 
 
 def _rate_name(path) -> str:
-  """ "learning_rate", behind the name of its branch where the optimizer has several."""
+  """ "learning_rate", with the name of its branch where the optimizer has several."""
   branches = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
   return "/".join(("learning_rate", *branches))
 
@@ -173,7 +174,7 @@ def _rate_name(path) -> str:
 class Program:
   """A training on a mesh: `shapes` are those of its global batches.
 
-  All arrays of a state and a batch have their shardings, but on one device, where they have none.
+  All arrays of a state and a batch have shardings, except on a single device.
   """
 
   model: nn.Module
@@ -196,7 +197,7 @@ class Program:
 
   @property
   def multiple(self) -> int:
-    """What the rows of a global batch are a multiple of."""
+    """The rows of a global batch must be a multiple of this."""
     together = rows_together(self.model) if self.num_microbatches > 1 else 1
     return self.num_microbatches * partitioning.num_batch_shards(self.mesh) * together
 
@@ -211,7 +212,7 @@ class Program:
     return partitioning.own_rows(self.rows, self.mesh)
 
   def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The global batch of which these are this process's own rows."""
+    """The global batch from this process's own rows of it."""
     return partitioning.global_batch(batch, self.rows, self.mesh)
 
   @functools.cached_property
@@ -221,7 +222,7 @@ class Program:
 
   @functools.cached_property
   def shardings(self) -> TrainState:
-    """The shardings of a state; None where JAX decides. Says so where fsdp splits nothing."""
+    """The shardings of a state; None where JAX decides. Warns where fsdp splits nothing."""
     found = state_shardings(self.boxed, self.mesh)
     if self.mesh.shape["fsdp"] > 1 and not any("fsdp" in x.spec for x in jax.tree.leaves(found)):
       fsdp = self.mesh.shape["fsdp"]
@@ -250,7 +251,7 @@ class Program:
 
   @functools.cached_property
   def step(self):
-    """The compiled (state, batch) to (next state, metrics); it takes the state's memory."""
+    """The compiled (state, batch) to (next state, metrics); it reuses the state's memory."""
     step = functools.partial(
       train_step, self.model, self.optimizer, self.num_microbatches, self.seed
     )
@@ -259,7 +260,7 @@ class Program:
   @functools.cached_property
   def eval_step(self):
     """The compiled (variables, batch) to metrics, without dropout."""
-    rngs = {"dropout": jax.random.key(self.seed)}
+    rngs = {"dropout": random_key(self.seed)}
     return self._jit(lambda v, batch: self.model.apply(v, batch, train=False, rngs=rngs)[1])
 
   def _jit(self, function, **words):
@@ -276,13 +277,13 @@ def _abstract(x, sharding) -> jax.ShapeDtypeStruct:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """What a training is, wherever it runs and whatever its data: a Program but for these."""
+  """A training without its devices and the shapes of its data: `program` adds them."""
 
   model: nn.Module
   optimizer: optax.GradientTransformation
   mesh_shape: partitioning.MeshShape
-  num_microbatches: int
-  seed: int
+  num_microbatches: PositiveInt
+  seed: Seed
 
   def program(self, shapes: dict[str, jax.ShapeDtypeStruct], devices=None) -> Program:
     """The program of global batches of these shapes, over all devices or those given."""

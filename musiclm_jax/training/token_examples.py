@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from jax import ShapeDtypeStruct as Shape
 
+from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.sequences import codes_of, decoder_features, sequence
 from musiclm_jax.tokens import Stage, Stream, Vocabulary
 from musiclm_jax.training.reading import ExampleMaker, Shapes, generator
@@ -18,8 +19,8 @@ class Embeddings:
   """
 
   name: str
-  rows: int
-  dim: int
+  rows: PositiveInt
+  dim: PositiveInt
 
   @property
   def shapes(self) -> Shapes:

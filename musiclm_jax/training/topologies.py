@@ -1,7 +1,7 @@
-"""Devices that are not there, for XLA to compile for: TPUs by libtpu, GPUs by JAX's plugin.
+"""Devices that this machine lacks, for XLA to compile for: TPUs by libtpu, GPUs by JAX's plugin.
 
-Figures of GPUs are of NVIDIA's data sheets and of the CUDA C++ Programming Guide, Section 16.2
-(technical specifications per compute capability).
+The figures of GPUs are those of NVIDIA's data sheets and the CUDA C++ Programming Guide, Section
+16.2 (technical specifications per compute capability).
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ _EVERY_GPU = """
 
 @dataclasses.dataclass(frozen=True)
 class _Gpu:
-  """What XLA asks of a GPU: cores are streaming multiprocessors; bytes, and GHz."""
+  """The figures of a GPU that XLA needs: cores are streaming multiprocessors; bytes, and GHz."""
 
   name: str
-  compute_capability: int  # the whole part
+  compute_capability: int  # the major version
   cores: int
   lanes: int  # float32 units of a core
   shared_memory: int  # of a core; a block may have 1 KiB less
   l2_cache: int
-  bandwidth: int  # of the memory, a second
+  bandwidth: int  # of the memory, per second
   clock: float
 
   def target(self) -> str:
@@ -51,14 +51,14 @@ _GPUS = {
 }
 
 
-# Of XLA, by platform, where there is no device: it would try tiles of Triton's products on a GPU.
+# XLA's options by platform, for missing devices: it would time tiles of Triton's products on a GPU.
 OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 
 
 def devices(topology: str, slices: int = 1) -> list:
-  """The devices of so many TPU slices, v5e:16x16, or of GPUs by hosts and GPUs a host, h200:4x8.
+  """The devices of so many TPU slices, v5e:16x16, or of GPUs by hosts and GPUs per host, h200:4x8.
 
-  Raises ValueError where there is no such topology, or the compiler for it is not installed.
+  Raises ValueError for an unknown topology, and where the compiler for it is not installed.
   """
   from jax.experimental import topologies
 
@@ -71,7 +71,7 @@ def devices(topology: str, slices: int = 1) -> list:
         more["chips_per_host_bounds"] = (1, 1, 1)
       return topologies.get_topology_desc(topology, platform="tpu", **more).devices
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", shape):
-      raise RuntimeError("wanted hosts and GPUs a host")
+      raise RuntimeError("wanted hosts and GPUs per host")
     target = _GPUS[kind].target()
     return topologies.get_topology_desc(
       platform="cuda", target_config=target, topology=f"1x{shape}"

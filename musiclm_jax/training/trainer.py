@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax import checkpointing, partitioning
+from musiclm_jax import part_files, partitioning, storage
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 from musiclm_jax.training import disk, flops, hardware, lock, preflight
 from musiclm_jax.training.checkpoints import CheckpointPolicy, Checkpoints
 from musiclm_jax.training.preemption import PreemptionHandler
@@ -30,7 +31,7 @@ class Logging:
   TensorBoard files, and to a W&B project ("": none).
   """
 
-  period: int
+  period: NonNegativeInt
   wandb_project: str
 
 
@@ -38,8 +39,8 @@ class Logging:
 class Steps:
   """How many steps a run has, and every how many it evaluates (0: only at its end)."""
 
-  total: int
-  evaluate: int
+  total: PositiveInt
+  evaluate: NonNegativeInt
 
 
 def evaluate(program: Program, variables, data: Data) -> dict[str, float]:
@@ -80,12 +81,12 @@ def train(
     jax.config.update("jax_compilation_cache_dir", compile_cache)
   program = config.program(train_data.shapes)
   initial = {path: directory for path, directory in initial.items() if directory}
-  provenance = train_data.provenance | checkpointing.origins(initial)
+  provenance = train_data.provenance | part_files.origins(initial)
   data = f"{train_data.fingerprint}, {eval_data.fingerprint} held out"
-  preflight.agree({"configuration": checkpointing.digest(config_text), "data": data})
+  preflight.agree({"configuration": storage.digest(config_text), "data": data})
   with disk.errors(model_dir), lock.exclusive(model_dir):
     if jax.process_index() == 0:
-      checkpointing.describe_run(model_dir, config.model, provenance)
+      part_files.describe_run(model_dir, config.model, provenance)
     checkpoints = Checkpoints(model_dir, policy, config_text)
     with (
       partitioning.use(program.mesh),
@@ -94,7 +95,7 @@ def train(
     ):
       state = checkpoints.restore(program.state) or _start(program, initial)
       if jax.process_index() == 0:
-        checkpointing.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
+        storage.write_text(pathlib.Path(model_dir, "config.gin"), config_text)
       first, rates = int(state.step) + 1, Rates(flops.model_flops(program), _peak(program))
       held_out = functools.partial(evaluate, program, data=eval_data)
       with Progress(model_dir, first, steps.total, rates, logging.wandb_project) as progress:
@@ -106,7 +107,7 @@ def train(
       checkpoints.save(steps.total, state, final)
     variables = partitioning.to_host(state.variables)
     if jax.process_index() == 0:
-      checkpointing.write_weights(model_dir, variables)
+      part_files.write_weights(model_dir, variables)
   return final
 
 
@@ -167,7 +168,7 @@ def _start(program: Program, initial: dict[str, str]) -> TrainState:
   state = program.init()
   if not initial:
     return state
-  variables = checkpointing.load_initial_weights(
+  variables = part_files.load_initial_weights(
     {"params": state.params, **state.collections}, initial
   )
 

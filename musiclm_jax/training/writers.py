@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from musiclm_jax.checkpointing import digest
+from musiclm_jax.storage import digest
 
 
 def read_lines(path: pathlib.Path) -> list[dict]:

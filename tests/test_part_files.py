@@ -1,4 +1,4 @@
-"""Descriptions, parts and checkpoints: round trips, and what is refused."""
+"""The files of a part: round trips, and what is refused."""
 
 import json
 
@@ -6,41 +6,27 @@ import jax
 import numpy as np
 import pytest
 
-from musiclm_jax import checkpointing
+from musiclm_jax import part_files
 from musiclm_jax.layers import with_field
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer, ResidualQuantizer
-from musiclm_jax.tokens import Stage, Stream
 from tests import trainings
 
-QUANTIZER = EmbeddingQuantizer(ResidualQuantizer(2, 4, 3, 0.9, 1.0, 5, False), standardise=False)
+QUANTIZER = EmbeddingQuantizer(
+  ResidualQuantizer(2, 4, 3, 0.9, 1.0, None, 5, False), standardise=False
+)
 
 
 def make_part(directory, seed=0, provenance=None):
   batch = {"embeddings": np.random.default_rng(seed).standard_normal((2, 8, 3)).astype(np.float32)}
   variables = QUANTIZER.init(jax.random.key(seed), batch, train=False)
-  checkpointing.describe_run(directory, QUANTIZER, provenance or {"sources": {}, "parts": {}})
-  checkpointing.write_weights(directory, variables)
+  part_files.describe_run(directory, QUANTIZER, provenance or {"sources": {}, "parts": {}})
+  part_files.write_weights(directory, variables)
   return variables
-
-
-def test_descriptions_round_trip_through_json():
-  stream = Stream("coarse", "acoustic", 50.0, 0, 4, 1024)
-  for value in (QUANTIZER, Stage("coarse", (stream,), stream, 10.0), (1, 2.5, "x", None, True)):
-    text = json.dumps(checkpointing.describe(value))
-    assert checkpointing.build(json.loads(text)) == value
-
-
-@pytest.mark.parametrize(
-  "name, message", [("os.system", "not of musiclm_jax"), ("musiclm_jax.tokens.Nope", "not have")]
-)
-def test_descriptions_build_nothing_but_this_package(name, message):
-  with pytest.raises(ValueError, match=message):
-    checkpointing.build({"class": name})
 
 
 def test_a_part_round_trips(tmp_path):
   variables = make_part(str(tmp_path))
-  module, found, provenance = checkpointing.read_part(str(tmp_path))
+  module, found, provenance = part_files.read_part(str(tmp_path))
   assert module == QUANTIZER and provenance == {"sources": {}, "parts": {}}
   jax.tree.map(np.testing.assert_array_equal, dict(variables), found)
   assert not list(tmp_path.glob("*.partial"))
@@ -50,12 +36,17 @@ def test_fingerprints_tell_parts_apart(tmp_path):
   for name in "ab":
     make_part(str(tmp_path / name), seed=1)
   make_part(str(tmp_path / "c"), seed=2, provenance={"sources": {"x": 1}, "parts": {}})
-  prints = [checkpointing.fingerprint(str(tmp_path / name)) for name in "abc"]
+  prints = [part_files.fingerprint(str(tmp_path / name)) for name in "abc"]
   assert prints[0] == prints[1] != prints[2]
 
 
 def break_weights(path):
   (path / "weights.safetensors").write_bytes(b"\x10" * 40)
+
+
+def set_format(path, value):
+  description = json.loads((path / "model.json").read_text())
+  (path / "model.json").write_text(json.dumps(description | {"format": value}))
 
 
 @pytest.mark.parametrize(
@@ -64,25 +55,28 @@ def break_weights(path):
     (lambda path: (path / "model.json").unlink(), "model.json is missing; no model was trained"),
     (lambda path: (path / "weights.safetensors").unlink(), "its training has not ended"),
     (lambda path: (path / "model.json").write_text("{"), "not a model description"),
+    (lambda path: (path / "model.json").write_text("[]"), "not a model description"),
     (break_weights, "not a whole weights file"),
+    (lambda path: set_format(path, 99), "has format 99, this version reads up to 1"),
+    (lambda path: set_format(path, None), "wanted a format of 1..1, found None"),
   ],
 )
 def test_a_broken_part_is_refused_by_name(tmp_path, harm, message):
   make_part(str(tmp_path))
   harm(tmp_path)
   with pytest.raises(ValueError, match=message) as caught:
-    checkpointing.read_part(str(tmp_path))
+    part_files.read_part(str(tmp_path))
   assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_how_a_module_computes_may_change(tmp_path):
   model = trainings.load("tiny/fine").model
-  checkpointing.describe_run(str(tmp_path), model, {})
+  part_files.describe_run(str(tmp_path), model, {})
   for name, value in (("remat", "full"), ("attention", "cudnn")):
-    checkpointing.describe_run(str(tmp_path), with_field(model, name, value), {})
+    part_files.describe_run(str(tmp_path), with_field(model, name, value), {})
   assert not (tmp_path / "model.json").read_text().count("cudnn")  # a part stays what it was
   with pytest.raises(ValueError, match='another configuration.*"dtype": "bfloat16"'):
-    checkpointing.describe_run(str(tmp_path), with_field(model, "dtype", "bfloat16"), {})
+    part_files.describe_run(str(tmp_path), with_field(model, "dtype", "bfloat16"), {})
 
 
 def test_a_directory_of_another_configuration_is_refused_with_the_difference(tmp_path):
@@ -90,12 +84,6 @@ def test_a_directory_of_another_configuration_is_refused_with_the_difference(tmp
   make_part(str(tmp_path))  # the same is fine
   other = QUANTIZER.clone(standardise=True)
   with pytest.raises(ValueError, match="another configuration") as caught:
-    checkpointing.describe_run(str(tmp_path), other, {"sources": {}, "parts": {}})
+    part_files.describe_run(str(tmp_path), other, {"sources": {}, "parts": {}})
   assert '- "standardise": false' in str(caught.value)
   assert '+ "standardise": true' in str(caught.value)
-
-
-def test_difference_counts_what_it_leaves_out():
-  wanted = {f"layer_{i}": (1,) for i in range(8)}
-  line = checkpointing.difference(wanted, {}, "run", "file")
-  assert line == "file lacks layer_0, layer_1, layer_2, layer_3, layer_4 and 3 more"

@@ -1,0 +1,68 @@
+"""Names that older formats of model.json and weights.safetensors used, and what they are now.
+
+Published weights keep the names that they were written with. Who renames a class, a field or a
+parameter raises FORMAT by one and adds, under the former number, the names that changed; a part of
+any earlier format is then read under the new names.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+FORMAT = 1  # of the model.json that this version writes
+
+
+@dataclasses.dataclass(frozen=True)
+class Renames:
+  """What changed from one format to the next, old name to new.
+
+  `classes` are full paths; `fields` are {(new path of the class, old field): new field};
+  `parameters` are components of a parameter's path, joined by "/", wherever they occur in it:
+  {"attention/turn": "attention/rotary"}.
+  """
+
+  classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  fields: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+  parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+RENAMES: Mapping[int, Renames] = {}  # {the format that last used the old names: Renames}
+
+
+def check_format(found, oldest: int, newest: int, where: str) -> None:
+  """Raises ValueError where a file's format is missing, or not one of oldest..newest."""
+  if not isinstance(found, int) or found < oldest:
+    raise ValueError(f"{where}: wanted a format of {oldest}..{newest}, found {found}")
+  if found > newest:
+    raise ValueError(
+      f"{where}: has format {found}, this version reads up to {newest}; install a newer musiclm_jax"
+    )
+
+
+def renamed_description(description, written: int, renames: Mapping[int, Renames] = RENAMES):
+  """The description of a module that was written in format `written`, under the names of now."""
+  for number in sorted(number for number in renames if number >= written):
+    description = _rename(description, renames[number])
+  return description
+
+
+def renamed_parameter(name: str, written: int, renames: Mapping[int, Renames] = RENAMES) -> str:
+  """The path of a parameter that was written in format `written`, under the names of now."""
+  for number in sorted(number for number in renames if number >= written):
+    for old, new in renames[number].parameters.items():
+      name = f"/{name}/".replace(f"/{old}/", f"/{new}/").strip("/")
+  return name
+
+
+def _rename(description, renames: Renames):
+  if isinstance(description, list):
+    return [_rename(each, renames) for each in description]
+  if not isinstance(description, dict):
+    return description
+  cls = description.get("class")
+  cls = renames.classes.get(cls, cls)
+  fields = {
+    renames.fields.get((cls, name), name): _rename(value, renames)
+    for name, value in description.items()
+    if name != "class"
+  }
+  return {"class": cls, **fields} if cls else fields

@@ -1,0 +1,54 @@
+"""Formats and old names: what was written under them is read under those of now."""
+
+import pytest
+
+from musiclm_jax.old_names import Renames, check_format, renamed_description, renamed_parameter
+
+# An example: a class moved, then two of its fields and a parameter were renamed.
+RENAMES = {
+  1: Renames(classes={"musiclm_jax.codec.Codec": "musiclm_jax.tokenizers.soundstream.SoundStream"}),
+  2: Renames(
+    fields={("musiclm_jax.tokenizers.soundstream.SoundStream", "rate"): "sample_rate"},
+    parameters={"attention/turn": "attention/rotary"},
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  ("written", "cls", "field"),
+  [
+    (1, "musiclm_jax.codec.Codec", "rate"),
+    (2, "musiclm_jax.tokenizers.soundstream.SoundStream", "rate"),
+    (3, "musiclm_jax.tokenizers.soundstream.SoundStream", "sample_rate"),
+  ],
+)
+def test_a_description_of_any_format_is_read_under_the_names_of_now(written, cls, field):
+  inner = {"class": cls, field: 24000, "parts": [{"class": "musiclm_jax.tokens.Stream", "rate": 1}]}
+  found = renamed_description({"class": "musiclm_jax.x.Y", "codec": inner}, written, RENAMES)
+  assert found["codec"] == {
+    "class": "musiclm_jax.tokenizers.soundstream.SoundStream",
+    "sample_rate": 24000,
+    "parts": [{"class": "musiclm_jax.tokens.Stream", "rate": 1}],  # another class keeps its field
+  }
+
+
+def test_a_parameter_is_renamed_by_whole_components():
+  for written in (1, 2):
+    found = renamed_parameter("params/layers/attention/turn/kernel", written, RENAMES)
+    assert found == "params/layers/attention/rotary/kernel"
+  for name in ("params/self_attention/turn", "params/attention/turned", "attention/turn"):
+    wanted = "attention/rotary" if name == "attention/turn" else name
+    assert renamed_parameter(name, 2, RENAMES) == wanted
+  assert renamed_parameter("params/attention/turn", 3, RENAMES) == "params/attention/turn"
+
+
+@pytest.mark.parametrize("found", [None, 0, "1", 1.5])
+def test_what_states_no_format_is_refused(found):
+  with pytest.raises(ValueError, match=rf"^a/model.json: wanted a format of 1..2, found {found}$"):
+    check_format(found, 1, 2, "a/model.json")
+
+
+def test_a_newer_format_is_refused_in_one_line():
+  with pytest.raises(ValueError, match=r"^b: has format 3, this version reads up to 2; install"):
+    check_format(3, 1, 2, "b")
+  check_format(2, 1, 2, "b")
