@@ -96,7 +96,7 @@ def _check_value(configuration: Configuration, binding: Binding) -> None:
   kind = known[binding.name].kind if binding.name in known else object
   parameter = f"{binding.target}.{binding.name}"
   if binding.name.endswith(_FOLDERS) and re.match(r"\w+://", str(binding.value)):
-    wanted = f"wants a path of the file system, mounted where it is far; got {binding.value!r}"
+    wanted = f"wants a path of the file system (mount remote storage), got {binding.value!r}"
     raise ConfigurationError(binding.place, wanted)
   binding = configuration.source(binding)
   if binding and not ranges.fits(binding.value, kind):

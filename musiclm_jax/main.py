@@ -252,13 +252,14 @@ def _overview(verbs: dict[str, Path]) -> str:
 
 
 def _describe(verb: str, path: Path, config: Configuration) -> str:
-  """The verb's own comment, and the macros that its job leads to with their values."""
+  """The verb's own comment, and the flags that its job uses with their values."""
   _, macros, _ = config.reached()
   lines = []
   for name, user in sorted(macros.items()):
     binding = config.macro(name)
     missing = binding is None or binding.value == configuration.REQUIRED
     value = "required" if missing else repr(binding.value)
-    lines.append(f"  --{name:<20} {value:<24} {(binding or user).comment}".rstrip())
+    flag = f"gin.{name}" if "/" in name else name.lower()
+    lines.append(f"  --{flag:<20} {value:<24} {(binding or user).comment}".rstrip())
   lines.sort(key=lambda line: " required" not in line)
   return "\n".join([f"musiclm {verb}", "", _head(path), "", *lines])

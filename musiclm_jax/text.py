@@ -7,6 +7,7 @@ tower's output at its position is the embedding of the text. Id 0 is padding.
 import dataclasses
 import json
 import pathlib
+import string
 import sys
 from collections.abc import Callable
 
@@ -57,7 +58,8 @@ class Tokenizer:
 
   def unknown_words(self, text: str) -> list[str]:
     """The words with characters or pieces that the text model does not know; none with bytes."""
-    return [word for word in text.split() if not self._pieces.unknown.isdisjoint(self.encode(word))]
+    words = filter(None, (word.strip(string.punctuation) for word in text.split()))
+    return [word for word in words if not self._pieces.unknown.isdisjoint(self.encode(word))]
 
   def check_known(self, texts: list[str]) -> None:
     """Raises ValueError for a text of which the text model knows nothing; a line on stderr names

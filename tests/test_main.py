@@ -321,11 +321,11 @@ def test_help(studio, capsys):
   text = capsys.readouterr().out
   assert "More about it." in text
   lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if "--" in line}
-  assert lines["--MODEL_DIR"] == ["required"]
-  assert lines["--STEPS"] == ["10", "how", "long"]
+  assert lines["--model_dir"] == ["required"]
+  assert lines["--steps"] == ["10", "how", "long"]
   assert main.main(["train", "model/small", "--help", "--steps=5"]) == 0
   text = capsys.readouterr().out
-  assert "--WIDTH" in text and "@studio.models.Small()" in text
+  assert "--width" in text and "@studio.models.Small()" in text
 
 
 def command(*argv, cwd):

@@ -61,7 +61,7 @@ MESH = ("--mesh_data=1", "--mesh_fsdp=2", "--mesh_tensor=2")
 
 
 def start(count, devices, *command):
-  # Three kills can all come in the first save: no failure then leaves a new checkpoint.
+  # Both kills can come in the first save: no failure then leaves a new checkpoint.
   options = [f"--processes={count}", f"--devices_per_process={devices}", "--failures=4"]
   return subprocess.Popen(
     [sys.executable, "-m", "musiclm_jax.supervisor", *options, "--", *command],
@@ -153,7 +153,7 @@ def test_killed_while_it_saves_it_goes_on_by_itself(tokens, tmp_path):
   run(1, 1, *words(tokens, tmp_path / "whole"))
   job = start(1, 1, *words(tokens, tmp_path / "killed", saves=1))
   killed, seen = set(), set()  # processes, and folders of checkpoints that were being written
-  while len(killed) < 3:
+  while len(killed) < 2:
     assert job.poll() is None, job.stderr.read()[-3000:]
     folders = set()
     for path in (tmp_path / "killed").glob("checkpoints/*tmp*"):
@@ -167,7 +167,7 @@ def test_killed_while_it_saves_it_goes_on_by_itself(tokens, tmp_path):
         killed.add(process)
   _, text = job.communicate(timeout=300)
   assert job.returncode == 0, text[-3000:]
-  assert text.count("was killed by SIGKILL") == 3
+  assert text.count("was killed by SIGKILL") == 2
   assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
