@@ -21,7 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from musiclm_jax import part_files, storage
-from musiclm_jax.datasets.features import Encoder
+from musiclm_jax.datasets.features import Encoder, Feature
 from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.tokenizers import inputs
 
