@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from musiclm_jax.quiet import quiet
-from musiclm_jax.storage import digest, write_text
+from musiclm_jax.storage import fingerprint, write_text
 
 _INDEX = "arrays.json"
 
@@ -36,6 +36,7 @@ class TokenArrays:
       raise ValueError(f"{directory}: no split {split!r}; it has {', '.join(index['splits'])}")
     self.entries = json.loads(pathlib.Path(directory, "manifest.json").read_text())["sources"]
     self._count = index["splits"][split]
+    self.fingerprint = index["fingerprints"][split]  # of the content
     self._values, self._ends = {}, {}
     for name in index["features"]:
       self._values[name] = self._read(name)
@@ -55,12 +56,6 @@ class TokenArrays:
 
   def __len__(self) -> int:
     return self._count
-
-  @property
-  def fingerprint(self) -> str:
-    """Twelve hexadecimal digits that name the arrays: their names, types and shapes."""
-    described = {name: (str(x.dtype), x.shape) for name, x in sorted(self._values.items())}
-    return digest(repr((self.split, described)))
 
   def record(self, index: int) -> dict[str, np.ndarray]:
     """All features of one record."""
@@ -87,7 +82,7 @@ def convert(*, data_dir: str, output_dir: str) -> dict[str, int]:
     raise ValueError(f"{data_dir}: no token shards here (manifest.json is missing)")
   shutil.rmtree(partial, ignore_errors=True)
   names = tuple(json.loads(manifest.read_text())["sources"])
-  counts = {}
+  counts, fingerprints = {}, {}
   for split in splits(data_dir):
     records = Records(data_dir, split)
     counts[split] = len(records)
@@ -101,8 +96,10 @@ def convert(*, data_dir: str, output_dir: str) -> dict[str, int]:
       rows = rows.astype(np.bytes_) if rows.dtype == object else rows  # texts
       np.save(partial / split / f"{name}.npy", rows)
       np.save(partial / split / f"{name}.ends.npy", np.cumsum([len(value) for value in values]))
+    fingerprints[split] = fingerprint(sorted((partial / split).iterdir()))
   shutil.copy(manifest, partial / "manifest.json")
-  write_text(partial / _INDEX, json.dumps({"splits": counts, "features": names}, indent=1) + "\n")
+  index = {"splits": counts, "features": names, "fingerprints": fingerprints}
+  write_text(partial / _INDEX, json.dumps(index, indent=1) + "\n")
   if out.exists():
     shutil.rmtree(out)
   partial.rename(out)

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step), of which a host reads its rows.
+"""Batches as a pure function of (seed, step); each host reads its rows of them.
 
 Nothing is replayed on resuming: `batches(first_step)` starts there. Changing the number of hosts
 keeps the global order. TFDS directories are read by SeqIO, token arrays by numpy alone.
@@ -32,7 +32,7 @@ def _open(directory: str, split: str):
 class Dataset:
   """Batches of one split for one model.
 
-  `order` is one of orders.py, which says the record at each position; `parts` {role: directory} are
+  `order` is one of orders.py, the record at each position; `parts` {role: directory} are
   those that the examples are made with, "" naming none. What the examples read of token shards is
   held against their manifest.
   """
