@@ -1,119 +1,178 @@
 """What can be wrong with a configuration as a whole: each a ConfigurationError with its place."""
 
+import collections
+import functools
+import importlib
+import inspect
+import pkgutil
 import re
+import sys
+from pathlib import Path
 
-from musiclm_jax import ranges, signatures
+from musiclm_jax import ranges
 from musiclm_jax.configuration import (
+  DYNAMIC,
   ENTRY,
   REQUIRED,
   Binding,
   Configuration,
   ConfigurationError,
-  Macro,
   Reference,
-  leaves,
+  nearest,
 )
-from musiclm_jax.signatures import nearest
 
-_FOLDERS = ("_DIR", "BUNDLE", "OUT")  # how macros that name files end
+PACKAGE = Path(__file__).parent  # whose sources are read
+_LINEN = {"parent", "name"}  # the fields that every module has
+_PATHS = ("_DIR", "BUNDLE", "OUT")  # how macros that name files end
 
 
-def check(configuration: Configuration) -> None:
-  """Raises ConfigurationError for the first mistake in the whole of files and flags.
+def check(config: Configuration) -> None:
+  """Raises ConfigurationError for the first mistake that shows without importing anything.
 
-  In this order: parameters that do not exist, what has no effect, a run without a job, macros
-  without a value, values that do not fit.
+  In this order: parameters that do not exist, what has no effect, a run without a job, values that
+  are missing.
   """
-  targets, macros, scopes = configuration.reached()
-  last = configuration.last()
-  for binding in last.values():
+  reached = [reference for binding in config.reached() for reference in binding.references]
+  for binding in config.bindings.values():
     _check_name(binding)
-  for binding in configuration.bindings:
-    if not binding.place.startswith("gin/"):  # where files may set more than one run uses
-      _check_effect(configuration, binding, targets, macros, scopes)
-  if ("", ENTRY, "job") not in last:
-    raise ConfigurationError(configuration.file, "binds no job: main.run.job = @...")
-  bound = {name: configuration.macro(name) for name in macros}
-  missing = [name for name, binding in bound.items() if not binding or binding.value == REQUIRED]
-  if missing:
-    flags = (f"--gin.{name}=..." if "/" in name else f"--{name}=..." for name in sorted(missing))
-    raise ConfigurationError(macros[missing[0]].place, f"needs {' '.join(flags)}")
-  for binding in last.values():
-    _check_value(configuration, binding)
-    if binding.target in targets or binding.name in macros:
-      _check_calls(binding, last.values())
+  for binding in config.bindings.values():
+    if binding.place.startswith("--"):
+      _check_effect(binding, reached)
+    elif not binding.place.startswith("gin/"):  # where files may set more than one run uses
+      _check_effect(binding, config.references)
+  job = config.job()
+  if job is None or not isinstance(job.value, dict | Reference):
+    raise ConfigurationError(config.file, "binds no job: main.run.job = @...")
+  if isinstance(job.value, dict):
+    action = config.value(ENTRY, "action", "")
+    raise ConfigurationError(job.place, f"no action {action!r}{nearest(str(action), job.value)}")
+  if needed := missing(config):
+    flags = " ".join(sorted(f"--{name}=..." for name in needed))
+    raise ConfigurationError(next(iter(needed.values())), f"needs {flags}")
 
 
-def run_setting(configuration: Configuration, name: str, default):
-  """The value of main.run.NAME, `default` without one."""
-  source = configuration.source(configuration.last().get(("", ENTRY, name)))
-  return source.value if source else default
+def missing(config: Configuration) -> dict[str, str]:
+  """{NAME of --NAME=...: place} of the values that the run needs and nothing gives."""
+  found = {}
+  for binding in config.reached():
+    if binding.name and binding.value == REQUIRED:
+      found[f"gin.{binding.key}"] = binding.place
+    for macro in set(filter(Reference.is_macro, binding.references)) - {REQUIRED}:
+      given = config.macro(macro[1:])
+      if given is None or given.value in (REQUIRED, macro):
+        found.setdefault(f"gin.{macro[1:]}" if "/" in macro else macro[1:], binding.place)
+  return found
 
 
-def choose_job(configuration: Configuration) -> None:
-  """Of several jobs, `main.run.job = {"ACTION": @job, ...}`, keeps that of main.run.action.
-
-  Raises ConfigurationError, with the nearest actions, where it is none of them.
-  """
-  job = configuration.last().get(("", ENTRY, "job"))
-  name = run_setting(configuration, "action", "")
-  if job is None or not isinstance(job.value, dict):
-    return
-  if name not in job.value:
-    wanted = f"no action {name!r}" if name else "an action is missing"
-    raise ConfigurationError(job.place, f"{wanted}{nearest(str(name), job.value)}")
-  configuration.replace(job, job.value[name])
+@functools.cache
+def _words(folder: Path) -> set[str]:
+  """All words of the sources in a folder, or of one source."""
+  files = folder.rglob("*.py") if folder.is_dir() else [folder]
+  return {word for file in files for word in re.findall(r"\w+|\*\*(?=[a-z])", file.read_text())}
 
 
 def _check_name(binding: Binding) -> None:
-  known = signatures.parameters(binding.target)
-  if binding.target and known is not None and binding.name not in known:
-    function = binding.target.removeprefix(f"{signatures.PACKAGE}.")
-    close = nearest(binding.name, known)
-    raise ConfigurationError(binding.place, f"{function} has no parameter {binding.name}{close}")
+  """The name of a parameter of the package is a word of its sources.
+
+  So most misspelt names are found in milliseconds, not after jax and TensorFlow are imported. A
+  source with `**options` may take any name.
+  """
+  package, *module, _ = binding.target.split(".") if binding.name else ("", "")
+  source = PACKAGE.joinpath(*module).with_suffix(".py")
+  if package != PACKAGE.name or not source.is_file() or "**" in _words(source):
+    return
+  if binding.name not in _words(PACKAGE) | _LINEN:
+    raise _unknown_parameter(binding, _words(source))
 
 
-def _check_effect(configuration: Configuration, binding: Binding, targets, macros, scopes) -> None:
-  """A flag reaches what the run calls; a macro or scope of a file is used by some file."""
-  flag, target, name = binding.place.startswith("--"), binding.target, binding.name
-  referenced = set(configuration.leaves(Macro))
-  known = scopes if flag else {each.scope for each in configuration.leaves(Reference)}
-  if flag and target and not any(f"{target}.".startswith(f"{each}.") for each in targets):
-    message = f"this run does not call {target}"
-  elif binding.scope and not any(each.startswith(f"{binding.scope}/") for each in known):
-    message = f"nothing enters the scope {binding.scope}{nearest(binding.scope, known)}"
-  elif not target and name not in referenced:
-    message = f"this run has no macro {name}{nearest(name, macros if flag else referenced)}"
-  elif not target and flag and name not in macros:
-    message = f"nothing that this run calls uses the macro {name}"
+def _unknown_parameter(binding: Binding, known) -> ConfigurationError:
+  message = f"{binding.target} has no parameter {binding.name}{nearest(binding.name, known)}"
+  return ConfigurationError(binding.place, message)
+
+
+def _check_effect(binding: Binding, references: list[Reference]) -> None:
+  """Something enters the scope of a flag or of a user's file, and uses what it sets.
+
+  `references` are, for a flag, those that the run reaches, for a file, those of all files. What a
+  file binds of a function may be for other runs.
+  """
+  targets = {each.target.removeprefix("%") for each in references} | {ENTRY}
+  scopes = {each.scope for each in references} | {"/"}
+  name = binding.target.removeprefix("%")
+  if not any(scope.startswith(f"{binding.scope}/") for scope in scopes):
+    message = f"nothing enters the scope {binding.scope}{nearest(binding.scope, scopes)}"
+  elif name not in targets and (not binding.name or binding.place.startswith("--")):
+    message = f"this run does not use {name}{nearest(name, targets)}"
+  elif name.endswith(_PATHS) and re.match(r"\w+://", str(binding.value)):
+    message = f"wants a path of the file system (mount remote storage), got {binding.value!r}"
   else:
     return
   raise ConfigurationError(binding.place, message)
 
 
-def _check_value(configuration: Configuration, binding: Binding) -> None:
-  """The value that a parameter gets by way of macros fits its type; a folder is no address."""
-  known = signatures.parameters(binding.target) or {}
-  kind = known[binding.name].kind if binding.name in known else object
-  parameter = f"{binding.target}.{binding.name}"
-  if binding.name.endswith(_FOLDERS) and re.match(r"\w+://", str(binding.value)):
-    wanted = f"wants a path of the file system (mount remote storage), got {binding.value!r}"
-    raise ConfigurationError(binding.place, wanted)
-  binding = configuration.source(binding)
-  if binding and not ranges.fits(binding.value, kind):
-    hint = f"; as a string, \"'{binding.value}'\"" if kind is str else ""
-    got = f"{ranges.describe(kind)}, got {binding.value!r}{hint}"
-    raise ConfigurationError(binding.place, f"{parameter} wants {got}")
+def import_modules(config: Configuration) -> None:
+  """Imports what the files import. Raises ConfigurationError, with the place of the import."""
+  for module, place in config.modules.items():
+    try:
+      importlib.import_module(module)
+    except ModuleNotFoundError as error:
+      misspelt = f"{module}.".startswith(f"{error.name}.")
+      close = nearest(module, [*sys.modules, DYNAMIC]) if misspelt else ""
+      raise ConfigurationError(place, f"{module} cannot be imported: {error}{close}") from error
 
 
-def _check_calls(binding: Binding, last) -> None:
-  """What gin will call without arguments has values for all it requires, in some scope."""
-  if binding.target and binding.value == REQUIRED:
-    raise ConfigurationError(binding.place, f"{binding.target}.{binding.name} needs a value")
-  for leaf in leaves(binding.value):
-    if isinstance(leaf, Reference) and (leaf.called or binding.target == ENTRY):
-      given = {b.name for b in last if b.target == leaf.target} | {"config_text"}  # by main.run
-      known = signatures.parameters(leaf.target) or {}
-      missing = sorted(n for n, parameter in known.items() if parameter.required and n not in given)
-      if missing:
-        raise ConfigurationError(binding.place, f"{leaf} needs values for {', '.join(missing)}")
+def check_values(config: Configuration) -> None:
+  """Raises ConfigurationError for the first mistake that shows once the modules are imported.
+
+  In this order: names that do not exist, values that do not fit the annotation of their parameter,
+  calls that lack values.
+  """
+  given = collections.defaultdict(lambda: {"config_text"})  # which main.run gives
+  for binding in config.bindings.values():
+    for reference in binding.references:
+      _find(reference.target, binding.place)
+    if binding.name:
+      function = _find(binding.target, binding.place)
+      given[function].add(binding.name)
+      _check_value(config, binding, inspect.signature(function).parameters)
+  for binding in config.reached():
+    for reference in binding.references:
+      if reference.endswith("()") or reference is config.job().value:
+        function = _find(reference.target, binding.place)
+        if lacking := _required(function) - given[function]:
+          message = f"{reference} needs values for {', '.join(sorted(lacking))}"
+          raise ConfigurationError(binding.place, message)
+
+
+def _find(name: str, place: str):
+  """The function or class of this full name; None for a macro."""
+  if name.startswith("%"):
+    return None
+  try:
+    found = pkgutil.resolve_name(name)
+  except AttributeError as error:
+    known = [each for each in dir(error.obj) if not each.startswith("_")]
+    message = f"there is no {name}{nearest(error.name, known)}"
+    raise ConfigurationError(place, message) from None
+  if not callable(found):
+    raise ConfigurationError(place, f"{name} is no function or class")
+  return found
+
+
+def _check_value(config: Configuration, binding: Binding, parameters) -> None:
+  if binding.name not in parameters:
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+      raise _unknown_parameter(binding, parameters)
+    return
+  kind, source = parameters[binding.name].annotation, config.source(binding)
+  if source and not ranges.fits(source.value, kind):
+    hint = f"; as a string, \"'{source.value}'\"" if kind is str else ""
+    wanted = f"{binding.target}.{binding.name} wants {ranges.describe(kind)}"
+    raise ConfigurationError(source.place, f"{wanted}, got {source.value!r}{hint}")
+
+
+def _required(function) -> set[str]:
+  """The parameters without a default."""
+  parameters = inspect.signature(function).parameters.values()
+  named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+  return {each.name for each in named if each.default is each.empty}

@@ -3,25 +3,22 @@
 A mistake is one ConfigurationError, `FILE:LINE: message`, with the nearest right name.
 """
 
-import dataclasses
-import importlib.util  # gin 0.5.0 uses it without importing it
+import difflib
+import importlib.util  # noqa: F401 - gin 0.5.0 uses it without importing it
 import os
 import re
-import sys
 import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
+import gin
 from gin import config_parser
-
-from musiclm_jax import signatures
-from musiclm_jax.signatures import nearest
 
 # Wheels carry the gin files in the package, an editable install leaves them beside it.
 _INSTALLED = Path(__file__).parent / "gin"
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parent.parent / "gin"
-ENTRY = f"{signatures.PACKAGE}.main.run"
-_DYNAMIC = "from __gin__ import dynamic_registration"
+ENTRY = "musiclm_jax.main.run"
+DYNAMIC = "from __gin__ import dynamic_registration"
 
 
 class ConfigurationError(ValueError):
@@ -31,72 +28,66 @@ class ConfigurationError(ValueError):
     super().__init__(f"{place}: {' '.join(message.split())}")
 
 
-class Macro(str):
-  """`%NAME`."""
+class Reference(str):
+  """`%MACRO`, `@scope/name` or, called, `@scope/name()`, as a gin file writes it.
 
-  def __repr__(self):
-    return f"%{self}"
+  target, which `Configuration` sets, is `%MACRO` or the full name of the function or class.
+  """
 
-
-REQUIRED = Macro("gin.REQUIRED")
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-  """`@scope/name` or, called, `@scope/name()`; target is the full name."""
-
-  written: str
-  called: bool
   target: str
+  __repr__ = str.__str__
+
+  def is_macro(self) -> bool:
+    """Whether it is `%MACRO`."""
+    return self.startswith("%")
 
   @property
   def scope(self) -> str:
     """`scope/`, or `/` where there is none."""
-    return self.written.rpartition("/")[0] + "/"
+    return "/" if self.is_macro() else self[1:].rpartition("/")[0] + "/"
 
-  def __repr__(self):
-    return f"@{self.written}" + "()" * self.called
+
+REQUIRED = Reference("%gin.REQUIRED")
 
 
 class Binding(NamedTuple):
-  """`scope/target.name = value`, or a macro, with target "".
+  """`scope/target.name = value`, or a macro, with target `%MACRO` and no scope and name.
 
-  place is `FILE:LINE` or `--FLAG`, text what gin is given: the file's imports and the statement.
+  key is the left side as it is written, place `FILE:LINE` or `--FLAG`; imports are the statements
+  of the file.
   """
 
   scope: str
   target: str
   name: str
+  key: str
   value: object
   place: str
-  text: str
-  comment: str
+  imports: list
+  comment: str = ""
+
+  @property
+  def references(self) -> list[Reference]:
+    """All references in the value."""
+    return list(_references(self.value))
 
 
 class _Reader(config_parser.ParserDelegate):
-  """Keeps references and macros as they are written; imports are those of the file."""
+  """Keeps references and macros as they are written."""
 
-  macro = staticmethod(Macro)
+  def configurable_reference(self, name, called):
+    return Reference(f"@{name}" + "()" * called)
 
-  def __init__(self, imports: list):
-    self.imports = imports
+  def macro(self, name):
+    return Reference(f"%{name}")
 
-  def configurable_reference(self, written, called):
-    return Reference(written, called, self.full_name(written.rpartition("/")[2]))
 
-  def full_name(self, selector: str) -> str:
-    """What a file calls `selector`. Raises LookupError where there is no such function or class."""
-    first, *rest = selector.split(".")
-    known = {
-      s.bound_name(): s.module if s.is_from or s.alias else s.bound_name() for s in self.imports
-    }
-    if known.pop("dynamic_registration", None) is None:
-      raise LookupError(f"`{_DYNAMIC}` must be above {selector}")
-    if first not in known and first != "gin":
-      raise LookupError(f"{first} is not imported in this file{nearest(first, known)}")
-    name = ".".join((known.get(first, first), *rest))
-    signatures.parameters(name)
-    return name
+def nearest(name: str, names) -> str:
+  """'; nearest a, b' of the up to three names like this one, else '; there is a, b, ...'."""
+  spelt = {known.lower(): known for known in names}
+  if close := difflib.get_close_matches(name.lower(), spelt, 3):
+    return "; nearest " + ", ".join(spelt[key] for key in close)
+  return "; there is " + (", ".join(sorted(names)[:12]) or "none")
 
 
 def names() -> list[str]:
@@ -116,80 +107,80 @@ def find(name: str, beside: Path | None = None) -> Path | None:
   return next(((f / file).resolve() for f in folders if os.path.isfile(f / file)), None)
 
 
-def show(path: Path) -> str:
+def _show(path: Path) -> str:
   """A path as messages show it: from the gin folder or the working directory where it is inside."""
   folders = (FOLDER.resolve().parent, Path.cwd())
   return next((str(path.relative_to(f)) for f in folders if path.is_relative_to(f)), str(path))
 
 
-def literal(text: str, imports=()):
+def literal(text: str):
   """The value of a flag: what gin reads in it, else the text; `~/` is the home directory."""
   try:  # a comment in the text would hide the end of the list, a second value lengthen it
-    [statement] = config_parser.ConfigParser(f"x = [{text}, None]", _Reader(imports))
+    [statement] = config_parser.ConfigParser(f"x = [{text}, None]", _Reader())
     value, _ = statement.value
   except (SyntaxError, tokenize.TokenError, ValueError):
     value = text
   return os.path.expanduser(value) if re.match("~(/|$)", str(value)) else value
 
 
-def leaves(value):
-  """All values in nested lists, tuples and dicts."""
+def _references(value):
   if isinstance(value, dict):
     value = [*value.keys(), *value.values()]
   if isinstance(value, list | tuple):
     for item in value:
-      yield from leaves(item)
-  else:
+      yield from _references(item)
+  elif isinstance(value, Reference):
     yield value
 
 
-def _statements(text: str, file: str, imports: list):
-  """(statement, place) of a file, FILE:LINE, or of a flag."""
-  place = "{}:{}" if file.endswith(".gin") else "{}"
+def _statements(path: Path):
+  """(statement, `FILE:LINE`) of a gin file."""
   try:
-    parser = config_parser.ConfigParser(text, _Reader(imports))
-    for statement in parser:
-      yield statement, place.format(file, statement.location.line_num)
-    return
-  except LookupError as error:
-    line, message = parser.current_token.start[0], str(error).partition("\n")[0]
-  except tokenize.TokenError as error:
-    line, message = error.args[1][0], f"syntax: {error.args[0]}"
-  except SyntaxError as error:
-    token = re.search("Failed to parse token '(.*)'", error.msg)
-    line, message = error.lineno, f"syntax: {error.msg}"
-    message = f"cannot read the value {token[1]}; a string needs quotes" if token else message
-  raise ConfigurationError(place.format(file, line), message)
+    for statement in config_parser.ConfigParser(path.read_text("utf-8-sig"), _Reader()):
+      yield statement, f"{_show(path)}:{statement.location.line_num}"
+  except UnicodeDecodeError:
+    raise ConfigurationError(_show(path), "is not a text file") from None
+  except (SyntaxError, tokenize.TokenError) as error:
+    line = error.lineno if isinstance(error, SyntaxError) else error.args[1][0]
+    message = error.args[0].split("\n")[-1]
+    raise ConfigurationError(f"{_show(path)}:{line}", f"syntax: {message}") from None
+
+
+def _full_name(selector: str, imports: list, place: str) -> str:
+  """What a file with these imports calls `selector`."""
+  first, *rest = selector.split(".")
+  known = {"gin": "gin.config"}
+  for each in imports:
+    known[each.bound_name()] = each.module if each.is_from or each.alias else each.bound_name()
+  if "dynamic_registration" not in known:
+    raise ConfigurationError(place, f"`{DYNAMIC}` must be above {selector}")
+  if first not in known:
+    raise ConfigurationError(place, f"{first} is not imported in this file{nearest(first, known)}")
+  return ".".join([known[first], *rest])
 
 
 class Configuration:
-  """Everything that gin will read, in its order: modules {name: place} and bindings."""
+  """What gin will read: `modules`, {name: place of the import}, and `bindings`, those that later
+  ones do not replace, by (scope, target, name). `references` are those of all that were read.
+  """
 
   def __init__(self, files: list[Path]):
-    self.modules, self.bindings, self._imports = {}, [], []
-    self.file = show(files[0])
+    self.modules, self.bindings, self.references, self._imports = {}, {}, [], []
+    self.file = _show(files[0])
     for file in files:
       self._read(file, ())
 
   def add_flag(self, flag: str, key: str, text: str) -> None:
     """Binds a macro or a full `module.function.parameter` to the `literal` of a text."""
-    for statement, _ in _statements(f"{key} = None", flag, self._imports):
-      try:
-        value = literal(text, self._imports)
-      except LookupError as error:
-        raise ConfigurationError(flag, str(error).partition("\n")[0]) from None
-      self._bind(statement._replace(value=value), self._imports, flag)
+    self._bind(*config_parser.parse_binding_key(key), literal(text), flag, self._imports)
 
   def _read(self, path: Path, parents: tuple[Path, ...]) -> None:
-    try:
-      text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError:
-      raise ConfigurationError(show(path), "is not a text file") from None
     imports = []
-    for statement, place in _statements(text, show(path), imports):
+    for statement, place in _statements(path):
       if isinstance(statement, config_parser.ImportStatement):
-        self._check_import(statement, place)
         imports.append(statement)
+        if statement.format() != DYNAMIC:
+          self.modules.setdefault(statement.module, place)
       elif isinstance(statement, config_parser.IncludeStatement):
         included = find(statement.filename, path.parent)
         if included is None:
@@ -199,90 +190,81 @@ class Configuration:
           raise ConfigurationError(place, f"{statement.filename} includes itself")
         self._read(included, (path, *parents))
       elif isinstance(statement, config_parser.BindingStatement):
-        self._bind(statement, imports, place)
+        comment = re.search(r"\s# *([^\"']*)$", statement.location.line_content.rstrip())
+        self._bind(*statement[:4], place, imports, comment[1] if comment else "")
     known = {each.format() for each in self._imports}
     self._imports += [each for each in imports if each.format() not in known]
 
-  def _check_import(self, statement, place: str) -> None:
-    module, top, known = (
-      statement.module,
-      statement.module.split(".")[0],
-      signatures.modules(signatures.FOLDER),
-    )
-    if top == "__gin__":
-      if statement.format() != _DYNAMIC:
-        raise ConfigurationError(place, f"no {module} in gin; nearest {_DYNAMIC}")
-      return
-    if top == signatures.PACKAGE and module not in known:
-      raise ConfigurationError(place, f"no module {module}{nearest(module, known)}")
-    if top not in sys.modules and importlib.util.find_spec(top) is None:
-      raise ConfigurationError(place, f"no module {module} is installed")
-    self.modules.setdefault(module, place)
-
-  def _bind(self, statement, imports: list, place: str) -> None:
-    scope, selector, name, value, location = statement
+  def _bind(self, scope, selector, name, value, place: str, imports: list, comment="") -> None:
     key = f"{scope}/{selector}" if scope else selector
-    target = ""
-    if name:
-      try:
-        target = _Reader(imports).full_name(selector)
-      except LookupError as error:
-        raise ConfigurationError(place, error.args[0]) from None
-    text = f"{key}.{name} = {value!r}" if name else f"{key} = {value!r}"
-    text = "\n".join([*(each.format() for each in imports), text])
-    comment = re.search(r"\s# *([^\"']*)$", location.line_content.rstrip())
-    # the scope of a macro is a part of its name
-    name, scope = (name, scope) if name else (key, "")
-    self.bindings.append(
-      Binding(scope, target, name, value, place, text, comment[1] if comment else "")
+    target = _full_name(selector, imports, place) if name else f"%{key}"
+    binding = Binding(
+      scope=scope if name else "",
+      target=target,
+      name=name,
+      key=f"{key}.{name}" if name else key,
+      value=value,
+      place=place,
+      imports=imports,
+      comment=comment,
     )
-
-  def last(self) -> dict[tuple[str, str, str], Binding]:
-    """The bindings that later ones do not replace, by (scope, target, name)."""
-    return {binding[:3]: binding for binding in self.bindings}
+    for reference in binding.references:
+      selector = reference.rpartition("/")[2].strip("@()")
+      macro = reference.is_macro()
+      reference.target = str(reference) if macro else _full_name(selector, imports, place)
+    self.bindings[binding.scope, target, name] = binding
+    self.references += binding.references
 
   def macro(self, name: str) -> Binding | None:
     """The binding of a macro, None where there is none."""
-    return self.last().get(("", "", name))
+    return self.bindings.get(("", f"%{name}", ""))
 
   def source(self, binding: Binding | None) -> Binding | None:
     """The binding that gives a binding its value by way of macros, None where a macro has none."""
-    while binding and isinstance(binding.value, Macro):
-      binding = self.macro(binding.value)
-    return binding
+    for _ in self.bindings:  # and not for ever: macros may refer to each other
+      if not (binding and isinstance(binding.value, Reference) and binding.value.is_macro()):
+        return binding
+      binding = self.macro(binding.value[1:])
+    return None
 
-  def replace(self, binding: Binding, value) -> None:
-    """Binds the same parameter to one of the parts of its value."""
-    *imports, statement = binding.text.split("\n")
-    text = "\n".join([*imports, f"{statement.partition(' = ')[0]} = {value!r}"])
-    self.bindings.append(binding._replace(value=value, text=text))
+  def value(self, target: str, name: str, default=None):
+    """The value of a parameter by way of macros, `default` without one."""
+    source = self.source(self.bindings.get(("", target, name)))
+    return source.value if source else default
 
-  def leaves(self, kind) -> list:
-    """The macros or references in the values of all bindings."""
-    return [x for each in self.bindings for x in leaves(each.value) if isinstance(x, kind)]
+  def job(self) -> Binding | None:
+    """The binding of main.run.job; of several, {"ACTION": @job}, that of main.run.action alone."""
+    job, action = self.bindings.get(("", ENTRY, "job")), str(self.value(ENTRY, "action"))
+    several = job and isinstance(job.value, dict) and action in job.value
+    return job._replace(value=job.value[action]) if several else job
 
-  def reached(self) -> tuple[dict[str, Binding], dict[str, Binding], set[str]]:
-    """The functions and macros that the run's job leads to, each with the binding that names it,
-    and the scopes that are entered on the way, `outer/inner/`.
+  def reached(self) -> list[Binding]:
+    """The bindings that the run's job leads to, from each to what its value refers to.
 
     What is bound in a scope counts where a reference that is reached enters this scope.
     """
-    targets, macros, scopes = {ENTRY: None}, {}, {"/"}
+    job = self.job()
+    left = list((self.bindings | ({("", ENTRY, "job"): job} if job else {})).values())
+    targets, scopes, reached = {ENTRY}, {"/"}, []
 
     def follows(binding):
-      if not binding.target:
-        return binding.name in macros
-      called = any(f"{binding.target}.".startswith(f"{target}.") for target in targets)
-      return called and any(scope.startswith(f"{binding.scope}/") for scope in scopes)
+      entered = any(scope.startswith(f"{binding.scope}/") for scope in scopes)
+      return binding.target in targets and entered
 
-    left = list(self.last().values())
     while queue := [binding for binding in left if follows(binding)]:
-      left = [binding for binding in left if binding not in queue]
-      for binding in queue:
-        for leaf in leaves(binding.value):
-          if isinstance(leaf, Reference):
-            targets.setdefault(leaf.target, binding)
-            scopes.add(leaf.scope)
-          elif isinstance(leaf, Macro) and leaf != REQUIRED:
-            macros.setdefault(leaf, binding)
-    return targets, macros, scopes
+      left = [binding for binding in left if not follows(binding)]
+      reached += queue
+      references = [reference for binding in queue for reference in binding.references]
+      targets.update(reference.target for reference in references)
+      scopes.update(reference.scope for reference in references)
+    return reached
+
+  def apply(self) -> None:
+    """Gives gin all bindings, in place of those that it had."""
+    gin.clear_config()
+    for binding in self.bindings.values():
+      statement = f"{binding.key} = {binding.value!r}"
+      try:
+        gin.parse_config([*(each.format() for each in binding.imports), statement])
+      except (ValueError, TypeError, SyntaxError) as error:
+        raise ConfigurationError(binding.place, str(error).split("\n")[0]) from error

@@ -9,10 +9,10 @@ of the program or the machine, after which a restart may succeed. `--debug` show
 import contextlib
 import errno
 import functools
-import importlib
 import inspect
 import itertools
 import os
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -21,9 +21,8 @@ import absl.logging
 import gin
 
 from musiclm_jax import checks, configuration, lock, processes
-from musiclm_jax.configuration import Configuration, ConfigurationError
+from musiclm_jax.configuration import ENTRY, Configuration, ConfigurationError, nearest
 from musiclm_jax.quiet import quiet
-from musiclm_jax.signatures import nearest
 from musiclm_jax.training import hardware
 
 # The operating system's errors after which a restart may succeed.
@@ -118,22 +117,26 @@ def parse(argv: list[str]) -> tuple[list[str], list[str], dict[str, tuple[str, s
     else:
       value = value if equals else next(arguments, "--")
       if not equals and value.startswith("--"):
-        close = nearest(flag, _SWITCHES)
-        hint = close if "nearest" in close else ""
-        raise ConfigurationError(flag, f"a value is missing: {flag}=...{hint}")
+        others = ", ".join(_SWITCHES)
+        raise ConfigurationError(flag, f"a value is missing: {flag}=... (only {others} have none)")
       if flag == "--gin_file":
         files.append(value)
-        continue
-      key = flag.removeprefix("--gin.")
-      key = flag[2:].replace("-", "_").upper() if key == flag else key
-      if "." in key and not flag.startswith("--gin."):
-        raise ConfigurationError(flag, "a flag is --NAME=VALUE or --gin.MODULE.FUNCTION.NAME=VALUE")
-      if key in flags:
-        raise ConfigurationError(flag, f"given twice, the first time as {flags[key][0]}")
-      flags[key] = flag, value
+      else:
+        _add(flags, flag, value)
   if "--json" in switches:
     flags.setdefault("JSON", ("--json", "True"))
   return words, files, flags, switches
+
+
+def _add(flags: dict[str, tuple[str, str]], flag: str, value: str) -> None:
+  """Adds --NAME as the macro NAME, and --gin.KEY as KEY."""
+  key = flag.removeprefix("--gin.")
+  key = flag[2:].replace("-", "_").upper() if key == flag else key
+  if not re.fullmatch(r"(\w+[/.])*\w+" if flag.startswith("--gin.") else r"\w+", key):
+    raise ConfigurationError(flag, "a flag is --NAME=VALUE or --gin.MODULE.FUNCTION.NAME=VALUE")
+  if key in flags:
+    raise ConfigurationError(flag, f"given twice, the first time as {flags[key][0]}")
+  flags[key] = flag, value
 
 
 def _command(argv: list[str]) -> None:
@@ -146,24 +149,20 @@ def _command(argv: list[str]) -> None:
   if verb not in verbs:
     raise ConfigurationError(verb, f"no such verb{nearest(verb, verbs)}")
   config, texts = _read(verbs[verb], words, files)
-  joining = {name: flags.pop(name) for name in processes.FLAGS if name in flags}
   for name, text in texts.items():
-    if name in flags:
-      raise ConfigurationError(f"--{name}", f"given twice, the first time as {text!r}")
-    config.add_flag(f"--{name}", name, repr(text))
+    _add(flags, f"--{name}", repr(text))
+  joining = {name: flags.pop(name) for name in processes.FLAGS if name in flags}
   for key, (flag, value) in flags.items():
     config.add_flag(flag, key, value)
-  helping = bool(switches & {"--help", "-h"})
-  if not helping or checks.run_setting(config, "action", ""):
-    checks.choose_job(config)
-  if helping:
+  if switches & {"--help", "-h"}:
     print(_describe(verb, verbs[verb], config))
     return
   checks.check(config)
   _start(joining, config)
   with _exclusive(config):  # before the imports, which take seconds: the run started first wins
     with contextlib.nullcontext() if "--debug" in switches else quiet():
-      _import(config)
+      checks.import_modules(config)
+    checks.check_values(config)
     _run(config)
 
 
@@ -178,17 +177,15 @@ def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configura
       raise ConfigurationError(word, "given twice")
     (paths if path else texts).append(path or word)
   config, known = Configuration(paths), configuration.names()
-  names = checks.run_setting(config, "words", ())
+  macros = config.value(ENTRY, "words", ())
   folders = tuple(name.partition("/")[0] + "/" for name in known)
-  for word in texts:
+  for number, word in enumerate(texts):
     like_file = word.endswith(".gin") or (word.startswith(folders) and " " not in word)
-    if word in files or like_file or not names:
+    if word in files or like_file or number >= len(macros):
       close = nearest(word.removesuffix(".gin"), known)
-      raise ConfigurationError(word, f"no such gin file{close}")
-  for word in texts[len(names) :]:
-    what, last = names[-1].lower(), texts[len(names) - 1]
-    raise ConfigurationError(word, f"a second {what} after {last!r}; quote the {what}")
-  return config, dict(zip(names, texts))
+      quote = f"; quote a {macros[-1].lower()} of several words" if macros else ""
+      raise ConfigurationError(word, f"no such gin file{close}{quote}")
+  return config, dict(zip(macros, texts))
 
 
 def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
@@ -199,7 +196,7 @@ def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
     # TensorFlow logs a missing GPU as an error. XLA reads this variable too: runs of several
     # processes keep its log, which is the only trace of some of their failures.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  processes.join(joining, detect=checks.run_setting(config, "join", False))
+  processes.join(joining, detect=config.value(ENTRY, "join"))
 
 
 def _exclusive(config: Configuration):
@@ -207,42 +204,27 @@ def _exclusive(config: Configuration):
 
   Of several processes, process 0 does. Raises ValueError where another run has locked it.
   """
-  parameter = checks.run_setting(config, "exclusive", "")
+  parameter, job = config.value(ENTRY, "exclusive"), config.job().value
   if not parameter or not processes.is_first():
     return contextlib.nullcontext()
-  job = checks.run_setting(config, "job", None)
-  directory = config.source(config.last().get(("", job.target, parameter)))
-  if directory is None:
-    raise ConfigurationError(config.file, f"{job} needs a value for {parameter}")
-  return lock.exclusive(directory.value)
-
-
-def _import(config: Configuration) -> None:
-  """Imports what the files import, before gin does, so that an error names the importing line."""
-  for module, place in config.modules.items():
-    try:
-      importlib.import_module(module)
-    except ModuleNotFoundError as error:
-      raise ConfigurationError(place, f"{module} cannot be imported: {error}") from error
+  directory = config.value(job.target, parameter)
+  if not isinstance(directory, str):
+    raise ConfigurationError(config.file, f"{job} needs a value for {parameter}: a directory")
+  return lock.exclusive(directory)
 
 
 def _run(config: Configuration) -> None:
-  """Gives gin all bindings, and calls `run`."""
-  gin.clear_config()
-  for binding in config.last().values():
+  """Gives gin all bindings, and calls `run` with the job."""
+  config.apply()
+  reference = config.job().value
+  job, scopes = pkgutil.resolve_name(reference.target), reference.scope.split("/")[:-1]
+  with gin.config_scope(scopes if scopes[0] else None):  # not that of a job which called main
     try:
-      gin.parse_config(binding.text)
-    except (ValueError, LookupError, AttributeError, NameError, TypeError, SyntaxError) as error:
-      raise ConfigurationError(binding.place, str(error).split("\n")[0]) from error
-  with gin.config_scope(None):  # not in that of a job which called main
-    job = gin.get_bindings(run, resolve_references=False)["job"]
-    with gin.config_scope(job.scopes or None):
-      try:
-        arguments = gin.get_bindings(job.configurable.selector)
-      except TypeError as error:  # a constructor's: a value of the wrong kind
-        where = re.search(r"In call to configurable '(.*?)'", str(error))
-        raise ValueError(f"{where[1]}: {_line(error)}" if where else _line(error)) from error
-      run(functools.partial(job.configurable.wrapped, **arguments))
+      arguments = gin.get_bindings(job)
+    except TypeError as error:  # a constructor's: a value of the wrong kind
+      where = re.search(r"In call to configurable '(.*?)'", str(error))
+      raise ValueError(f"{where[1]}: {_line(error)}" if where else _line(error)) from error
+    run(functools.partial(job, **arguments))
 
 
 def _head(path: Path) -> str:
@@ -264,13 +246,14 @@ def _overview(verbs: dict[str, Path]) -> str:
 
 def _describe(verb: str, path: Path, config: Configuration) -> str:
   """The verb's own comment, and the flags that its job uses with their values."""
-  _, macros, _ = config.reached()
-  lines = []
-  for name, user in sorted(macros.items()):
-    binding = config.macro(name)
-    missing = binding is None or binding.value == configuration.REQUIRED
-    value = "required" if missing else repr(binding.value)
-    flag = f"gin.{name}" if "/" in name else name.lower()
-    lines.append(f"  --{flag:<20} {value:<24} {(binding or user).comment}".rstrip())
+  missing, lines = checks.missing(config), []
+  users = {
+    each[1:]: user for user in config.reached() for each in user.references if each.is_macro()
+  }
+  for name, user in sorted(users.items()):
+    binding, flag = config.macro(name), f"gin.{name}" if "/" in name else name
+    value = "required" if flag in missing else repr(binding.value)
+    comment = (binding or user).comment
+    lines.append(f"  --{flag if '/' in name else name.lower():<20} {value:<24} {comment}".rstrip())
   lines.sort(key=lambda line: " required" not in line)
   return "\n".join([f"musiclm {verb}", "", _head(path), "", *lines])

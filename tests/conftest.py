@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from musiclm_jax import configuration, signatures
+from musiclm_jax import checks, configuration
 
 # A collective blocks a thread, and a simulated device can wait in several at once: with one thread
 # for each device some programs would never end. XLA reads this when its backend starts.
@@ -257,8 +257,7 @@ def studio(_studio_folder, monkeypatch, tmp_path):
   The working directory is tmp_path, so that a test can write its own gin files there.
   """
   monkeypatch.syspath_prepend(str(_studio_folder))
-  monkeypatch.setattr(signatures, "PACKAGE", "studio")
-  monkeypatch.setattr(signatures, "FOLDER", _studio_folder / "studio")
+  monkeypatch.setattr(checks, "PACKAGE", _studio_folder / "studio")
   monkeypatch.setattr(configuration, "FOLDER", _studio_folder / "gin")
   monkeypatch.chdir(tmp_path)
   return _studio_folder

@@ -106,8 +106,8 @@ def test_all_that_cannot_be_read_are_named_in_one_line(tmp_path, capsys):
   ("words", "message"),
   [
     (["list"], "no action 'list'; nearest ls"),
-    ([], "an action is missing; there is ls, part, verify"),
-    (["ls", "runs", "--out=part"], "--out: nothing that this run calls uses the macro OUT"),
+    ([], "no action ''; there is ls, part, verify"),
+    (["ls", "runs", "--out=part"], "--out: this run does not use OUT"),
   ],
 )
 def test_an_action_is_one_of_the_verbs_own(words, message, capsys):

@@ -108,7 +108,7 @@ LAYERS = (
     "evaluation.*",
     "demo",
   ),
-  ("signatures", "configuration", "checks", "doctor", "processes", "main", "__main__"),
+  ("configuration", "checks", "doctor", "processes", "main", "__main__"),
   ("supervisor",),
 )
 # Only these import TensorFlow.

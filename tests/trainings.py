@@ -59,13 +59,13 @@ def load(name: str, **macros) -> Training:
   """The training that `musiclm train NAME --MACRO=VALUE ...` would start, NAME one file or more."""
   config = Configuration([configuration.find(file) for file in ("run/train", *name.split())])
   for macro, value in (
-    dict.fromkeys(_PATHS & set(config.leaves(configuration.Macro)), "nowhere") | macros
+    dict.fromkeys(_PATHS & {each[1:] for each in config.references}, "nowhere") | macros
   ).items():
     config.add_flag(f"--{macro}", macro, repr(value))
   checks.check(config)
-  gin.clear_config()
-  for binding in config.last().values():
-    gin.parse_config(binding.text)
+  checks.import_modules(config)
+  checks.check_values(config)
+  config.apply()
 
   # gin makes what a binding refers to when that is copied: all but what would read files.
   def made(function, *left_out):
