@@ -54,7 +54,7 @@ LAYERS = (
     "lm.decoding",
     "lm.conditions",
     "training.orders",
-    "training.reading",
+    "training.examples",
   ),
   (
     "tokenizers.soundstream",

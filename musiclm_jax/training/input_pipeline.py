@@ -13,8 +13,8 @@ from musiclm_jax.datasets import token_arrays
 from musiclm_jax.datasets.manifest import merged, provenance
 from musiclm_jax.ranges import PositiveInt, Seed
 from musiclm_jax.training import array_loader
+from musiclm_jax.training.examples import Examples, Reading
 from musiclm_jax.training.orders import EPOCH_OFFSET, drawn
-from musiclm_jax.training.reading import Examples, Reading
 
 
 def _open(directory: str, split: str):
