@@ -93,7 +93,7 @@ LAYERS = (
   (
     "training.input_pipeline",
     "lm.conditions",
-    "lm.generation",
+    "lm.composer",
     "lm.generate",
     "lm.sample_generation",
     "datasets.features",
