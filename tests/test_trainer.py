@@ -1,8 +1,11 @@
 """The trainer's contracts on a toy model: resuming, meshes, learning, hooks, refusals."""
 
 import contextlib
+import importlib
 import json
 import math
+import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +13,7 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from musiclm_jax import descriptions, main, part_files
@@ -190,6 +194,23 @@ def test_hooks_are_called_after_each_step_with_its_state_and_metrics(copy):
   logged = [row["loss"] for row in metrics(copy, "train")[-3:]]
   np.testing.assert_allclose([call[2] for call in first.calls[:-1]], logged, rtol=1e-6)
   assert first.calls[-1] == "end"
+
+
+def test_the_hook_in_the_documentation_logs_its_lines(tmp_path, capsys, monkeypatch):
+  document = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
+  (code,) = [
+    block.split("```")[0]
+    for block in document.split("```python\n")
+    if "class ParameterNorm" in block
+  ]
+  (tmp_path / "parameter_norm.py").write_text(code)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  hook = importlib.import_module("parameter_norm").ParameterNorm(2)
+  train(tmp_path / "run", steps=4, hooks=(hook,))
+  lines = re.findall(r"(\d)/4  parameter norm (\S+)", capsys.readouterr().err)
+  assert [step for step, _ in lines] == ["2", "4"]
+  params = weights(tmp_path / "run")["params"]
+  assert float(lines[1][1]) == pytest.approx(float(optax.global_norm(params)), rel=1e-3)
 
 
 _HOLDER = """
