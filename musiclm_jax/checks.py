@@ -53,7 +53,7 @@ def action(configuration: Configuration) -> str:
 def choose_job(configuration: Configuration) -> None:
   """Of several jobs, `main.run.job = {"ACTION": @job, ...}`, keeps that of main.run.action.
 
-  Raises ConfigurationError, with the nearest actions, where it is none of them.
+  Raises ConfigurationError, with the nearest actions, where it is not one of them.
   """
   job, name = configuration.last().get(("", ENTRY, "job")), action(configuration)
   if job is None or not isinstance(job.value, dict):

@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """Frames start .. end of the target, of which start .. new are known and new .. end are not."""
+  """Frames start .. end of the target: start .. new are known, new .. end are to be written."""
 
   start: int
   new: int

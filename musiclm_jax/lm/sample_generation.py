@@ -61,7 +61,7 @@ class SampleGeneration:
 
 
 class Samples:
-  """The prompts' music by the parts of a bundle, of which `module` replaces one."""
+  """Music for the prompts, by the parts of a bundle with `module` in the place of one of them."""
 
   def __init__(self, settings: SampleGeneration, module: nn.Module):
     self._settings, self._module = settings, module
