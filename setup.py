@@ -1,10 +1,15 @@
 """Installation: bounded dependencies, extras, the `musiclm` command and the gin files."""
 
+import pathlib
+import re
+
 from setuptools import find_packages, setup
+
+SOURCE = pathlib.Path(__file__).parent / "musiclm_jax" / "__init__.py"
 
 setup(
   name="musiclm_jax",
-  version="0.2.0",
+  version=re.search(r'__version__ = "(.*)"', SOURCE.read_text())[1],
   description="The open JAX/Flax stack that trains and runs MusicLM, from raw audio to music.",
   license="Apache-2.0",
   python_requires=">=3.11,<3.13",
@@ -49,7 +54,6 @@ setup(
     ],  # later libtpu cannot print v5p and v6e programs
     "hf": ["torch>=2.10,<3", "transformers>=5,<6"],
     "wandb": ["wandb>=0.19,<1"],
-    "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
     "compile": ["libtpu==0.0.42.1"],  # XLA for TPUs, on any machine
     "dev": [
       "musiclm_jax[compile]",

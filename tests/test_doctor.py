@@ -16,7 +16,7 @@ def test_json_holds_versions_devices_and_extras(capsys):
   assert all(report["versions"].values())
   assert len(report["devices"]) == 8 and report["devices"][0].startswith("cpu:0")
   assert set(report["missing"]) == set(metadata.metadata("musiclm_jax").get_all("Provides-Extra"))
-  assert {"gpu", "tpu", "hf", "serve", "dev"} <= set(report["missing"])
+  assert {"gpu", "tpu", "hf", "dev"} <= set(report["missing"])
   assert report["system"]["soundfont"].endswith(".sf2")
 
 
@@ -27,26 +27,43 @@ def test_text_shows_the_same(capsys):
   assert "extra [dev]" in text and "ffmpeg" in text
 
 
-def test_missing_follows_the_requirements(monkeypatch):
-  wants = {
-    "project": [
-      "present>=1",
-      'absent; extra == "a"',
-      'present>=2; extra == "a"',
-      'deep[inner]; extra == "b"',
-      'present>=1; extra == "c"',
-    ],
-    "deep": ['plugin<2; extra == "inner"', 'other; extra == "outer"'],
-  }
-  installed = {"present": "1.5", "deep": "1.0"}
-  extras = metadata.metadata("musiclm_jax")
-  monkeypatch.setattr(doctor.metadata, "requires", wants.get)
-  monkeypatch.setattr(doctor, "version", installed.get)
-  monkeypatch.setattr(extras.__class__, "get_all", lambda *_: ["a", "b", "c"])
-  monkeypatch.setattr(doctor.metadata, "metadata", lambda name: extras)
-  assert doctor.missing_by_extra("project") == {
-    "a": ["absent", "present>=2"],
-    "b": ["plugin<2"],
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+  """Installs a package of this name, version and further lines of its metadata, for one test."""
+  monkeypatch.syspath_prepend(str(tmp_path))
+
+  def run(name, version, *lines):
+    folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir()
+    head = ("Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}")
+    (folder / "METADATA").write_text("\n".join([*head, *lines]) + "\n")
+
+  return run
+
+
+def test_missing_follows_the_requirements(install):
+  install(
+    "studio-project",
+    "1.0",
+    "Provides-Extra: a",
+    "Provides-Extra: b",
+    "Provides-Extra: c",
+    "Requires-Dist: studio-present>=1",
+    'Requires-Dist: studio-absent; extra == "a"',
+    'Requires-Dist: studio-present>=2; extra == "a"',
+    'Requires-Dist: studio-deep[inner]; extra == "b"',
+    'Requires-Dist: studio-present>=1; extra == "c"',
+  )
+  install("studio-present", "1.5")
+  install(
+    "studio-deep",
+    "1.0",
+    'Requires-Dist: studio-plugin<2; extra == "inner"',
+    'Requires-Dist: studio-other; extra == "outer"',
+  )
+  assert doctor.missing_by_extra("studio-project") == {
+    "a": ["studio-absent", "studio-present>=2"],
+    "b": ["studio-plugin<2"],
     "c": [],
   }
 
@@ -70,9 +87,9 @@ def test_unused_accelerators(platforms, names, has_tpu, unused):
   assert len(doctor.unused_accelerators(names, platforms, has_tpu=has_tpu)) == unused
 
 
-def test_an_unused_accelerator_fails(monkeypatch, capsys):
-  monkeypatch.setattr(doctor, "unused_accelerators", lambda *_, **__: ["libtpu"])
+def test_an_unused_accelerator_fails(install, capsys):
+  install("jax-cuda13-plugin", "0.10.2")
   assert main.main(["doctor"]) == 1
   captured = capsys.readouterr()
-  assert captured.err.startswith("musiclm: libtpu installed, but JAX finds only the CPU")
+  assert captured.err.startswith("musiclm: jax-cuda13-plugin installed, but JAX finds only the CPU")
   assert "jaxlib" in captured.out

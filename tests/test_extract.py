@@ -39,13 +39,13 @@ def parts(tmp_path_factory):
 def acoustic(parts, **changes):
   fields = dict(name="acoustic", encoder=parts["soundstream"], method="encode", layer=None)
   fields |= dict(window_seconds=0.0, hop_seconds=0.0, quantizer="", frame_rate=50.0)
-  return features.Source(**(fields | changes))
+  return features.Feature(**(fields | changes))
 
 
 def joint(parts, **changes):
   fields = dict(name="mulan", encoder=parts["mulan"], method="embed_audio", layer=None)
   fields |= dict(window_seconds=1.0, hop_seconds=0.5, quantizer="", frame_rate=2.0)
-  return features.Source(**(fields | changes))
+  return features.Feature(**(fields | changes))
 
 
 @pytest.fixture(scope="module")

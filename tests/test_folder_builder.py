@@ -44,10 +44,10 @@ def prepare(capsys, tmp_path, **flags):
   return code, out, err.splitlines()
 
 
-def refused(capsys, tmp_path, *, count=1, **flags):
+def refused(capsys, tmp_path, *, count=1, code=1, **flags):
   """The lines on stderr, `count` in all, of a command that must fail and leave no data set."""
-  code, out, lines = prepare(capsys, tmp_path, **flags)
-  assert code == 1 and out == "" and len(lines) == count
+  found, out, lines = prepare(capsys, tmp_path, **flags)
+  assert found == code and out == "" and len(lines) == count
   assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
   return "\n".join(lines).removeprefix("musiclm: ")
 
@@ -223,13 +223,10 @@ def test_silent_clips_are_left_out_by_name(tmp_path, capsys):
   [
     (dict(shares="(0.9, 0.1)"), "shares: wanted a share of 0 to 1 for each of train, validation,"),
     (dict(shares="(0.5, 0.5, 0.5)"), "shares: wanted a share of 0 to 1"),
-    (dict(shares="(1.1, -0.1, 0.0)"), "shares: wanted a share of 0 to 1"),
     (dict(shares="(0.0, 0.5, 0.5)"), "shares: train gets 0 of 8 files and no clip of 0.5 s"),
     (dict(shares="(0.98, 0.01, 0.01)"), "shares: test gets 0 of 8 files and no clip"),
     (dict(clip_seconds=2.0), "shares: train gets 4 of 8 files and no clip of 2 s; choose other"),
-    (dict(clip_seconds=0.0), "clip_seconds: wanted more than 0 s at more than 0 Hz, got 0.0 at"),
-    (dict(sample_rate=0), "clip_seconds: wanted more than 0 s at more than 0 Hz, got 0.5 at 0"),
-    (dict(workers=0), "workers: wanted at least 1, got 0"),
+    (dict(clip_seconds=1e-6), "clip_seconds: wanted more than 0 s at more than 0 Hz, got 1e-06 at"),
     (dict(audio_dir="/nowhere"), "'/nowhere': No such file or directory"),
     (dict(captions="/no.csv"), "'/no.csv': No such file or directory"),
   ],
@@ -237,6 +234,16 @@ def test_silent_clips_are_left_out_by_name(tmp_path, capsys):
 def test_a_wrong_setting_is_one_line_with_its_name(tmp_path, capsys, flags, line):
   write_songs(tmp_path / "songs")
   assert refused(capsys, tmp_path, **flags).startswith(line)
+
+
+@pytest.mark.parametrize(
+  "flag",
+  [dict(shares="(1.1, -0.1, 0.0)"), dict(clip_seconds=0.0), dict(sample_rate=0), dict(workers=0)],
+)
+def test_a_number_out_of_its_range_is_refused_before_anything_is_read(tmp_path, capsys, flag):
+  ((name, value),) = flag.items()
+  line = refused(capsys, tmp_path, code=2, **flag)
+  assert line.startswith(f"--{name}: ") and f"got {value}" in line
 
 
 def test_the_estimated_length_of_an_mp3_without_a_table_is_not_trusted(tmp_path, capsys):

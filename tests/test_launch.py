@@ -351,11 +351,11 @@ def test_gke_tells_gpu_nodes_of_each_other(capsys):
   assert environment == {"JAX_PLATFORMS": "cuda", "LD_LIBRARY_PATH": "/usr/local/nvidia/lib64"}
   words = _of_musiclm(_expanded(container, JOB_COMPLETION_INDEX="2"), capsys)
   assert words[6:] == _WORDS[1:]
-  flags = {key: value for key, (_, value) in main.parse(words[:6]).flags.items()}
+  flags = {key: value for key, (_, value) in main.parse(words[:6])[2].items()}
   assert set(flags) <= set(processes.FLAGS)
   assert flags == {
     "DEVICES": "24",
-    "COORDINATOR": f"'{'coarse-' + jobs['name']}-0-0.coarse:8476'",
+    "COORDINATOR": f"coarse-{jobs['name']}-0-0.coarse:8476",
     "NUM_PROCESSES": "3",
     "PROCESS_ID": "2",
     "START_SECONDS": "600",

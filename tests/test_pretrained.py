@@ -203,13 +203,13 @@ def test_a_tensor_missing_or_too_many_is_an_error_with_a_table(kind, checkpoints
 
 def test_a_source_of_extraction_runs_it_and_asserts_its_rate(checkpoints, tmp_path):
   adopt(checkpoints["encodec"], tmp_path, levels=2)
-  source = features.Source("acoustic", str(tmp_path), "encode", None, 0.0, 0.0, "", 50.0)
+  source = features.Feature("acoustic", str(tmp_path), "encode", None, 0.0, 0.0, "", 50.0)
   codes = features.Encoder(source, RATE)(sound(2))
   assert codes.shape == (2, 50, 2) and codes.dtype == np.uint16
   entry = features.Encoder(source, RATE).describe(codes)
   assert entry["codebook_size"] == 16 and entry["encoder"] == part_files.fingerprint(tmp_path)
   with pytest.raises(ValueError, match="75.0 Hz would give 75 frames"):
-    features.Encoder(features.Source(*(*vars(source).values(),)[:-1], 75.0), RATE)(sound(2))
+    features.Encoder(features.Feature(*(*vars(source).values(),)[:-1], 75.0), RATE)(sound(2))
 
 
 def test_our_residual_quantizer_is_that_of_encodec(checkpoints):

@@ -34,6 +34,7 @@ def settings(made, **changes):
   return SampleGeneration(**fields | changes)
 
 
+@pytest.mark.slow
 def test_a_model_with_the_values_of_the_bundle_makes_its_music(made):
   bundle, runs, _ = made
   wanted = Composer(bundle).waveforms(PROMPTS, 0.5, 3)
@@ -45,6 +46,7 @@ def test_a_model_with_the_values_of_the_bundle_makes_its_music(made):
     np.testing.assert_array_equal(samples(variables), wanted)
 
 
+@pytest.mark.slow
 def test_a_hook_writes_the_music_of_the_values_that_train(made, tmp_path, capsys):
   _, runs, _ = made
   module, variables, _ = part_files.read_part(runs["soundstream"])

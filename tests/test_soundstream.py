@@ -96,6 +96,7 @@ def test_the_future_changes_no_past_code_and_no_past_sample():
   assert np.abs(y[:, 5 * 480 :] - changed[:, 5 * 480 :]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_fewer_levels_decode_to_the_sum_of_the_first(rng):
   codes = rng.integers(0, 16, (2, 5, 3)).astype("i")
   assert run(codes[..., :1], "decode").shape == run(codes, "decode").shape

@@ -22,6 +22,7 @@ def config(mesh, microbatches=1):
   return TrainConfig(Regression(noise=0.0), adamw(), MeshShape(1, *mesh), microbatches, seed=0)
 
 
+@pytest.mark.slow
 def test_rows_that_belong_together_are_in_one_microbatch():
   rows = jnp.arange(12)
   assert microbatches(3, 1, rows).tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]

@@ -44,6 +44,7 @@ def start(tmp_path):
 
   def run(program, *words, **options):
     (tmp_path / "musiclm_jax").mkdir()
+    (tmp_path / "musiclm_jax" / "__init__.py").touch()
     (tmp_path / "musiclm_jax" / "__main__.py").write_text(program)
     command = [sys.executable, "-P", supervisor.__file__, *words]
     options |= {"cwd": tmp_path, "text": True}

@@ -200,7 +200,7 @@ def old_model(path):
     (
       "tokenizer.json",
       lambda path: other_json(path, lambda d: d.update(post_processor=None)),
-      "puts no first token in front of a text",
+      "puts no token before a text",
     ),
     (
       "tokenizer.json",

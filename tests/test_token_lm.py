@@ -266,6 +266,7 @@ def test_overfits_one_batch_and_moves_every_parameter(variables, model):
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(first))
 
 
+@pytest.mark.slow
 def test_z_loss_is_added_to_the_gradient_and_not_to_the_metric():
   batch, variables = random_batch(), None
   plain = MODEL.clone(condition_dropout=0.0)

@@ -21,13 +21,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from musiclm_jax import part_files, storage
-from musiclm_jax.datasets.features import Encoder, Source
+from musiclm_jax.datasets.features import Encoder, Feature
 from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.tokenizers import inputs
 
 
 @functools.lru_cache(maxsize=1)
-def _load(sources: tuple[Source, ...], sample_rate: int) -> tuple[Encoder, ...]:
+def _load(sources: tuple[Feature, ...], sample_rate: int) -> tuple[Encoder, ...]:
   """The encoders, loaded once per worker process."""
   return tuple(Encoder(source, sample_rate) for source in sources)
 
@@ -38,7 +38,7 @@ class Job:
 
   data_dir: str
   output_dir: str
-  sources: tuple[Source, ...]
+  sources: tuple[Feature, ...]
   sample_rate: int
   batch_size: int
   num_shards: int
@@ -104,7 +104,7 @@ def extract(
   data_dir: str,
   output_dir: str,
   splits: tuple[str, ...],
-  sources: tuple[Source, ...],
+  sources: tuple[Feature, ...],
   sample_rate: PositiveInt,
   batch_size: PositiveInt,
   num_shards: PositiveInt,

@@ -10,7 +10,7 @@ from musiclm_jax.tokenizers import frozen, protocols
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Feature:
   """One feature of the token shards.
 
   The part `encoder` is run by its method `method` (with `layer` where it takes one) over the whole
@@ -32,7 +32,7 @@ class Source:
 class Encoder:
   """A source's models, loaded: waveforms [batch, samples] to a feature [batch, frames, width]."""
 
-  def __init__(self, source: Source, sample_rate: int):
+  def __init__(self, source: Feature, sample_rate: int):
     self.source, self.sample_rate = source, sample_rate
     self._encoder = frozen.load(source.encoder)
     self._quantizer = None

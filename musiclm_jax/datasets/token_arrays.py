@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from musiclm_jax.storage import digest, write_text
+from musiclm_jax.storage import fingerprint, write_text
 
 _INDEX = "arrays.json"
 
@@ -35,6 +35,7 @@ class TokenArrays:
       raise ValueError(f"{directory}: no split {split!r}; it has {', '.join(index['splits'])}")
     self.entries = json.loads(pathlib.Path(directory, "manifest.json").read_text())["sources"]
     self._count = index["splits"][split]
+    self.fingerprint = index["fingerprints"][split]  # of the content
     self._values, self._ends = {}, {}
     for name in index["features"]:
       self._values[name] = self._read(name)
@@ -54,12 +55,6 @@ class TokenArrays:
 
   def __len__(self) -> int:
     return self._count
-
-  @property
-  def fingerprint(self) -> str:
-    """Twelve hexadecimal digits that name the arrays: their names, types and shapes."""
-    described = {name: (str(x.dtype), x.shape) for name, x in sorted(self._values.items())}
-    return digest(repr((self.split, described)))
 
   def record(self, index: int) -> dict[str, np.ndarray]:
     """All features of one record."""
@@ -85,7 +80,7 @@ def convert(*, data_dir: str, output_dir: str) -> dict[str, int]:
     raise ValueError(f"{data_dir}: no token shards here (manifest.json is missing)")
   shutil.rmtree(partial, ignore_errors=True)
   names = tuple(json.loads(manifest.read_text())["sources"])
-  counts = {}
+  counts, fingerprints = {}, {}
   for split in splits(data_dir):
     records = Records(data_dir, split)
     counts[split] = len(records)
@@ -99,8 +94,10 @@ def convert(*, data_dir: str, output_dir: str) -> dict[str, int]:
       rows = rows.astype(np.bytes_) if rows.dtype == object else rows  # texts
       np.save(partial / split / f"{name}.npy", rows)
       np.save(partial / split / f"{name}.ends.npy", np.cumsum([len(value) for value in values]))
+    fingerprints[split] = fingerprint(sorted((partial / split).iterdir()))
   shutil.copy(manifest, partial / "manifest.json")
-  write_text(partial / _INDEX, json.dumps({"splits": counts, "features": names}, indent=1) + "\n")
+  index = {"splits": counts, "features": names, "fingerprints": fingerprints}
+  write_text(partial / _INDEX, json.dumps(index, indent=1) + "\n")
   if out.exists():
     shutil.rmtree(out)
   partial.rename(out)

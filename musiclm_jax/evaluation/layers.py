@@ -14,6 +14,7 @@ from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.semantic import labels
 from musiclm_jax.ranges import PositiveFloat, PositiveInt, Seed
+from musiclm_jax.seeds import random_key
 from musiclm_jax.tokenizers.kmeans import kmeans
 
 _kmeans = jax.jit(kmeans, static_argnames=("codebook_size", "iterations"))
@@ -123,6 +124,6 @@ class Layers:
 
   def _use(self, x: np.ndarray) -> float:
     """Perplexity of k-means codes of x [frames, dim] as a share of the codebook."""
-    key, weights = jax.random.key(self.seed), np.ones(len(x), np.float32)
+    key, weights = random_key(self.seed), np.ones(len(x), np.float32)
     _, counts = _kmeans(key, x, weights, codebook_size=self.codebook_size, iterations=10)
     return float(np.exp(metrics.entropy(np.asarray(counts)))) / self.codebook_size

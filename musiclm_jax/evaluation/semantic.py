@@ -9,6 +9,7 @@ import numpy as np
 from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
+from musiclm_jax.seeds import random_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ class W2vBert:
     totals: dict[str, np.ndarray] = {}
     for index in range(math.ceil(len(waveforms) / self.batch_size)):
       rows = waveforms[index * self.batch_size : (index + 1) * self.batch_size]
-      key = jax.random.fold_in(jax.random.key(self.seed), index)
+      key = jax.random.fold_in(random_key(self.seed), index)
       for name, pair in step(part.variables, rows, key).items():
         totals[name] = totals.get(name, 0) + np.array([float(v) for v in pair])
     return {name: float(total / weight) for name, (total, weight) in totals.items() if weight}

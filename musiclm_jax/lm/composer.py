@@ -68,7 +68,7 @@ class Composer:
     return found[0]
 
   def replace(self, module, variables: dict) -> None:
-    """Puts a module with its values in the place of the part whose work it does."""
+    """Replaces the part that does the same work by a module with its values."""
     self.parts[self.role(module)] = frozen.Frozen(module, variables)
 
   def text_codes(self, prompts: list[str]) -> np.ndarray:

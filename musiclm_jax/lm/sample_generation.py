@@ -21,7 +21,7 @@ from musiclm_jax.training.step import Metrics, TrainState
 class SampleGeneration:
   """Every `period` steps (0: never) `seconds` of music for each line of the file `prompts`.
 
-  The parts of `bundle` generate it, with the model that trains in the place of its own part. Raises
+  The parts of `bundle` generate it; the model that trains replaces its own part of them. Raises
   ValueError where the period has no bundle or no prompts.
   """
 

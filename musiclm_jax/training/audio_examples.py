@@ -91,8 +91,9 @@ class Melodies:
 class Captioned:
   """Examples {waveform [samples] float32, text [text_length] int32, 0 = padding}: for MuLan.
 
-  `text` is "caption" or "aspect_list": some of the aspects, in any order, or the caption where a
-  record has none. `text.Tokenizer` makes the ids. Raises ValueError for another `text`.
+  `text` is "caption", or "aspect_list": then a random selection of the aspects in random order, or
+  the caption where a record has none. `text.Tokenizer` makes the ids. Raises ValueError for another
+  `text`.
   """
 
   crop_seconds: PositiveFloat

@@ -7,7 +7,6 @@ import os
 import pathlib
 import sys
 import time
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+import musiclm_jax
 from musiclm_jax import descriptions
 from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 
@@ -44,7 +44,7 @@ class Checkpoints:
 
   def __init__(self, directory: str, policy: CheckpointPolicy, config_text: str):
     self.policy = policy
-    self._about = {"version": metadata.version("musiclm_jax"), "config": config_text}
+    self._about = {"version": musiclm_jax.__version__, "config": config_text}
     kept = [managers.LatestN(policy.keep)]
     if policy.keep_period:
       kept.append(managers.EveryNSteps(policy.keep_period))

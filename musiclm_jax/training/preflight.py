@@ -8,7 +8,9 @@ from importlib import metadata
 
 import jax
 
-_VERSIONS = ("musiclm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+import musiclm_jax
+
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _seconds = 60  # in which all processes must have published their facts
 
 
@@ -60,7 +62,8 @@ def _verdict(facts: dict[str, str], count: int) -> tuple[str, bool]:
 
 def _versions() -> str:
   installed = (f"{name} {metadata.version(name)}" for name in _VERSIONS)
-  return ", ".join([f"python {platform.python_version()}", *installed])
+  own = f"musiclm_jax {musiclm_jax.__version__}"
+  return ", ".join([f"python {platform.python_version()}", own, *installed])
 
 
 def state():

@@ -126,7 +126,7 @@ class Progress:
       self._dir.mkdir(parents=True, exist_ok=True)
       if self._wandb_project:
         self._wandb = writers.wandb_run(self._wandb_project, self._dir)
-      self._events = writers.Events(self._dir / "tensorboard")
+      self._events = writers.events(self._dir / "tensorboard")
       self._jsonl = writers.append_to(self._dir / "metrics.jsonl")
     return self
 

@@ -35,6 +35,30 @@ def append_to(path: pathlib.Path):
   return path.open("a")
 
 
+class NoEvents:
+  """In place of Events where tensorboardX is not installed."""
+
+  def scalars(self, step: int, values: dict[str, float]) -> None:
+    """Writes nothing."""
+
+  def audio(self, step: int, tag: str, waveform: np.ndarray, sample_rate: int) -> None:
+    """Writes nothing."""
+
+  def close(self) -> None:
+    """Closes nothing."""
+
+
+def events(folder: pathlib.Path) -> "Events | NoEvents":
+  """The writer of a folder; without tensorboardX one that writes nothing, which a line reports."""
+  try:
+    return Events(folder)
+  except ModuleNotFoundError as error:
+    if error.name != "tensorboardX":
+      raise
+    print(f"{folder}: no TensorBoard files, tensorboardX is not installed", file=sys.stderr)
+    return NoEvents()
+
+
 class Events:
   """A file of TensorBoard events, written at once.
 
