@@ -308,6 +308,16 @@ def test_every_run_of_the_project_is_sound(files):
   assert paths[0].read_text().startswith("# "), "a run file starts with a comment that says what"
 
 
+@pytest.mark.parametrize("files", COMMANDS, ids=" ".join)
+def test_the_types_of_all_numbers_and_texts_are_known_before_imports(files):
+  config = Configuration([configuration.find(file) for file in files])
+  for binding in config.last().values():
+    source = config.source(binding)
+    known = (signatures.parameters(binding.target) or {}).get(binding.name)
+    if known and source and isinstance(source.value, bool | int | float | str | None):
+      assert known.kind is not object, f"{binding.target}.{binding.name}"
+
+
 def test_the_configuration_that_a_training_keeps_can_be_run_again(tmp_path):
   config = Configuration([configuration.find("run/train"), configuration.find("tiny/soundstream")])
   fill(config)
