@@ -43,7 +43,7 @@ class Reference(str):
 
   @property
   def scope(self) -> str:
-    """`scope/`, or `/` where there is none."""
+    """`scope/`, or `/` without a scope."""
     return "/" if self.is_macro() else self[1:].rpartition("/")[0] + "/"
 
 
@@ -216,7 +216,7 @@ class Configuration:
     self.references += binding.references
 
   def macro(self, name: str) -> Binding | None:
-    """The binding of a macro, None where there is none."""
+    """The binding of a macro, or None."""
     return self.bindings.get(("", f"%{name}", ""))
 
   def source(self, binding: Binding | None) -> Binding | None:

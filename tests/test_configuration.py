@@ -296,6 +296,18 @@ def test_every_run_of_the_project_is_sound(files):
   assert paths[0].read_text().startswith("# "), "a run file starts with a comment that says what"
 
 
+@pytest.mark.parametrize("files", COMMANDS, ids=" ".join)
+def test_the_types_of_all_numbers_and_texts_are_known(files):
+  config = Configuration([configuration.find(file) for file in files])
+  checks.import_modules(config)
+  for binding in config.bindings.values():
+    source = config.source(binding)
+    own = binding.name and binding.target.startswith("musiclm_jax.")
+    if own and source and type(source.value) in (bool, int, float, str, type(None)):
+      known = inspect.signature(pkgutil.resolve_name(binding.target)).parameters[binding.name]
+      assert known.annotation not in (known.empty, object), f"{binding.target}.{binding.name}"
+
+
 def test_the_configuration_that_a_training_keeps_can_be_run_again(tmp_path):
   config = Configuration([configuration.find("run/train"), configuration.find("tiny/soundstream")])
   fill(config)

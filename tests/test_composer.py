@@ -13,9 +13,9 @@ import soundfile
 
 from musiclm_jax import storage
 from musiclm_jax.evaluation import retrieval
+from musiclm_jax.lm.composer import Composer, prompt_keys
 from musiclm_jax.lm.conditions import constant
 from musiclm_jax.lm.generate import generate, read_prompts
-from musiclm_jax.lm.generation import Composer, prompt_keys
 from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.seeds import random_key
@@ -148,8 +148,8 @@ def test_generate_writes_what_the_names_of_its_files_promise(bundle, tmp_path):
     ({"prompt": "   "}, "the prompt is empty"),
     ({"prompt": "宁静"}, "not trained on any part of the prompt '宁静'"),
     ({"prompts": "prompts.txt"}, "both a prompt and --prompts prompts.txt"),
-    ({"seconds": 0.0}, "--seconds: wants 1 sample at 2400 Hz or more and an end, got 0"),
-    ({"seconds": 1e-4}, "--seconds: wants 1 sample"),
+    ({"seconds": 0.0}, "--seconds: wants a finite length of at least 1 sample at 2400 Hz, got 0"),
+    ({"seconds": 1e-4}, "--seconds: .* at least 1 sample"),
     ({"seconds": float("inf")}, "--seconds: .* got inf"),
     ({"seconds": float("nan")}, "--seconds: .* got nan"),
     ({"prompt": "", "prompts": "/nonexistent.txt"}, "/nonexistent.txt: no such file"),
