@@ -11,7 +11,6 @@ from pathlib import Path
 
 from musiclm_jax import ranges
 from musiclm_jax.configuration import (
-  DYNAMIC,
   ENTRY,
   REQUIRED,
   Binding,
@@ -22,7 +21,6 @@ from musiclm_jax.configuration import (
 )
 
 PACKAGE = Path(__file__).parent  # whose sources are read
-_LINEN = {"parent", "name"}  # the fields that every module has
 _PATHS = ("_DIR", "BUNDLE", "OUT")  # how macros that name files end
 
 
@@ -36,10 +34,9 @@ def check(config: Configuration) -> None:
   for binding in config.bindings.values():
     _check_name(binding)
   for binding in config.bindings.values():
-    if binding.place.startswith("--"):
-      _check_effect(binding, reached)
-    elif not binding.place.startswith("gin/"):  # where files may set more than one run uses
-      _check_effect(binding, config.references)
+    if not binding.place.startswith("gin/"):  # where files may set more than one run uses
+      flag = binding.place.startswith("--")
+      _check_effect(binding, reached if flag else config.references)
   job = config.job()
   if job is None or not isinstance(job.value, dict | Reference):
     raise ConfigurationError(config.file, "binds no job: main.run.job = @...")
@@ -47,42 +44,37 @@ def check(config: Configuration) -> None:
     action = config.value(ENTRY, "action", "")
     raise ConfigurationError(job.place, f"no action {action!r}{nearest(str(action), job.value)}")
   if needed := missing(config):
-    flags = " ".join(sorted(f"--{name}=..." for name in needed))
-    raise ConfigurationError(next(iter(needed.values())), f"needs {flags}")
+    flags = [f"--gin.{name}=..." if re.search("[./]", name) else f"--{name}=..." for name in needed]
+    raise ConfigurationError(next(iter(needed.values())), f"needs {' '.join(sorted(flags))}")
 
 
 def missing(config: Configuration) -> dict[str, str]:
-  """{NAME of --NAME=...: place} of the values that the run needs and nothing gives."""
+  """{macro or full parameter: place} of the values that the run needs and nothing gives."""
   found = {}
   for binding in config.reached():
     if binding.name and binding.value == REQUIRED:
-      found[f"gin.{binding.key}"] = binding.place
+      found[binding.key] = binding.place
     for macro in set(filter(Reference.is_macro, binding.references)) - {REQUIRED}:
       given = config.macro(macro[1:])
       if given is None or given.value in (REQUIRED, macro):
-        found.setdefault(f"gin.{macro[1:]}" if "/" in macro else macro[1:], binding.place)
+        found.setdefault(macro[1:], binding.place)
   return found
 
 
 @functools.cache
-def _words(folder: Path) -> set[str]:
-  """All words of the sources in a folder, or of one source."""
-  files = folder.rglob("*.py") if folder.is_dir() else [folder]
-  return {word for file in files for word in re.findall(r"\w+|\*\*(?=[a-z])", file.read_text())}
+def _words(package: Path) -> set[str]:
+  texts = (file.read_text() for file in package.rglob("*.py"))
+  return {word for text in texts for word in re.findall(r"[a-z_]\w*", text)}
 
 
 def _check_name(binding: Binding) -> None:
   """The name of a parameter of the package is a word of its sources.
 
-  So most misspelt names are found in milliseconds, not after jax and TensorFlow are imported. A
-  source with `**options` may take any name.
+  So most misspelt names are found in milliseconds, not after jax and TensorFlow are imported.
   """
-  package, *module, _ = binding.target.split(".") if binding.name else ("", "")
-  source = PACKAGE.joinpath(*module).with_suffix(".py")
-  if package != PACKAGE.name or not source.is_file() or "**" in _words(source):
-    return
-  if binding.name not in _words(PACKAGE) | _LINEN:
-    raise _unknown_parameter(binding, _words(source))
+  own = binding.name and binding.target.startswith(f"{PACKAGE.name}.")
+  if own and binding.name not in _words(PACKAGE):
+    raise _unknown_parameter(binding, _words(PACKAGE))
 
 
 def _unknown_parameter(binding: Binding, known) -> ConfigurationError:
@@ -117,7 +109,7 @@ def import_modules(config: Configuration) -> None:
       importlib.import_module(module)
     except ModuleNotFoundError as error:
       misspelt = f"{module}.".startswith(f"{error.name}.")
-      close = nearest(module, [*sys.modules, DYNAMIC]) if misspelt else ""
+      close = nearest(module, [*sys.modules, "__gin__.dynamic_registration"]) if misspelt else ""
       raise ConfigurationError(place, f"{module} cannot be imported: {error}{close}") from error
 
 
@@ -139,9 +131,13 @@ def check_values(config: Configuration) -> None:
     for reference in binding.references:
       if reference.endswith("()") or reference is config.job().value:
         function = _find(reference.target, binding.place)
-        if lacking := _required(function) - given[function]:
-          message = f"{reference} needs values for {', '.join(sorted(lacking))}"
-          raise ConfigurationError(binding.place, message)
+        required = [
+          name
+          for name, each in inspect.signature(function).parameters.items()
+          if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        ]
+        if lacking := ", ".join(name for name in required if name not in given[function]):
+          raise ConfigurationError(binding.place, f"{reference} needs values for {lacking}")
 
 
 def _find(name: str, place: str):
@@ -169,10 +165,3 @@ def _check_value(config: Configuration, binding: Binding, parameters) -> None:
     hint = f"; as a string, \"'{source.value}'\"" if kind is str else ""
     wanted = f"{binding.target}.{binding.name} wants {ranges.describe(kind)}"
     raise ConfigurationError(source.place, f"{wanted}, got {source.value!r}{hint}")
-
-
-def _required(function) -> set[str]:
-  """The parameters without a default."""
-  parameters = inspect.signature(function).parameters.values()
-  named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-  return {each.name for each in named if each.default is each.empty}

@@ -165,14 +165,15 @@ class Configuration:
   """
 
   def __init__(self, files: list[Path]):
-    self.modules, self.bindings, self.references, self._imports = {}, {}, [], []
+    self.modules, self.bindings, self.references, self._imports = {}, {}, [], {}
     self.file = _show(files[0])
     for file in files:
       self._read(file, ())
 
   def add_flag(self, flag: str, key: str, text: str) -> None:
     """Binds a macro or a full `module.function.parameter` to the `literal` of a text."""
-    self._bind(*config_parser.parse_binding_key(key), literal(text), flag, self._imports)
+    imports = list(self._imports.values())
+    self._bind(*config_parser.parse_binding_key(key), literal(text), flag, imports)
 
   def _read(self, path: Path, parents: tuple[Path, ...]) -> None:
     imports = []
@@ -192,8 +193,7 @@ class Configuration:
       elif isinstance(statement, config_parser.BindingStatement):
         comment = re.search(r"\s# *([^\"']*)$", statement.location.line_content.rstrip())
         self._bind(*statement[:4], place, imports, comment[1] if comment else "")
-    known = {each.format() for each in self._imports}
-    self._imports += [each for each in imports if each.format() not in known]
+    self._imports |= {each.format(): each for each in imports}
 
   def _bind(self, scope, selector, name, value, place: str, imports: list, comment="") -> None:
     key = f"{scope}/{selector}" if scope else selector

@@ -30,7 +30,7 @@ _DISK_FULL = ("ENOSPC", "EDQUOT")
 _MACHINE = (*_DISK_FULL, "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EBUSY", "ESTALE")
 _MACHINE += ("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH")
 _MACHINE += ("ENETDOWN", "ETIMEDOUT", "ENODEV", "EREMOTEIO")
-_SWITCHES = ("--json", "--debug", "--help", "-h")
+_SWITCHES = ("--debug", "--help", "-h")
 
 
 def run(
@@ -110,21 +110,19 @@ def parse(argv: list[str]) -> tuple[list[str], list[str], dict[str, tuple[str, s
     flag, equals, value = argument.partition("=")
     if argument == "--":
       words += arguments
+    elif not argument.startswith("--") and argument != "-h":
+      words.append(argument)
     elif argument in _SWITCHES:
       switches.add(argument)
-    elif not argument.startswith("--"):
-      words.append(argument)
+    elif argument == "--json":
+      _add(flags, "--json", "True")
+    elif not equals and (value := next(arguments, "--")).startswith("--"):
+      others = ", ".join(("--json", *_SWITCHES))
+      raise ConfigurationError(flag, f"a value is missing: {flag}=...; only {others} have none")
+    elif flag == "--gin_file":
+      files.append(value)
     else:
-      value = value if equals else next(arguments, "--")
-      if not equals and value.startswith("--"):
-        others = ", ".join(_SWITCHES)
-        raise ConfigurationError(flag, f"a value is missing: {flag}=... (only {others} have none)")
-      if flag == "--gin_file":
-        files.append(value)
-      else:
-        _add(flags, flag, value)
-  if "--json" in switches:
-    flags.setdefault("JSON", ("--json", "True"))
+      _add(flags, flag, value)
   return words, files, flags, switches
 
 
@@ -148,12 +146,8 @@ def _command(argv: list[str]) -> None:
   verb, *words = words
   if verb not in verbs:
     raise ConfigurationError(verb, f"no such verb{nearest(verb, verbs)}")
-  config, texts = _read(verbs[verb], words, files)
-  for name, text in texts.items():
-    _add(flags, f"--{name}", repr(text))
   joining = {name: flags.pop(name) for name in processes.FLAGS if name in flags}
-  for key, (flag, value) in flags.items():
-    config.add_flag(flag, key, value)
+  config = _read(verbs[verb], words, files, flags)
   if switches & {"--help", "-h"}:
     print(_describe(verb, verbs[verb], config))
     return
@@ -166,9 +160,10 @@ def _command(argv: list[str]) -> None:
     _run(config)
 
 
-def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configuration, dict]:
-  """The configuration of the verb's file and the gin files, and the values of the macros that the
-  other words set: those that main.run.words lists.
+def _read(run_file: Path, words: list[str], files: list[str], flags: dict) -> Configuration:
+  """The configuration of the verb's file, the gin files and the flags.
+
+  Words that are not files set the macros that main.run.words lists.
   """
   paths, texts = [run_file.resolve()], []
   for word in (*words, *files):
@@ -185,7 +180,10 @@ def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configura
       close = nearest(word.removesuffix(".gin"), known)
       quote = f"; quote a {macros[-1].lower()} of several words" if macros else ""
       raise ConfigurationError(word, f"no such gin file{close}{quote}")
-  return config, dict(zip(macros, texts))
+    _add(flags, f"--{macros[number]}", repr(word))
+  for key, (flag, value) in flags.items():
+    config.add_flag(flag, key, value)
+  return config
 
 
 def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
@@ -250,10 +248,8 @@ def _describe(verb: str, path: Path, config: Configuration) -> str:
   users = {
     each[1:]: user for user in config.reached() for each in user.references if each.is_macro()
   }
-  for name, user in sorted(users.items()):
-    binding, flag = config.macro(name), f"gin.{name}" if "/" in name else name
-    value = "required" if flag in missing else repr(binding.value)
-    comment = (binding or user).comment
-    lines.append(f"  --{flag if '/' in name else name.lower():<20} {value:<24} {comment}".rstrip())
-  lines.sort(key=lambda line: " required" not in line)
+  for name, user in sorted(users.items(), key=lambda item: (item[0] not in missing, item[0])):
+    binding, flag = config.macro(name), f"gin.{name}" if "/" in name else name.lower()
+    value = "required" if name in missing else repr(binding.value)
+    lines.append(f"  --{flag:<20} {value:<24} {(binding or user).comment}".rstrip())
   return "\n".join([f"musiclm {verb}", "", _head(path), "", *lines])

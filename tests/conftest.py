@@ -160,8 +160,12 @@ def again(directory: str):
   CALLS.append(main.main(["again", "--dir", directory]))
 
 
-def anything(**options):
-  CALLS.append(options)
+def anything(a=None, b=None):
+  CALLS.append(dict(a=a, b=b))
+
+
+def named(name: str):
+  CALLS.append(name)
 """,
   "gin/shared.gin": """
 from __gin__ import dynamic_registration

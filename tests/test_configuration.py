@@ -304,8 +304,10 @@ def test_the_types_of_all_numbers_and_texts_are_known(files):
     source = config.source(binding)
     own = binding.name and binding.target.startswith("musiclm_jax.")
     if own and source and type(source.value) in (bool, int, float, str, type(None)):
-      known = inspect.signature(pkgutil.resolve_name(binding.target)).parameters[binding.name]
+      parameters = inspect.signature(pkgutil.resolve_name(binding.target)).parameters
+      known = parameters[binding.name]
       assert known.annotation not in (known.empty, object), f"{binding.target}.{binding.name}"
+      assert not any(each.kind is each.VAR_KEYWORD for each in parameters.values()), binding.target
 
 
 def test_the_configuration_that_a_training_keeps_can_be_run_again(tmp_path):

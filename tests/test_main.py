@@ -87,7 +87,7 @@ FILE_MISTAKES = [
     "No module named 'studio.modles'; nearest studio.models",
   ),
   (HEAD + "import stduio\n", 2, "No module named 'stduio'; nearest studio"),
-  ("from __gin__ import dynamic_registratoin\n", 1, "nearest from __gin__ import dynamic_reg"),
+  ("from __gin__ import dynamic_registratoin\n", 1, "nearest __gin__.dynamic_registration"),
   ("import studio.models\nstudio.models.Small.depth = 3\n", 2, "must be above"),
   ('include "shred.gin"\n', 1, "no gin file shred.gin; nearest shared"),
   ('include "mine.gin"\n', 1, "mine.gin includes itself"),
