@@ -179,7 +179,7 @@ def _read(run_file: Path, words: list[str], files: list[str], flags: dict) -> Co
     if word in files or like_file or number >= len(macros):
       close = nearest(word.removesuffix(".gin"), known)
       quote = f"; quote a {macros[-1].lower()} of several words" if macros else ""
-      raise ConfigurationError(word, f"no such gin file{close}{quote}")
+      raise ConfigurationError(word, f"no such gin file{quote}{close}")
     _add(flags, f"--{macros[number]}", repr(word))
   for key, (flag, value) in flags.items():
     config.add_flag(flag, key, value)
