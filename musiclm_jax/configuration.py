@@ -204,16 +204,13 @@ class Configuration:
     self._imports += [each for each in imports if each.format() not in known]
 
   def _check_import(self, statement, place: str) -> None:
-    module, top, known = (
-      statement.module,
-      statement.module.split(".")[0],
-      signatures.modules(signatures.FOLDER),
-    )
+    module, top = statement.module, statement.module.split(".")[0]
     if top == "__gin__":
       if statement.format() != _DYNAMIC:
         raise ConfigurationError(place, f"no {module} in gin; nearest {_DYNAMIC}")
       return
-    if top == signatures.PACKAGE and module not in known:
+    if top == signatures.PACKAGE and not signatures.module_file(module):
+      known = signatures.modules(signatures.FOLDER)
       raise ConfigurationError(place, f"no module {module}{nearest(module, known)}")
     if top not in sys.modules and importlib.util.find_spec(top) is None:
       raise ConfigurationError(place, f"no module {module} is installed")

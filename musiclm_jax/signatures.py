@@ -41,6 +41,12 @@ def modules(package: Path) -> dict[str, Path]:
   return {".".join(name.parts).removesuffix(".__init__"): path for path, name in files.items()}
 
 
+def module_file(module: str) -> Path | None:
+  """The source of a module of the package by its full name, None where there is no such module."""
+  path = FOLDER.parent.joinpath(*module.split("."))
+  return next((f for f in (Path(f"{path}.py"), path / "__init__.py") if f.is_file()), None)
+
+
 @functools.cache
 def parameters(name: str) -> dict[str, Parameter] | None:
   """What a function, class or method takes, by its full name.
@@ -50,13 +56,14 @@ def parameters(name: str) -> dict[str, Parameter] | None:
   """
   if name.split(".")[0] != PACKAGE:
     return None
-  files = modules(FOLDER)
-  module = owner = max((m for m in files if f"{name}.".startswith(f"{m}.")), key=len)
+  parts = name.split(".")
+  prefixes = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+  module = owner = next(prefix for prefix in prefixes if module_file(prefix))
   if module == name:
     raise LookupError(f"{name} is a module, not a function or class")
-  source = files[module].read_text()
+  source = module_file(module).read_text()
   parent, node = None, ast.parse(source)
-  for part in name[len(module) + 1 :].split("."):
+  for part in parts[module.count(".") + 1 :]:
     names = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
     if part not in names:
       if getattr(node, "bases", ()) or re.search(rf"\b{part}\b", source):
