@@ -161,9 +161,12 @@ def _command(argv: list[str]) -> None:
     return
   checks.check(config)
   _start(joining, config)
-  with _exclusive(config):  # before the imports, which take seconds: the run started first wins
+  with _exclusive(
+    config
+  ) as begin:  # a second run is refused before the imports, which take seconds
     with contextlib.nullcontext() if "--debug" in switches else quiet():
       _import(config)
+    begin()
     _run(config)
 
 
@@ -203,13 +206,13 @@ def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
 
 
 def _exclusive(config: Configuration):
-  """Locks the directory that is the job's parameter main.run.exclusive, if one is set.
+  """`lock.exclusive` for the directory that the job's parameter main.run.exclusive names, if any.
 
-  Of several processes, process 0 does. Raises ValueError where another run has locked it.
+  Of several processes, process 0 locks it.
   """
   parameter = checks.run_setting(config, "exclusive", "")
   if not parameter or not processes.is_first():
-    return contextlib.nullcontext()
+    return contextlib.nullcontext(lambda: None)
   job = checks.run_setting(config, "job", None)
   directory = config.source(config.last().get(("", job.target, parameter)))
   if directory is None:
