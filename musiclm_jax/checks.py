@@ -44,10 +44,10 @@ def check(configuration: Configuration) -> None:
       _check_calls(binding, last.values())
 
 
-def action(configuration: Configuration) -> str:
-  """Which of several jobs runs: the value of main.run.action, "" without one."""
-  source = configuration.source(configuration.last().get(("", ENTRY, "action")))
-  return source.value if source else ""
+def run_setting(configuration: Configuration, name: str, default):
+  """The value of main.run.NAME, `default` without one."""
+  source = configuration.source(configuration.last().get(("", ENTRY, name)))
+  return source.value if source else default
 
 
 def choose_job(configuration: Configuration) -> None:
@@ -55,7 +55,8 @@ def choose_job(configuration: Configuration) -> None:
 
   Raises ConfigurationError, with the nearest actions, where it is not one of them.
   """
-  job, name = configuration.last().get(("", ENTRY, "job")), action(configuration)
+  job = configuration.last().get(("", ENTRY, "job"))
+  name = run_setting(configuration, "action", "")
   if job is None or not isinstance(job.value, dict):
     return
   if name not in job.value:

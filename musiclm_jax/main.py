@@ -20,8 +20,9 @@ from pathlib import Path
 import absl.logging
 import gin
 
-from musiclm_jax import checks, configuration, processes
+from musiclm_jax import checks, configuration, lock, processes
 from musiclm_jax.configuration import Configuration, ConfigurationError
+from musiclm_jax.quiet import quiet
 from musiclm_jax.signatures import nearest
 from musiclm_jax.training import hardware
 
@@ -33,8 +34,16 @@ _MACHINE += ("ENETDOWN", "ETIMEDOUT", "ENODEV", "EREMOTEIO")
 _SWITCHES = ("--json", "--debug", "--help", "-h")
 
 
-def run(job, action: str = ""):  # of several jobs, {action: job}, `checks.choose_job` takes one
-  """What job() returns; a job with an argument config_text gets the whole configuration in it."""
+def run(
+  job, action: str = "", words: tuple[str, ...] = (), exclusive: str = "", join: bool = False
+):
+  """What job() returns; a job with an argument config_text gets the whole configuration in it.
+
+  The rest is what a verb's file sets for `main`: of several jobs, {action: job}, one runs; words of
+  the command line set the macros `words`, in this order; no second command runs at the same time in
+  the directory that is the job's parameter `exclusive`; with `join`, the processes of a job of
+  Slurm or a TPU slice join.
+  """
   wants = "config_text" in inspect.signature(job).parameters
   return job(config_text=gin.config_str()) if wants else job()
 
@@ -145,21 +154,22 @@ def _command(argv: list[str]) -> None:
   for key, (flag, value) in flags.items():
     config.add_flag(flag, key, value)
   helping = bool(switches & {"--help", "-h"})
-  if not helping or checks.action(config):
+  if not helping or checks.run_setting(config, "action", ""):
     checks.choose_job(config)
   if helping:
     print(_describe(verb, verbs[verb], config))
     return
   checks.check(config)
   _start(joining, config)
-  with contextlib.nullcontext() if "--debug" in switches else _quiet():
-    _import(config)
-  _run(config)
+  with _exclusive(config):  # before the imports, which take seconds: the run started first wins
+    with contextlib.nullcontext() if "--debug" in switches else quiet():
+      _import(config)
+    _run(config)
 
 
 def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configuration, dict]:
   """The configuration of the verb's file and the gin files, and the values of the macros that the
-  other words set: those that the macro WORDS of the files lists.
+  other words set: those that main.run.words lists.
   """
   paths, texts = [run_file.resolve()], []
   for word in (*words, *files):
@@ -168,7 +178,7 @@ def _read(run_file: Path, words: list[str], files: list[str]) -> tuple[Configura
       raise ConfigurationError(word, "given twice")
     (paths if path else texts).append(path or word)
   config, known = Configuration(paths), configuration.names()
-  names = config.macro("WORDS").value if config.macro("WORDS") else ()
+  names = checks.run_setting(config, "words", ())
   folders = tuple(name.partition("/")[0] + "/" for name in known)
   for word in texts:
     like_file = word.endswith(".gin") or (word.startswith(folders) and " " not in word)
@@ -189,21 +199,22 @@ def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
     # TensorFlow logs a missing GPU as an error. XLA reads this variable too: runs of several
     # processes keep its log, which is the only trace of some of their failures.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  join = config.macro("JOIN")
-  processes.join(joining, detect=join is not None and join.value)
+  processes.join(joining, detect=checks.run_setting(config, "join", False))
 
 
-@contextlib.contextmanager
-def _quiet():
-  """Drops what is written to file descriptor 2, as TensorFlow does before its log level is read."""
-  kept = os.dup(2)
-  with open(os.devnull, "w") as nowhere:
-    os.dup2(nowhere.fileno(), 2)
-  try:
-    yield
-  finally:
-    os.dup2(kept, 2)
-    os.close(kept)
+def _exclusive(config: Configuration):
+  """Locks the directory that is the job's parameter main.run.exclusive, if one is set.
+
+  Of several processes, process 0 does. Raises ValueError where another run has locked it.
+  """
+  parameter = checks.run_setting(config, "exclusive", "")
+  if not parameter or not processes.is_first():
+    return contextlib.nullcontext()
+  job = checks.run_setting(config, "job", None)
+  directory = config.source(config.last().get(("", job.target, parameter)))
+  if directory is None:
+    raise ConfigurationError(config.file, f"{job} needs a value for {parameter}")
+  return lock.exclusive(directory.value)
 
 
 def _import(config: Configuration) -> None:

@@ -100,6 +100,15 @@ def joined() -> bool:
   return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
+def is_first() -> bool:
+  """Whether this process is process 0 of its job, or in no job."""
+  if not joined():
+    return True
+  from musiclm_jax.training import preflight
+
+  return preflight.state().process_id == 0
+
+
 def leave(code: int) -> None:
   """Ends a process that failed.
 
@@ -110,8 +119,6 @@ def leave(code: int) -> None:
   sys.stderr.flush()
   if not joined():
     sys.exit(code)
-  from musiclm_jax.training import preflight
-
-  if preflight.state().process_id == 0:
+  if is_first():
     time.sleep(_SECONDS_TO_PRINT)  # the others abort when the coordinator ends
   os._exit(code)

@@ -154,6 +154,12 @@ def several(prompts: tuple, speak):
     assert main.main(["speak", "" + prompt]) == 0
 
 
+def again(directory: str):
+  from musiclm_jax import main
+
+  CALLS.append(main.main(["again", "--dir", directory]))
+
+
 def anything(**options):
   CALLS.append(options)
 """,
@@ -177,6 +183,7 @@ jobs.train:
   model = %MODEL
   steps = %STEPS
   model_dir = %MODEL_DIR
+main.run.exclusive = "model_dir"
 """,
   "gin/run/speak.gin": """# Speaks a prompt.
 from __gin__ import dynamic_registration
@@ -188,8 +195,8 @@ include "shared.gin"
 
 SECONDS = 1.5
 JSON = False
-WORDS = ("PROMPT",)
 main.run.job = @jobs.speak
+main.run.words = ("PROMPT",)
 jobs.speak.prompt = %PROMPT
 jobs.speak.seconds = %SECONDS
 jobs.speak.json = %JSON
@@ -204,6 +211,15 @@ main.run.job = @inner/jobs.several
 inner/jobs.several.prompts = %PROMPTS
 PROMPTS = ("one", "two")
 inner/jobs.several.speak = @jobs.speak
+""",
+  "gin/run/again.gin": """# Runs itself in the directory in which it runs.
+from __gin__ import dynamic_registration
+from musiclm_jax import main
+from studio import jobs
+
+main.run.job = @jobs.again
+main.run.exclusive = "directory"
+jobs.again.directory = %DIR
 """,
   "gin/run/crash.gin": """# Fails.
 from __gin__ import dynamic_registration

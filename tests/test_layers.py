@@ -22,6 +22,8 @@ LAYERS = (
     "windows",
     "partitioning",
     "layers",
+    "lock",
+    "quiet",
     "ranges",
     "seeds",
     "storage",
@@ -81,7 +83,6 @@ LAYERS = (
     "training.hardware",
     "training.health",
     "training.preemption",
-    "training.lock",
     "training.preflight",
     "training.profiling",
     "training.progress",
@@ -184,6 +185,32 @@ def test_heavy_libraries_stay_in_their_files(module):
   assert not tops & {"torch", "transformers"} or module in TORCH_FILES
   assert "gin" not in tops or module in GIN_FILES
   assert "absl" not in tops or module == "main"
+
+
+def _loads_tensorflow(name: str) -> bool:
+  """Whether importing `name` of the package, or a library, loads TensorFlow's libraries."""
+  inside = [n for n in (name, name.rpartition(".")[0]) if n in MODULES]
+  paths = [MODULES[module] for n in inside for module in reaches(n)]
+  tops = {n.split(".")[0] for n in (name, *(n for path in paths for n in imports(path)))}
+  return bool(tops & {"tensorflow", "tensorflow_datasets", "seqio"})
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_what_is_imported_in_a_function_logs_nothing(module):
+  tree = ast.parse(MODULES[module].read_text())
+  functions = [x for x in ast.walk(tree) if isinstance(x, ast.FunctionDef)]
+  silent = [
+    child
+    for block in ast.walk(tree)
+    if isinstance(block, ast.With) and ast.unparse(block.items[0]) == "quiet()"
+    for child in ast.walk(block)
+  ]
+  for node in (x for function in functions for x in ast.walk(function)):
+    if isinstance(node, ast.Import | ast.ImportFrom) and node not in silent:
+      prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+      names = [f"{prefix}{alias.name}".removeprefix("musiclm_jax.") for alias in node.names]
+      loud = [name for name in names if _loads_tensorflow(name)]
+      assert not loud, f"line {node.lineno}: import {loud[0]} in `with quiet()`"
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

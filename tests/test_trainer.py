@@ -8,8 +8,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -211,26 +209,6 @@ def test_the_hook_in_the_documentation_logs_its_lines(tmp_path, capsys, monkeypa
   assert [step for step, _ in lines] == ["2", "4"]
   params = weights(tmp_path / "run")["params"]
   assert float(lines[1][1]) == pytest.approx(float(optax.global_norm(params)), rel=1e-3)
-
-
-_HOLDER = """
-import sys, time
-from musiclm_jax.training import lock
-
-with lock.exclusive(sys.argv[1]):
-  print("held", flush=True)
-  time.sleep(60)
-"""
-
-
-def test_a_second_run_in_a_directory_is_refused_until_the_first_has_died(copy):
-  command = [sys.executable, "-c", _HOLDER, str(copy)]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-    assert other.stdout.readline() == "held\n"
-    with pytest.raises(ValueError, match=f"{copy}: process {other.pid} on .* trains in this"):
-      train(copy, config_text="first")
-    other.kill()
-  train(copy, config_text="first")
 
 
 def test_an_unreadable_newest_checkpoint_is_moved_and_the_one_before_it_used(copy, capsys, whole):

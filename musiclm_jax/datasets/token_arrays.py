@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 
+from musiclm_jax.quiet import quiet
 from musiclm_jax.storage import fingerprint, write_text
 
 _INDEX = "arrays.json"
@@ -70,7 +71,8 @@ def convert(*, data_dir: str, output_dir: str) -> dict[str, int]:
 
   Raises ValueError where data_dir holds no token shards, or output_dir something else.
   """
-  from musiclm_jax.datasets.tfds_reader import Records, splits
+  with quiet():
+    from musiclm_jax.datasets.tfds_reader import Records, splits
 
   out, partial = pathlib.Path(output_dir), pathlib.Path(f"{output_dir}.partial")
   if out.exists() and not is_here(output_dir):

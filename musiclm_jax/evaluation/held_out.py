@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from musiclm_jax import audio, part_files, storage
+from musiclm_jax.quiet import quiet
 from musiclm_jax.tokenizers import frozen, protocols
 
 SPLIT = "test"
@@ -19,7 +20,8 @@ def read_split(directory: str, split: str, *, without: tuple[str, ...] = ()) -> 
 
   Raises ValueError, naming the directory, where there is no data set or no such split.
   """
-  import tensorflow_datasets as tfds
+  with quiet():
+    import tensorflow_datasets as tfds
 
   if not pathlib.Path(directory, "dataset_info.json").is_file():
     raise ValueError(f"{directory}: no data set here (dataset_info.json is missing)")

@@ -35,8 +35,8 @@ def generate(
   began = time.perf_counter()
   composer = Composer(bundle, changes)
   if not 1 <= seconds * composer.sample_rate < float("inf"):
-    shortest = f"wants 1 sample at {composer.sample_rate} Hz or more"
-    raise ValueError(f"--seconds: {shortest} and an end, got {seconds:g}")
+    wanted = f"a finite length of at least 1 sample at {composer.sample_rate} Hz"
+    raise ValueError(f"--seconds: wants {wanted}, got {seconds:g}")
   composer.tokenizer.check_known(texts)
   music = composer.waveforms(texts, seconds, seed)
   for path, waveform in zip(paths, music):

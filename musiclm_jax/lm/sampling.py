@@ -34,16 +34,14 @@ class Sampling:
         raise ValueError(f"stage {self.stage}: {name}: wanted {wanted}, found {found}")
 
 
-PerStage = float | dict[str, float] | None
-
-
 @dataclasses.dataclass(frozen=True)
 class Changes:
   """Settings in place of a bundle's own: a number for all stages, {stage: number}, or None."""
 
-  temperature: PerStage = None
-  guidance: PerStage = None
-  stride_fraction: PerStage = None
+  # Written out, as the command line reads these annotations without importing this module.
+  temperature: NonNegativeFloat | dict[str, NonNegativeFloat] | None = None
+  guidance: NonNegativeFloat | dict[str, NonNegativeFloat] | None = None
+  stride_fraction: Fraction | dict[str, Fraction] | None = None
 
   def apply(self, settings: dict[str, Sampling]) -> dict[str, Sampling]:
     """The settings by stage with these changes. Raises ValueError for a stage that is not there."""

@@ -11,6 +11,7 @@ import numpy as np
 from musiclm_jax import partitioning
 from musiclm_jax.datasets import token_arrays
 from musiclm_jax.datasets.manifest import merged, provenance
+from musiclm_jax.quiet import quiet
 from musiclm_jax.ranges import PositiveInt, Seed
 from musiclm_jax.training import array_loader
 from musiclm_jax.training.examples import Examples, Reading
@@ -21,8 +22,9 @@ def _open(directory: str, split: str):
   """(records, loader): a loader is a module with a function `batches`."""
   if token_arrays.is_here(directory):
     return token_arrays.TokenArrays(directory, split), array_loader
-  from musiclm_jax.datasets.tfds_reader import Records  # TensorFlow, where it is needed alone
-  from musiclm_jax.training import seqio_loader
+  with quiet():  # TensorFlow, imported only where it is needed
+    from musiclm_jax.datasets.tfds_reader import Records
+    from musiclm_jax.training import seqio_loader
 
   return Records(directory, split), seqio_loader
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from musiclm_jax import part_files, partitioning, storage
 from musiclm_jax.ranges import NonNegativeInt, PositiveInt
-from musiclm_jax.training import disk, flops, hardware, lock, preflight
+from musiclm_jax.training import disk, flops, hardware, preflight
 from musiclm_jax.training.checkpoints import CheckpointPolicy, Checkpoints
 from musiclm_jax.training.preemption import PreemptionHandler
 from musiclm_jax.training.progress import Progress, Rates, due, means
@@ -73,9 +73,10 @@ def train(
   `initial`, {path among the parameters: directory of a part}, names: an empty directory names
   nothing, the path "" the whole model. `hooks` are called after each step (`protocols.Hook`).
   Compiled programs are kept in the folder `compile_cache` for the next start, if it names one. At
-  SIGTERM it saves and ends the process with exit code 0. Raises ValueError where another run uses
-  model_dir, where it belongs to another configuration, where its checkpoint or a part has another
-  tree, and where a hook ends the run; OSError where a disk is full.
+  SIGTERM it saves and ends the process with exit code 0. Raises ValueError where model_dir belongs
+  to another configuration, where its checkpoint or a part has another tree, and where a hook ends
+  the run; OSError where a disk is full. That no other run uses model_dir is up to the caller
+  (`lock.exclusive`), as `musiclm train` does.
   """
   if compile_cache:
     jax.config.update("jax_compilation_cache_dir", compile_cache)
@@ -84,7 +85,7 @@ def train(
   provenance = train_data.provenance | part_files.origins(initial)
   data = f"{train_data.fingerprint}, {eval_data.fingerprint} held out"
   preflight.agree({"configuration": storage.digest(config_text), "data": data})
-  with disk.errors(model_dir), lock.exclusive(model_dir):
+  with disk.errors(model_dir):
     if jax.process_index() == 0:
       part_files.describe_run(model_dir, config.model, provenance)
     checkpoints = Checkpoints(model_dir, policy, config_text)
