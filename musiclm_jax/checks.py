@@ -53,7 +53,7 @@ def run_setting(configuration: Configuration, name: str, default):
 def choose_job(configuration: Configuration) -> None:
   """Of several jobs, `main.run.job = {"ACTION": @job, ...}`, keeps that of main.run.action.
 
-  Raises ConfigurationError, with the nearest actions, where it is none of them.
+  Raises ConfigurationError, with the nearest actions, where it is not one of them.
   """
   job = configuration.last().get(("", ENTRY, "job"))
   name = run_setting(configuration, "action", "")

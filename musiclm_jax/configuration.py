@@ -51,7 +51,7 @@ class Reference:
 
   @property
   def scope(self) -> str:
-    """`scope/`, or `/` where there is none."""
+    """`scope/`, or `/` without a scope."""
     return self.written.rpartition("/")[0] + "/"
 
   def __repr__(self):
@@ -239,7 +239,7 @@ class Configuration:
     return {binding[:3]: binding for binding in self.bindings}
 
   def macro(self, name: str) -> Binding | None:
-    """The binding of a macro, None where there is none."""
+    """The binding of a macro, or None."""
     return self.last().get(("", "", name))
 
   def source(self, binding: Binding | None) -> Binding | None:

@@ -31,7 +31,7 @@ def demo(
   """Runs `commands`, pairs of (expected minutes on 2 cores, command line of `musiclm`).
 
   {dir} in a command is output_dir; `run` takes its words and gives an exit code. Seconds of the
-  commands that have ended are in output_dir/progress.json. Raises ValueError where one fails, or
+  finished commands are listed in output_dir/progress.json. Raises ValueError where one fails, or
   where the disk is too small.
   """
   path = pathlib.Path(output_dir, "progress.json")

@@ -45,7 +45,7 @@ def forbids_commerce(licence: str) -> bool:
 
 
 def strictest(licences) -> str:
-  """The most restrictive of licences, of which one that is not known here is more so than any."""
+  """The most restrictive of some licences; one that is not known here counts as the strictest."""
   return max(licences, key=_rank)
 
 

@@ -51,7 +51,7 @@ def describe_run(model_dir: str, module: nn.Module, provenance: dict) -> None:
 def copy_description(directory: str, out: str) -> None:
   """Copies the model.json of one directory to the directory `out`.
 
-  Raises ValueError where there is none, or `out` has weights or another model already.
+  Raises ValueError where that is missing, or `out` has weights or another model already.
   """
   source, target = (pathlib.Path(path, DESCRIPTION) for path in (directory, out))
   if not source.is_file():

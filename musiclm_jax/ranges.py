@@ -29,7 +29,7 @@ Fraction = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]
 def fits(value, kind) -> bool:
   """Whether a literal is of an annotated type; a float is any finite number.
 
-  What is no literal fits, and anything fits a type of which there are no literals.
+  Anything else than a literal fits, and anything fits a type that has no literals.
   """
   base, args = get_origin(kind) or kind, get_args(kind)
   if type(value) not in _LITERALS:

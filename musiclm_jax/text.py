@@ -62,8 +62,8 @@ class Tokenizer:
     return [word for word in words if not self._pieces.unknown.isdisjoint(self.encode(word))]
 
   def check_known(self, texts: list[str]) -> None:
-    """Raises ValueError for a text of which the text model knows nothing; a line on stderr names
-    the words that it does not know in others.
+    """Raises ValueError for a text without a part that the text model knows; a line on stderr names
+    the unknown words of other texts.
     """
     for text in texts:
       known = [i for i in self.encode(text) if i not in self._pieces.unknown]

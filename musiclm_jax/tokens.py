@@ -145,7 +145,7 @@ class Vocabulary:
     return math.ceil(self._blocks[""][1] / _ROUND_TO) * _ROUND_TO
 
   def null(self, stream: Stream) -> int:
-    """The id in place of every token of a dropped condition (guidance)."""
+    """The id of every token of a dropped condition (guidance)."""
     return self._block(stream)[0]
 
   def first_id(self, stream: Stream) -> int:

@@ -159,7 +159,9 @@ def test_tokens_of_the_same_size_but_other_content_are_other_data(world, tmp_pat
 
 def test_the_section_in_the_documentation_measures_and_shows(world, tmp_path, monkeypatch):
   document = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
-  code = document.split("```python\n")[1].split("```")[0]
+  (code,) = [
+    block.split("```")[0] for block in document.split("```python\n") if "class Loudness" in block
+  ]
   (tmp_path / "loudness_section.py").write_text(code)
   monkeypatch.syspath_prepend(str(tmp_path))
   section = importlib.import_module("loudness_section").Loudness(4, 0.5, 2)

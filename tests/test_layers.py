@@ -56,7 +56,7 @@ LAYERS = (
     "lm.decoding",
     "lm.conditions",
     "training.orders",
-    "training.reading",
+    "training.examples",
   ),
   (
     "tokenizers.soundstream",
@@ -94,7 +94,7 @@ LAYERS = (
   (
     "training.input_pipeline",
     "lm.conditions",
-    "lm.generation",
+    "lm.composer",
     "lm.generate",
     "lm.sample_generation",
     "datasets.features",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax import audio, part_files, partitioning
-from musiclm_jax.lm.generation import Composer
+from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.sample_generation import SampleGeneration, Samples
 from musiclm_jax.training.progress import Progress, Rates
 from musiclm_jax.training.protocols import Run

@@ -1,13 +1,17 @@
 """The trainer's contracts on a toy model: resuming, meshes, learning, hooks, refusals."""
 
 import contextlib
+import importlib
 import json
 import math
+import pathlib
+import re
 import shutil
 import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from musiclm_jax import descriptions, main, part_files
@@ -188,6 +192,23 @@ def test_hooks_are_called_after_each_step_with_its_state_and_metrics(copy):
   logged = [row["loss"] for row in metrics(copy, "train")[-3:]]
   np.testing.assert_allclose([call[2] for call in first.calls[:-1]], logged, rtol=1e-6)
   assert first.calls[-1] == "end"
+
+
+def test_the_hook_in_the_documentation_logs_its_lines(tmp_path, capsys, monkeypatch):
+  document = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
+  (code,) = [
+    block.split("```")[0]
+    for block in document.split("```python\n")
+    if "class ParameterNorm" in block
+  ]
+  (tmp_path / "parameter_norm.py").write_text(code)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  hook = importlib.import_module("parameter_norm").ParameterNorm(2)
+  train(tmp_path / "run", steps=4, hooks=(hook,))
+  lines = re.findall(r"(\d)/4  parameter norm (\S+)", capsys.readouterr().err)
+  assert [step for step, _ in lines] == ["2", "4"]
+  params = weights(tmp_path / "run")["params"]
+  assert float(lines[1][1]) == pytest.approx(float(optax.global_norm(params)), rel=1e-3)
 
 
 def test_an_unreadable_newest_checkpoint_is_moved_and_the_one_before_it_used(copy, capsys, whole):

@@ -14,7 +14,8 @@ import optax
 from musiclm_jax import checks, configuration, partitioning
 from musiclm_jax.configuration import Configuration
 from musiclm_jax.tokens import flatten
-from musiclm_jax.training import audio_examples, input_pipeline, reading, step, token_examples
+from musiclm_jax.training import audio_examples, input_pipeline, step, token_examples
+from musiclm_jax.training.examples import Shapes
 from musiclm_jax.training.step import TrainState, init_state
 
 # Nothing is read from them here.
@@ -35,7 +36,7 @@ class Training:
   model: nn.Module
   optimizer: optax.GradientTransformation
   batch_size: int
-  shapes: reading.Shapes
+  shapes: Shapes
   draw: Callable
 
   def batch(self, rows: int) -> dict[str, np.ndarray]:

@@ -1,1 +1,1 @@
-"""Data sets: the built-in corpus of rendered scores, public ones, and anyone's folder."""
+"""Data sets of audio, the built-in corpus or a folder, and the token shards made of them."""

@@ -1,7 +1,7 @@
 """The catalogue of the built-in corpus: the scores of music21 that it uses, and their licences.
 
 `data/works.csv` is the list of usable works; `catalogue_builder` makes it from the collections
-below, and `data/README.md` says why each is in or out.
+below, and `data/README.md` gives the reason for each.
 """
 
 import csv

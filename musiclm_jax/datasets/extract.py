@@ -2,7 +2,7 @@
 
 Each element of the pipeline is one output shard, so that a killed extraction continues with the
 shards that are missing, on any runner and any number of workers. The result is a TFDS directory
-with a manifest that names the tokenizers that made it.
+with a manifest that lists the tokenizers that made it.
 """
 
 import collections

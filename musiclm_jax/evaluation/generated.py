@@ -14,7 +14,7 @@ from musiclm_jax import audio
 from musiclm_jax.evaluation import adherence, metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_split
 from musiclm_jax.evaluation.retrieval import text_rows
-from musiclm_jax.lm.generation import Composer
+from musiclm_jax.lm.composer import Composer
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 _CLIPPED = 0.999  # the level from which a sample counts as clipped

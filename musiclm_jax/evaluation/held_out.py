@@ -101,7 +101,7 @@ class HeldOut:
     return manifest
 
   def source(self, name: str) -> dict:
-    """The manifest's entry of a source of tokens. Raises ValueError where there is none."""
+    """The manifest's entry of a source of tokens. Raises ValueError where it is missing."""
     if name not in self.manifest["sources"]:
       known = ", ".join(sorted(self.manifest["sources"]))
       raise ValueError(f"{self.tokens_dir}: no source {name!r}; the shards hold {known}")

@@ -1,1 +1,1 @@
-"""Trained models for use elsewhere."""
+"""Bundles of trained parts for generation, and their licences."""

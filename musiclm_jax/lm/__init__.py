@@ -1,1 +1,1 @@
-"""The token models of the stages: the model, sampling from it, text to music."""
+"""The token models of the stages: the model, the order of its tokens, sampling, text to music."""

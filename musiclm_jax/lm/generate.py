@@ -5,7 +5,7 @@ import sys
 import time
 
 from musiclm_jax import audio
-from musiclm_jax.lm.generation import Composer
+from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.ranges import PositiveFloat, Seed
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from musiclm_jax import audio, partitioning
+from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.generate import read_prompts
-from musiclm_jax.lm.generation import Composer
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, Seed
 from musiclm_jax.training.progress import due
 from musiclm_jax.training.protocols import Run
@@ -61,7 +61,7 @@ class SampleGeneration:
 
 
 class Samples:
-  """The prompts' music by the parts of a bundle, of which `module` replaces one."""
+  """Music for the prompts, by the parts of a bundle with `module` in the place of one of them."""
 
   def __init__(self, settings: SampleGeneration, module: nn.Module):
     self._settings, self._module = settings, module

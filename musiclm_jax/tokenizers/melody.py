@@ -1,4 +1,4 @@
-"""The melody encoder: near for two renditions of one melody (MusicLM, Appendix C).
+"""The melody encoder: embeddings of renditions of one melody are close (MusicLM, Appendix C).
 
 A small ViT over the frames of a spectrogram, trained with semi-hard triplets (FaceNet, arXiv
 1503.03832). The bands are spaced by pitch: a transposition is then a shift, and training shifts.

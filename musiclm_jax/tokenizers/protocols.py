@@ -23,8 +23,8 @@ class Part(Protocol):
 class Codec(Part, Protocol):
   """Waveforms to codes and back: SoundStream.
 
-  `hop` samples at sample_rate Hz are one frame, of which there are frame_rate in a second; a frame
-  has num_quantizers codes in 0..codebook_size - 1.
+  `hop` samples at sample_rate Hz are one frame: frame_rate frames a second, each of num_quantizers
+  codes in 0..codebook_size - 1.
   """
 
   sample_rate: int

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from musiclm_jax.training.reading import Reading
+from musiclm_jax.training.examples import Reading
 
 _AHEAD = 3  # batches that are made while the device works
 

@@ -10,7 +10,7 @@ from jax import ShapeDtypeStruct as Shape
 from musiclm_jax import audio
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
 from musiclm_jax.text import Tokenizer
-from musiclm_jax.training.reading import ExampleMaker, Shapes, generator
+from musiclm_jax.training.examples import ExampleMaker, Shapes, generator
 
 _LOOKED_AT = 1000  # records whose texts are measured before a training
 _TEXTS = {"caption": "captions", "aspect_list": "aspect lists"}

@@ -79,7 +79,7 @@ class Checkpoints:
       self._manager.save(step, args=args, metrics=metrics, custom_metadata=self._about)
 
   def restore(self, abstract_state):
-    """The newest state, with the shapes and shardings of `abstract_state`; None if there is none.
+    """The newest state, with the shapes and shardings of `abstract_state`; None without any.
 
     A newer checkpoint that cannot be read is moved to MODEL_DIR/broken and named in a line on
     stderr. Raises ValueError where there are checkpoints and none can be read, or of a job of

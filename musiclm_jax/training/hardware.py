@@ -50,7 +50,7 @@ def has_tpu() -> bool:
 
 
 def disable_tpu_probe() -> None:
-  """Keeps libtpu, which compiles for TPUs, from looking for one where there is none."""
+  """Stops libtpu, which compiles for TPUs, from searching for a TPU on a machine without one."""
   if not has_tpu():
     for name, value in _NO_TPU.items():
       os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step); each host reads its rows of them.
+"""Batches as a pure function of (seed, step); a host reads its own rows of them.
 
 Nothing is replayed on resuming: `batches(first_step)` starts there. Changing the number of hosts
 keeps the global order. TFDS directories are read by SeqIO, token arrays by numpy alone.
@@ -14,8 +14,8 @@ from musiclm_jax.datasets.manifest import merged, provenance
 from musiclm_jax.quiet import quiet
 from musiclm_jax.ranges import PositiveInt, Seed
 from musiclm_jax.training import array_loader
+from musiclm_jax.training.examples import Examples, Reading
 from musiclm_jax.training.orders import EPOCH_OFFSET, drawn
-from musiclm_jax.training.reading import Examples, Reading
 
 
 def _open(directory: str, split: str):
@@ -32,9 +32,9 @@ def _open(directory: str, split: str):
 class Dataset:
   """Batches of one split for one model.
 
-  `order` is one of orders.py, the record at each position; `parts` {role: directory} are
-  those that the examples are made with, "" naming none. What the examples read of token shards is
-  held against their manifest.
+  `order` is one of orders.py: the record at each position. `parts` {role: directory} are those that
+  the examples are made with; an empty one is ignored. What the examples read of token shards is
+  compared with their manifest.
   """
 
   def __init__(
@@ -113,8 +113,8 @@ class Mixture:
     self.batch_size, self.shapes = datasets[0].batch_size, datasets[0].shapes
     self.provenance = merged([(d.records.directory, d.provenance) for d in datasets])
     self._datasets, self._rates, self._seed = datasets, rates, seed
-    # Each begins elsewhere in its order than the others, as two of the same records must not show
-    # the same clip, cropped alike, side by side.
+    # Each begins at another place of its order, so that two of the same records never give the
+    # same crop of the same clip in one batch.
     self._begins = np.array([i * EPOCH_OFFSET * len(d.records) for i, d in enumerate(datasets)])
 
   @property

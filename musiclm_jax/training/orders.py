@@ -1,4 +1,4 @@
-"""In which order a training sees records: a record for each position of the run.
+"""The order in which a training reads records: a record for each position of the run.
 
 An order is a function of (records, seed) to a function from positions [count] to record numbers
 [count], so that a batch depends on the seed and its step alone.

@@ -45,7 +45,7 @@ class Hook(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a hook may know of a run before its first step."""
+  """What a hook may know about a run before its first step."""
 
   program: Program
   data: Data
@@ -56,7 +56,7 @@ class Run:
 
 
 class HookSettings(Protocol):
-  """What gin binds: a hook's settings, of which each run makes its own hook."""
+  """What gin binds: the settings of a hook, from which each run makes its own."""
 
   def start(self, run: Run) -> AbstractContextManager[Hook]:
     """The hook, for the time from before the first step until after the last one.

@@ -6,7 +6,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from musiclm_jax.training.reading import Reading
+from musiclm_jax.training.examples import Reading
 
 tf.config.set_visible_devices([], "GPU")
 # How SeqIO gives examples that have no end, and so can be neither repeated nor kept in memory.

@@ -8,7 +8,7 @@ from jax import ShapeDtypeStruct as Shape
 from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.sequences import codes_of, decoder_features, sequence
 from musiclm_jax.tokens import Stage, Stream, Vocabulary
-from musiclm_jax.training.reading import ExampleMaker, Shapes, generator
+from musiclm_jax.training.examples import ExampleMaker, Shapes, generator
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ import soundfile
 
 from musiclm_jax import storage
 from musiclm_jax.evaluation import retrieval
+from musiclm_jax.lm.composer import Composer, prompt_keys
 from musiclm_jax.lm.conditions import constant
 from musiclm_jax.lm.generate import generate, read_prompts
-from musiclm_jax.lm.generation import Composer, prompt_keys
 from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.seeds import random_key

@@ -54,7 +54,7 @@ class Composer:
   def role(self, module) -> str:
     """The one part whose place a module can take: of its class, and for a stage of its tokens.
 
-    Raises ValueError where there is none, or more than one.
+    Raises ValueError where it fits no part, or several.
     """
 
     def work(module):
