@@ -153,10 +153,11 @@ def _command(argv: list[str]) -> None:
     return
   checks.check(config)
   _start(joining, config)
-  with _exclusive(config):  # before the imports, which take seconds: the run started first wins
+  with _exclusive(config) as begin:  # refuses a second run before the imports, which take seconds
     with contextlib.nullcontext() if "--debug" in switches else quiet():
       checks.import_modules(config)
     checks.check_values(config)
+    begin()
     _run(config)
 
 
@@ -198,13 +199,13 @@ def _start(joining: dict[str, tuple[str, str]], config: Configuration) -> None:
 
 
 def _exclusive(config: Configuration):
-  """Locks the directory that is the job's parameter main.run.exclusive, if one is set.
+  """`lock.exclusive` for the directory that the job's parameter main.run.exclusive names, if any.
 
-  Of several processes, process 0 does. Raises ValueError where another run has locked it.
+  Of several processes, process 0 locks it.
   """
   parameter, job = config.value(ENTRY, "exclusive"), config.job().value
   if not parameter or not processes.is_first():
-    return contextlib.nullcontext()
+    return contextlib.nullcontext(lambda: None)
   directory = config.value(job.target, parameter)
   if not isinstance(directory, str):
     raise ConfigurationError(config.file, f"{job} needs a value for {parameter}: a directory")

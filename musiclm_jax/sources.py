@@ -13,6 +13,18 @@ from musiclm_jax.tokenizers.quantizer import quantize, squared_lengths
 from musiclm_jax.tokens import Make, Stream
 
 
+def mean_embedding(
+  embeddings: np.ndarray, start: float, seconds: float, window: float, hop: float
+) -> np.ndarray:
+  """The mean [dim] float32, of length 1, of the embeddings [windows, dim] of the windows in a span.
+
+  All times are in seconds.
+  """
+  mean = embeddings[windows.inside(start, seconds, window, hop, len(embeddings))].mean(axis=0)
+  mean /= max(np.linalg.norm(mean), 1e-6)
+  return mean.astype(np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class MeanQuantized:
   """The mean of the embeddings of a span's windows, quantized (MusicLM Section 3.1).
@@ -44,10 +56,8 @@ class MeanQuantized:
     window, hop = entry["window_seconds"], entry["hop_seconds"]
 
     def make(record: dict, start: float, seconds: float) -> np.ndarray:
-      embeddings = record[stream.source]
-      mean = embeddings[windows.inside(start, seconds, window, hop, len(embeddings))].mean(axis=0)
-      mean /= max(np.linalg.norm(mean), 1e-6)
-      codes = quantize(mean[None].astype(np.float32), codebooks, squares)[0]
+      mean = mean_embedding(record[stream.source], start, seconds, window, hop)
+      codes = quantize(mean[None], codebooks, squares)[0]
       return stream.slice(codes, 0.0, seconds)
 
     return make

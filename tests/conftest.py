@@ -111,6 +111,10 @@ class Plain:
     self.path, self.size = path, size
 """,
   "studio/jobs.py": """
+import os
+import subprocess
+import sys
+
 from studio import models
 from studio.models import Shape
 
@@ -155,9 +159,13 @@ def several(prompts: tuple, speak):
 
 
 def again(directory: str):
-  from musiclm_jax import main
-
-  CALLS.append(main.main(["again", "--dir", directory]))
+  command = [sys.executable, "-c", "import sys\\nfrom musiclm_jax import lock\\n"]
+  command[-1] += "with lock.exclusive(sys.argv[1]) as begin: begin()"
+  path = os.pathsep.join(sys.path)
+  result = subprocess.run(
+    [*command, directory], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+  )
+  CALLS.append(result.stderr)
 
 
 def anything(a=None, b=None):
@@ -216,7 +224,7 @@ inner/jobs.several.prompts = %PROMPTS
 PROMPTS = ("one", "two")
 inner/jobs.several.speak = @jobs.speak
 """,
-  "gin/run/again.gin": """# Runs itself in the directory in which it runs.
+  "gin/run/again.gin": """# Tries to lock the directory in which it runs.
 from __gin__ import dynamic_registration
 from musiclm_jax import main
 from studio import jobs

@@ -11,12 +11,15 @@ from musiclm_jax import lock, main
 
 TRAIN = ["train", "model/small", "size/tiny", "--model_dir"]
 _HOLDER = """
-import sys, time
+import sys
 from musiclm_jax import lock
 
-with lock.exclusive(sys.argv[1]):
-  print("held", flush=True)
-  time.sleep(60)
+with lock.exclusive(sys.argv[1]) as begin:
+  print("ready", flush=True)
+  sys.stdin.readline()
+  begin()
+  print("begun", flush=True)
+  sys.stdin.readline()
 """
 
 
@@ -26,14 +29,39 @@ def environment():
   return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def test_a_second_command_is_refused_until_the_first_has_died(
-  studio, tmp_path, capsys, environment
-):
+@pytest.fixture
+def holder(environment):
+  """A function that starts a process which gets ready for a directory, and begins at a line."""
+
+  def start(directory):
+    command = [sys.executable, "-c", _HOLDER, str(directory)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, **pipes, text=True, bufsize=1, env=environment)
+
+  return start
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_that_start_together_the_first_runs(holder, tmp_path, order):
+  with holder(tmp_path) as first, holder(tmp_path) as second:
+    both = first, second
+    assert [each.stdout.readline() for each in both] == ["ready\n"] * 2
+    for index in order:
+      both[index].stdin.write("\n")
+      both[index].stdout.readline() if index == 0 else both[index].wait()
+    error = second.stderr.read().splitlines()[-1]
+    assert second.returncode == 1 and "runs in this directory" in error
+    assert first.poll() is None
+    first.stdin.write("\n")
+  assert first.returncode == 0
+
+
+def test_a_second_command_is_refused_until_the_first_has_died(studio, tmp_path, capsys, holder):
   calls = importlib.import_module("studio.jobs").CALLS
   directory = str(tmp_path / "run")
-  command = [sys.executable, "-c", _HOLDER, directory]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as other:
-    assert other.stdout.readline() == "held\n"
+  with holder(directory) as other:
+    other.stdin.write("\n")
+    assert [other.stdout.readline() for _ in range(2)] == ["ready\n", "begun\n"]
     before = len(calls)
     assert main.main([*TRAIN, directory]) == 1
     assert len(calls) == before
@@ -45,18 +73,17 @@ def test_a_second_command_is_refused_until_the_first_has_died(
   assert main.main([*TRAIN, directory]) == 0
 
 
-def test_a_directory_is_locked_while_the_job_runs_and_free_after_it(studio, tmp_path, capsys):
+def test_a_directory_is_locked_while_the_job_runs_and_free_after_it(studio, tmp_path):
   calls = importlib.import_module("studio.jobs").CALLS
   for _ in range(2):
     assert main.main(["again", f"--dir={tmp_path}"]) == 0
-    assert calls[-1] == 1 and f"process {os.getpid()} on" in capsys.readouterr().err
+    assert f"process {os.getpid()} on" in calls[-1]
 
 
 def test_the_directory_is_the_one_that_the_job_gets(studio, tmp_path, capsys):
-  with lock.exclusive(str(tmp_path)):
-    argv = [*TRAIN[:-1], f"--gin.jobs.train.model_dir={tmp_path}"]
-    assert main.main(argv) == 1 and str(tmp_path) in capsys.readouterr().err
+  argv = [*TRAIN[:-1], f"--gin.jobs.train.model_dir={tmp_path}"]
   assert main.main(argv) == 0
+  assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
   assert main.main([*argv, "--gin.main.run.exclusive=folder"]) == 2
   assert "needs a value for folder" in capsys.readouterr().err
 
@@ -70,7 +97,8 @@ def test_a_directory_that_cannot_be_made_is_named(studio, tmp_path, capsys):
 def test_a_training_is_refused_before_anything_heavy_is_imported(tmp_path, environment):
   command = [sys.executable, "-X", "importtime", "-m", "musiclm_jax", "train", "tiny/soundstream"]
   command += ["--data_dir=nowhere", f"--model_dir={tmp_path}"]
-  with lock.exclusive(str(tmp_path)):
+  with lock.exclusive(str(tmp_path)) as begin:
+    begin()
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
   errors = result.stderr.splitlines()
   imported = {row.split("|")[-1].strip() for row in errors if row.startswith("import time:")}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax import part_files
+from musiclm_jax import main, part_files
 from musiclm_jax.datasets import token_arrays
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.sources import MeanQuantized
@@ -212,13 +212,14 @@ def test_arrays_give_the_examples_of_the_shards(tmp_path, quantizer):
         np.testing.assert_array_equal(found[name], value)
 
 
-def test_arrays_that_are_not_whole_are_refused_by_name(tmp_path):
+def test_arrays_are_made_by_a_command_and_refused_by_name_where_not_whole(tmp_path):
   rows = [token_row(i, 2.0) for i in range(4)]
   examples = token_examples.Tokens(Stage("semantic", (), SEMANTIC, 1.0), VOCABULARY)
   data(tmp_path / "shards", examples, FEATURES, rows)
   settings = dict(data_dir=str(tmp_path / "shards"), output_dir=str(tmp_path / "arrays"))
-  token_arrays.convert(**settings)
-  token_arrays.convert(**settings)  # again, in the place of the first
+  flags = [f"--{name}={value}" for name, value in settings.items()]
+  assert main.main(["extract", "data/arrays", *flags]) == 0
+  token_arrays.convert(**settings)  # again, instead of the first
   with pytest.raises(ValueError, match="arrays: no split 'test'; it has train"):
     token_arrays.TokenArrays(settings["output_dir"], "test")
   path = tmp_path / "arrays" / "train" / "semantic.npy"

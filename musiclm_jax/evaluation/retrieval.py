@@ -8,12 +8,12 @@ import html
 
 import numpy as np
 
-from musiclm_jax import windows
 from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.humming import hum
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.ranges import PositiveInt
+from musiclm_jax.sources import mean_embedding
 from musiclm_jax.text import Tokenizer
 
 
@@ -28,9 +28,9 @@ def clip_embeddings(held_out: HeldOut) -> np.ndarray:
   source, means = held_out.source("mulan"), []
   for clip, row in zip(held_out.clips, held_out.shards):
     seconds, embeddings = len(clip["waveform"]) / held_out.sample_rate, row["mulan"]
-    sizes = source["window_seconds"], source["hop_seconds"], len(embeddings)
-    means.append(embeddings[windows.inside(0.0, seconds, *sizes)].mean(axis=0))
-  return metrics.unit(np.stack(means))
+    sizes = source["window_seconds"], source["hop_seconds"]
+    means.append(mean_embedding(embeddings, 0.0, seconds, *sizes))
+  return np.stack(means)
 
 
 @dataclasses.dataclass(frozen=True)
