@@ -199,7 +199,7 @@ def test_metrics_meet_the_contract():
     "discriminator",
     "waveform",
   }
-  names |= {"commitment", "si_snr", "log_mel", "log_mel_silence", "dead"}
+  names |= {"commitment", "si_snr", "log_mel", "log_mel_silence", "dead", "restarted"}
   assert set(metrics) == names | {f"perplexity_{level}" for level in range(3)}
   assert all(np.isfinite(value) for pair in metrics.values() for value in pair)
   means = {name: float(total / weight) for name, (total, weight) in metrics.items()}
