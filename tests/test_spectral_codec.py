@@ -34,6 +34,7 @@ def codec(causal=False, **changes):
     "discriminators": None,
     "magnitude_weight": 1.0,
     "loudness_weight": 2.0,
+    "balance_weight": 0.5,
     "adversarial_weight": 1.0,
     "feature_weight": 100.0,
     "commitment_weight": 0.25,
@@ -132,6 +133,7 @@ def gradients(module, state, waveform):
 @pytest.mark.slow
 def test_each_adversary_moves_only_its_own_parameters():
   silent = {"magnitude_weight": 0.0, "loudness_weight": 0.0, "commitment_weight": 0.0}
+  silent["balance_weight"] = 0.0
   silent["discriminators"] = TINY_ADVERSARIES
   alone = codec(**silent, adversarial_weight=0.0, feature_weight=0.0)
   judged = gradients(codec(**silent), variables(codec(**silent)), music())
@@ -150,13 +152,18 @@ def test_metrics_meet_the_contract_and_silence_is_the_chance():
   loss, metrics = jax.jit(lambda x: module.apply(variables(module), {"waveform": x}, train=False))(
     music(2, 4700)
   )
-  names = {"loss", "chance", "magnitude", "loudness", "adversarial", "features", "discriminator"}
-  names |= {"commitment", "chroma", "dead", "restarted"}
+  names = {"loss", "chance", "magnitude", "loudness", "balance", "adversarial", "features"}
+  names |= {"discriminator", "commitment", "chroma", "dead", "restarted"}
   assert set(metrics) == names | {f"perplexity_{level}" for level in range(3)}
   assert all(np.isfinite(value) for pair in metrics.values() for value in pair)
   means = {name: float(total / weight) for name, (total, weight) in metrics.items()}
-  parts = means["magnitude"] + 2 * means["loudness"] + means["adversarial"]
-  parts += 100 * means["features"] + means["discriminator"] + 0.25 * means["commitment"]
+  parts = means["magnitude"] + 2 * means["loudness"] + 0.5 * means["balance"]
+  parts += (
+    means["adversarial"]
+    + 100 * means["features"]
+    + means["discriminator"]
+    + 0.25 * means["commitment"]
+  )
   assert means["loss"] == pytest.approx(parts, rel=1e-4)
   assert float(loss) == pytest.approx(means["loss"], rel=1e-5)
 

@@ -99,7 +99,7 @@ class ResidualUnit(nn.Module):
 class FrameStack(nn.Module):
   """Residual units at one rate: [batch, frames, any] to [batch, frames, channels].
 
-  A convolution of `kernel`, then `repeats` times one residual unit for each of `dilations`. All of
+  A projection, then `repeats` times one residual unit of `kernel` for each of `dilations`. All of
   its compute is wide matrix products, which CPUs and accelerators do best.
   """
 
@@ -113,7 +113,7 @@ class FrameStack(nn.Module):
   @nn.compact
   def __call__(self, x):
     x = constrain(x, "batch", "length", None)
-    x = Convolution(self.channels, self.kernel, 1, self.dtype, causal=self.causal, name="first")(x)
+    x = Convolution(self.channels, 1, 1, self.dtype, name="first")(x)
     for repeat in range(self.repeats):
       for unit, dilation in enumerate(self.dilations):
         name = f"unit_{repeat}_{unit}"

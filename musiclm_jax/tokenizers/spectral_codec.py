@@ -28,6 +28,7 @@ from musiclm_jax.tokenizers.short_time import Analysis, Inversion
 _FLOOR = 2e-6  # of magnitudes, where a sine of full scale has 1: that of 16-bit rounding
 _MEAN, _SPREAD = -9.0, 2.5  # of the log magnitudes of music, in nats: networks see about (-1, 1)
 _COMPRESSION = 0.3  # exponent of magnitudes that grow like loudness
+_BANDS = 32
 
 
 class SpectralCodec(nn.Module):
@@ -40,8 +41,10 @@ class SpectralCodec(nn.Module):
 
   The loss is the weighted sum of: "magnitude", the mean absolute difference of log magnitudes in
   nats, in which bins count as the mel scale has them; "loudness", the difference of magnitudes to
-  the power 0.3 relative to their mean, in which loud bins count more; SoundStream's adversarial and
-  feature losses; the discriminators' own; and the commitment over the variance of the embeddings.
+  the power 0.3 relative to their mean, in which loud bins count more; "balance", the difference in
+  nats of the power of each of 32 mel bands over the waveform, which the other two, being least at a
+  median, leave too small; SoundStream's adversarial and feature losses; the discriminators' own;
+  and the commitment over the variance of the embeddings.
   Without `discriminators` nothing is adversarial. A share `unquantized` of the examples trains past
   the quantizer.
   """
@@ -57,6 +60,7 @@ class SpectralCodec(nn.Module):
   discriminators: Discriminators | None
   magnitude_weight: NonNegativeFloat
   loudness_weight: NonNegativeFloat
+  balance_weight: NonNegativeFloat
   adversarial_weight: NonNegativeFloat
   feature_weight: NonNegativeFloat
   commitment_weight: NonNegativeFloat
@@ -140,7 +144,11 @@ class SpectralCodec(nn.Module):
     decoded = self._spectra(quantized)
     losses = self._distances(logs, decoded)
     silence = self._distances(logs, jnp.full_like(logs, np.log(_FLOOR)))
-    weights = {"magnitude": self.magnitude_weight, "loudness": self.loudness_weight}
+    weights = {
+      "magnitude": self.magnitude_weight,
+      "loudness": self.loudness_weight,
+      "balance": self.balance_weight,
+    }
     chance = sum(weights[name] * silence[name] for name in weights)
     loss = 0.0
     if self.discriminators is not None:
@@ -198,9 +206,12 @@ class SpectralCodec(nn.Module):
     bins = 700.0 + np.arange(self.bins) * self.sample_rate / self.window
     weights = (1 / bins / (1 / bins).mean()).astype(np.float32)[None, None]
     loud, made = (jnp.exp(_COMPRESSION * x) for x in (logs, decoded))
+    bands = spectrograms.mel_filters(self.sample_rate, self.window, _BANDS, 0.0, None)[:-1]
+    powers = [jnp.exp(2 * x).mean(axis=1) @ bands for x in (logs, decoded)]
     return {
       "magnitude": (jnp.abs(logs - decoded) * weights).mean(),
       "loudness": (jnp.abs(loud - made) * weights).mean() / (loud * weights).mean(),
+      "balance": jnp.abs(jnp.log(powers[0]) - jnp.log(powers[1])).mean() / 2,
     }
 
 
