@@ -52,8 +52,14 @@ def too_few(count: int, needed: int, unit: str) -> str:
   return "" if count >= needed else f"{count} {unit}, at least {needed} are needed"
 
 
+def ratio(values, weights=None) -> float:
+  """sum(values) / sum(weights), both [n]; weights None are all 1. 0 where they sum to 0."""
+  total = len(values) if weights is None else np.sum(weights)
+  return float(np.sum(values) / total) if total else 0.0
+
+
 def bootstrap(values, groups, weights=None, *, resamples: int = 2000, seed: int = 0):
-  """(low, high), a 95 % interval of sum(values) / sum(weights), by resampling whole groups.
+  """(low, high), a 95 % interval of `ratio(values, weights)`, by resampling whole groups.
 
   values [n], groups [n] of labels such as the work of each clip, weights [n], 1 where None. With
   weights the statistic is a ratio of means, for instance of a measure of round trips to the same

@@ -60,12 +60,14 @@ def transcribe(waveforms: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.
   return notes, onsets
 
 
-def notes_at_once(notes: np.ndarray) -> np.ndarray:
-  """Notes sounding at once (probability above 0.5), a mean over frames, [clips].
+def sounding(notes: np.ndarray) -> np.ndarray:
+  """Whether each note sounds, its probability being above 0.5: [..., 88] bool."""
+  return notes > _SOUNDING
 
-  notes [clips, frames, 88] of `transcribe`.
-  """
-  return (notes > _SOUNDING).sum(axis=2).mean(axis=1)
+
+def notes_at_once(notes: np.ndarray) -> np.ndarray:
+  """Notes sounding at once, a mean over frames, [clips]; of notes [clips, frames, 88]."""
+  return sounding(notes).sum(axis=2).mean(axis=1)
 
 
 def frame_agreement(real: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -75,7 +77,7 @@ def frame_agreement(real: np.ndarray, other: np.ndarray) -> np.ndarray:
   (frame, pitch) that sound in both, the second the sum of those of each: the F-measure of many
   clips is the ratio of the columns' sums, and so one of a clip with no note counts as nothing.
   """
-  a, b = real > _SOUNDING, other > _SOUNDING
+  a, b = sounding(real), sounding(other)
   return np.stack([2 * (a & b).sum(axis=(1, 2)), a.sum(axis=(1, 2)) + b.sum(axis=(1, 2))], axis=1)
 
 
