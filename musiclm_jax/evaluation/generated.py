@@ -13,7 +13,7 @@ import soundfile
 from musiclm_jax import audio
 from musiclm_jax.evaluation import adherence, metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_split
-from musiclm_jax.evaluation.retrieval import text_rows
+from musiclm_jax.evaluation.retrieval import caption_cosines
 from musiclm_jax.lm.composer import Composer
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
@@ -144,7 +144,9 @@ class Generation:
       "onset_rate": {
         k: metrics.rank_agreement(bpm, adherence.onset_rate(x, rate)) for k, x in sets.items()
       },
-      "own_mulan": self._own_mulan(held_out, clips, sets, rate),
+      "own_mulan": {
+        k: caption_cosines(held_out, clips, x, self.batch_size) for k, x in sets.items()
+      },
     }
     tests = {
       measure: {k: metrics.matched(x, self.permutations, rng) for k, x in each.items()}
@@ -162,18 +164,6 @@ class Generation:
     few = metrics.too_few(min(map(len, means)), means[0].shape[1] + 1, "clips")
     figures = _adherence_figures(tests, distances, accuracies, common / len(held_out.clips), few)
     return {"figures": figures, "adherence": tests, "accuracy": accuracies, "frechet": distances}
-
-  def _own_mulan(self, held_out: HeldOut, clips, sets, rate: int) -> dict[str, np.ndarray]:
-    """Cosines [prompts, outputs] by the same MuLan that conditioned the music."""
-    model = held_out.part("mulan")
-    text = model("embed_text", text_rows(held_out.bundle, [c["caption"] for c in clips]))
-    samples = round(held_out.source("mulan")["window_seconds"] * rate)
-
-    def embed(x):
-      x = np.pad(x[:, :samples], ((0, 0), (0, max(0, samples - x.shape[1]))))
-      return in_batches(lambda rows: model("embed_audio", rows), x, self.batch_size)
-
-    return {kind: np.asarray(text) @ embed(x).T for kind, x in sets.items()}
 
 
 def _path(index: int, kind: str) -> str:

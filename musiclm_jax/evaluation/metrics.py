@@ -1,5 +1,6 @@
 """Measures and their statistical tests as pure functions."""
 
+import difflib
 import math
 import operator
 
@@ -42,6 +43,18 @@ def figure(
     "met": met,
     "too_few": too_few,
   }
+
+
+def figures(measures: dict[str, dict], wanted: dict[str, str]) -> dict[str, dict]:
+  """{name: figure} of {name: arguments of `figure`}, with the targets {name: comparison}.
+
+  Raises ValueError where a target is that of no figure.
+  """
+  for name in wanted:
+    if name not in measures:
+      close = difflib.get_close_matches(name, measures, 3) or measures
+      raise ValueError(f"wanted: no figure {name!r}; nearest {', '.join(close)}")
+  return {name: figure(**each, wanted=wanted.get(name, "")) for name, each in measures.items()}
 
 
 def too_few(count: int, needed: int, unit: str) -> str:
