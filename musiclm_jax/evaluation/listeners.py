@@ -11,7 +11,6 @@ import numpy as np
 
 from musiclm_jax.evaluation import chroma, metrics, musicnn, transcriber
 
-EMBED_DIM = musicnn.EMBED_DIM
 BANDS = (0, 500, 1000, 2000, 4000, 8000)  # Hz
 
 
@@ -112,27 +111,47 @@ def _decibels(ratio: float) -> float:
   return float(10 * np.log10(max(ratio, 1e-10)))
 
 
-def distances(embeddings: dict[str, np.ndarray], works: list[str]) -> dict[str, dict[str, float]]:
-  """{set: {kernel, frechet, rows}} of embeddings {set: [clips, patches, dim]}, "real" among them.
+def distances(reference: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+  """{set: {kernel, frechet, rows}} of sets {set: embeddings [clips, patches, dim]}.
 
-  The distance of the clips of every second work in each set to the real clips of the other works:
-  that of "real" is what two samples of real music differ by. `rows` is the smaller number of
-  patches of the two. Raises ValueError where the clips are of one work.
+  Their distances to the reference [clips, patches, dim]: real clips of other works. That of a set
+  of real clips is what two samples of real music differ by. `rows` is the smaller number of patches
+  of the two.
+  """
+  rows = _rows(reference)
+  return {
+    name: {
+      "kernel": metrics.kernel_distance(_rows(each), rows),
+      "frechet": metrics.frechet_distance(_rows(each), rows),
+      "rows": min(len(_rows(each)), len(rows)),
+    }
+    for name, each in sets.items()
+  }
+
+
+def distance_figures(found: dict[str, dict], judged: str) -> dict[str, dict]:
+  """Arguments of metrics.figure for the distances of one of the sets, "real" being another."""
+  few = metrics.too_few(found[judged]["rows"], musicnn.EMBED_DIM + 1, "patches")
+  return {
+    f"{kind}_distance": {
+      "value": found[judged][kind],
+      "baseline": found["real"][kind],
+      "baseline_is": "real clips",
+      "too_few": few if kind == "frechet" else "",
+    }
+    for kind in ("kernel", "frechet")
+  }
+
+
+def every_second_work(works: list[str]) -> np.ndarray:
+  """Whether each clip is of every second work, [clips] bool: two samples without a common work.
+
+  Raises ValueError where the clips are of one work.
   """
   labels = sorted(set(works))
   if len(labels) < 2:
     raise ValueError(f"{len(works)} clips of one work: wanted clips of two or more")
-  judged = np.isin(works, labels[::2])
-  reference = _rows(embeddings["real"][~judged])
-  results = {}
-  for name, each in embeddings.items():
-    rows = _rows(each[judged])
-    results[name] = {
-      "kernel": metrics.kernel_distance(rows, reference),
-      "frechet": metrics.frechet_distance(rows, reference),
-      "rows": min(len(rows), len(reference)),
-    }
-  return results
+  return np.isin(works, labels[::2])
 
 
 def _rows(embeddings: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from musiclm_jax.evaluation import listeners, metrics, packages, page, persistence
 from musiclm_jax.evaluation.codec import through_opus
+from musiclm_jax.evaluation.families import Families
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.retrieval import caption_cosines
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
@@ -21,8 +22,9 @@ _log_mel_distance = jax.jit(log_mel_distance, static_argnums=2)
 class RoundTrip:
   """The first `seconds` of `clips` clips through the codec: all levels, and the first `levels`.
 
-  Measured by listeners.compare, by the log-mel distance beside Opus at `opus_kbps`, and by the
-  cosine of own MuLan to the caption; also how long codes stay the same, and the cost of the codec.
+  Measured by listeners.compare, by the log-mel distance beside Opus at `opus_kbps`, by the cosine
+  of own MuLan to the caption and by the classifiers of `families`; also how long codes stay the
+  same, and the cost of the codec.
 
   `wanted` is {figure: comparison} of the targets, for instance {"notes_share": ">= 0.8"}: they
   depend on the size of the codec. Raises ValueError for a figure that does not exist, and where a
@@ -33,6 +35,7 @@ class RoundTrip:
   seconds: PositiveFloat
   levels: PositiveInt
   opus_kbps: PositiveFloat
+  families: Families
   wanted: dict[str, str]
   batch_size: PositiveInt
 
@@ -63,13 +66,16 @@ class RoundTrip:
       | self._own_mulan(held_out, clips, waveforms, x, works)
       for levels, x in music.items()
     }
-    embeddings = {"real": real.embeddings} | {
-      f"{levels} levels": each.embeddings for levels, each in heard.items()
-    }
-    distances = listeners.distances(embeddings, works)
+    judged = listeners.every_second_work(works)
+    distances = listeners.distances(
+      real.embeddings[~judged],
+      {"real": real.embeddings[judged]}
+      | {f"{levels} levels": each.embeddings[judged] for levels, each in heard.items()},
+    )
     measures = (
       rows[most]
-      | _distance_measures(distances, f"{most} levels")
+      | self._family(held_out, clips, real, heard[most])
+      | listeners.distance_figures(distances, f"{most} levels")
       | _persistence(codec, codes, real, works)
       | _cost(codec, encode_factor, decode_factor)
     )
@@ -83,7 +89,7 @@ class RoundTrip:
   @staticmethod
   def show(results: dict, out_dir: str) -> str:
     """Tables of the measures by number of levels, and of the distances."""
-    head = ["", "real", *(f"{levels} levels" for levels in results["levels"])]
+    head = ["", "baseline", *(f"{levels} levels" for levels in results["levels"])]
     rows = [
       [name.replace("_", " "), page.amount(each["baseline"])]
       + [page.interval(row[name]["value"], row[name].get("interval")) for row in results["rows"]]
@@ -127,19 +133,18 @@ class RoundTrip:
       "mulan_cosine_share": listeners.measure(works, *reversed(cosines)),
     }
 
-
-def _distance_measures(distances: dict[str, dict], judged: str) -> dict[str, dict]:
-  own, real = distances[judged], distances["real"]
-  few = metrics.too_few(own["rows"], listeners.EMBED_DIM + 1, "patches")
-  return {
-    f"{kind}_distance": {
-      "value": own[kind],
-      "baseline": real[kind],
-      "baseline_is": "real clips of other works",
-      "too_few": few if kind == "frechet" else "",
+  def _family(self, held_out, clips, real, other) -> dict[str, dict]:
+    """How often the family is told, each by the classifier of its kind."""
+    works, families = ([clip[name] for clip in clips] for name in ("work", "family"))
+    judges = self.families.classifiers(held_out)
+    right = {
+      kind: judges[kind].right(each.embeddings, families)
+      for kind, each in (("real", real), ("round_trip", other))
     }
-    for kind in ("kernel", "frechet")
-  }
+    return {
+      "family_accuracy": listeners.measure(works, right["round_trip"], real=right["real"].mean()),
+      "family_accuracy_share": listeners.measure(works, right["round_trip"], right["real"]),
+    }
 
 
 def _persistence(codec, codes, real, works: list[str]) -> dict[str, dict]:
