@@ -162,6 +162,12 @@ def test_what_was_missed_is_at_the_top(out):
   assert text.count("class=bad>missed") == 1
 
 
+def test_intervals_are_beside_their_values(out):
+  assert (
+    write_report(out).count("0.7 (0.6 to 0.8)") == 7
+  )  # in the tables of two sections and of all
+
+
 def test_charts_tables_and_commands_are_there(out):
   text = write_report(out)
   for wanted in ("Losses of soundstream", "Rate and distortion", "train demo/soundstream", "64.2"):
@@ -191,7 +197,15 @@ def change(out, edit):
 
 def test_sections_are_shown_in_the_order_of_the_results_and_one_alone_is_enough(out):
   text = write_report(out)
-  shown = ["Codec", "Layers of w2v-BERT", "MuLan: text and audio", "Coarse stage", "Listen"]
+  shown = [
+    "Codec",
+    "What is heard after the codec",
+    "Resynthesis from real conditions",
+    "Layers of w2v-BERT",
+    "MuLan: text and audio",
+    "Coarse stage",
+    "Listen",
+  ]
   titles = [*shown, "Does it follow the prompt?", "Trainings", "All figures", "How it was made"]
   assert re.findall(r"<h2>(.*?)</h2>", text) == titles
 
