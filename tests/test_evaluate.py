@@ -216,7 +216,7 @@ def test_every_figure_of_a_round_trip_stands_beside_real_clips(done):
     low, high = figures[name]["interval"]
     assert low <= figures[name]["value"] <= high
   assert 0 <= figures["note_f_measure"]["value"] < 0.5  # random weights
-  assert figures["parameters"]["value"] > 100 and figures["decode_seconds_per_second"]["value"] > 0
+  assert figures["parameters"]["value"] > 100 and figures["seconds_decoded_per_second"]["value"] > 0
 
 
 def test_every_set_of_generated_music_is_heard_and_measures_have_their_accuracy(done):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 
 import jax
@@ -173,9 +174,13 @@ def _cost(codec, encode_factor: float, decode_factor: float) -> dict[str, dict]:
   kept = {
     name: each for name, each in codec.variables["params"].items() if name != "discriminators"
   }
+  module = codec.module
   size = sum(x.size for x in jax.tree.leaves(kept))
   return {
+    "bits_per_second": {
+      "value": module.frame_rate * module.num_quantizers * math.log2(module.codebook_size)
+    },
     "parameters": {"value": size},
-    "encode_seconds_per_second": {"value": encode_factor},
-    "decode_seconds_per_second": {"value": decode_factor},
+    "seconds_encoded_per_second": {"value": encode_factor},
+    "seconds_decoded_per_second": {"value": decode_factor},
   }
