@@ -120,19 +120,14 @@ def test_energy_is_compared_band_by_band(heard):
 
 
 def test_another_sample_of_real_music_is_near_and_noise_is_far(rng):
-  works = [f"work {i // 2}" for i in range(200)]
-  judged = listeners.every_second_work(works)
-  assert judged.sum() == 100 and not {*np.array(works)[judged]} & {*np.array(works)[~judged]}
-  real = rng.normal(size=(200, 2, 4))
-  found = listeners.distances(real[~judged], {"real": real[judged], "noise": real[judged] + 1.5})
+  real = rng.normal(size=(2, 100, 2, 4))
+  found = listeners.distances(real[0], {"real": real[1], "noise": real[1] + 1.5})
   assert abs(found["real"]["kernel"]) < 20 < found["noise"]["kernel"]
   assert found["real"]["frechet"] < 0.3 < found["noise"]["frechet"]
   assert found["real"]["rows"] == 200
   figures = listeners.distance_figures(found, "noise")
   assert figures["kernel_distance"]["baseline"] == found["real"]["kernel"]
   assert figures["frechet_distance"]["too_few"] == "200 patches, at least 201 are needed"
-  with pytest.raises(ValueError, match="one work"):
-    listeners.every_second_work(["a"] * 200)
 
 
 def test_chroma_agreement_does_not_depend_on_the_level_and_quiet_frames_do_not_count(music):

@@ -64,17 +64,21 @@ class Families:
 
     Raises ValueError where the train split has fewer clips, or of one family only.
     """
-    return _classifiers(self, held_out)
+    families, embeddings = _train_clips(self, held_out)
+    return {kind: Classifier(each, families) for kind, each in embeddings.items()}
+
+  def real_embeddings(self, held_out: HeldOut) -> np.ndarray:
+    """musicnn's embeddings [clips, patches, dim] of the train clips. Raises as `classifiers`."""
+    return _train_clips(self, held_out)[1]["real"]
 
 
 @functools.lru_cache(maxsize=1)  # several sections ask for the same
-def _classifiers(settings: Families, held_out: HeldOut) -> dict[str, Classifier]:
+def _train_clips(settings: Families, held_out: HeldOut) -> tuple[list[str], dict[str, np.ndarray]]:
+  """The families of train clips, and embeddings {"real", "round_trip"} of them."""
   train = read_split(held_out.data_dir, "train", count=settings.clips)
   families = [clip["family"].decode() for clip in train]
   rate, codec = held_out.sample_rate, held_out.part("soundstream")
   real = crop(train, round(settings.seconds * rate))
   music = in_batches(lambda x: codec("decode", codec("encode", x)), real, settings.batch_size)
-  return {
-    kind: Classifier(musicnn.embed(waveforms, rate)[0], families)
-    for kind, waveforms in (("real", real), ("round_trip", music[:, : real.shape[1]]))
-  }
+  sets = {"real": real, "round_trip": music[:, : real.shape[1]]}
+  return families, {kind: musicnn.embed(x, rate)[0] for kind, x in sets.items()}

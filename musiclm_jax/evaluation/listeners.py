@@ -143,16 +143,5 @@ def distance_figures(found: dict[str, dict], judged: str) -> dict[str, dict]:
   }
 
 
-def every_second_work(works: list[str]) -> np.ndarray:
-  """Whether each clip is of every second work, [clips] bool: two samples without a common work.
-
-  Raises ValueError where the clips are of one work.
-  """
-  labels = sorted(set(works))
-  if len(labels) < 2:
-    raise ValueError(f"{len(works)} clips of one work: wanted clips of two or more")
-  return np.isin(works, labels[::2])
-
-
 def _rows(embeddings: np.ndarray) -> np.ndarray:
   return embeddings.reshape(-1, embeddings.shape[-1])

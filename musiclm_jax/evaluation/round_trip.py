@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 
-from musiclm_jax.evaluation import listeners, metrics, packages, page, persistence
+from musiclm_jax.evaluation import listeners, metrics, packages, page, persistence, prompted
 from musiclm_jax.evaluation.codec import through_opus
 from musiclm_jax.evaluation.families import Families
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
@@ -67,18 +67,19 @@ class RoundTrip:
       | self._own_mulan(held_out, clips, waveforms, x, works)
       for levels, x in music.items()
     }
-    judged = listeners.every_second_work(works)
-    distances = listeners.distances(
-      real.embeddings[~judged],
-      {"real": real.embeddings[judged]}
-      | {f"{levels} levels": each.embeddings[judged] for levels, each in heard.items()},
-    )
+    embeddings = {"real": real.embeddings} | {
+      f"{levels} levels": each.embeddings for levels, each in heard.items()
+    }
+    distances = listeners.distances(self.families.real_embeddings(held_out), embeddings)
     measures = (
       rows[most]
       | self._family(held_out, clips, real, heard[most])
       | listeners.distance_figures(distances, f"{most} levels")
       | _persistence(codec, codes, real, works)
       | _cost(codec, encode_factor, decode_factor)
+      | prompted.accuracies(
+        clips, waveforms, real, self.families.classifiers(held_out)["real"], rate
+      )
     )
     return {
       "figures": metrics.figures(measures, self.wanted),
@@ -99,7 +100,7 @@ class RoundTrip:
     note = (
       "Published listeners and librosa on real held-out clips and their round trips: notes by "
       "basic-pitch, chroma by librosa and of those notes. In brackets: 95 % intervals by bootstrap "
-      "over works. Distances are those of musicnn embeddings to real clips of other works."
+      "over works. Distances are those of musicnn embeddings to real train clips."
     )
     inner = page.table(head, rows) + page.distances(results["distances"])
     return page.section("What is heard after the codec", note, inner)
