@@ -116,8 +116,8 @@ def show(tests: dict, distances: dict, heard: dict) -> str:
     + "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in MEASURES.items())
     + ". Families are told by classifiers of musicnn embeddings, of real clips for real clips and "
     "of round trips for the others. Own MuLan is the model that conditioned the music, so it is "
-    "not independent. Real clips and round trips show the best that a measure can reach; how often "
-    "each is right on all held-out clips is among the figures of the codec's round trips. Distances "
+    "not independent. Real clips and round trips show the best that a measure can reach; how "
+    "often each is right on all held-out clips is among the figures of round_trip. Distances "
     "are those of musicnn embeddings to real train clips."
   )
   return page.section("Does it follow the prompt?", note, inner)
