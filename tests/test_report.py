@@ -214,7 +214,7 @@ def test_sections_are_shown_in_the_order_of_the_results_and_one_alone_is_enough(
       del found[name]
 
   change(out, keep_coarse)
-  assert re.findall(r"<h2>(.*?)</h2>", write_report(out)) == [titles[3], *titles[-3:]]
+  assert re.findall(r"<h2>(.*?)</h2>", write_report(out)) == [titles[5], *titles[-3:]]
 
 
 def test_a_figure_of_too_few_observations_is_marked(out):

@@ -1,4 +1,4 @@
-"""Tempo, onsets and key of audio by librosa, to compare with what its prompt asked for."""
+"""Tempo, onsets and key of audio, to compare with what its prompt asked for."""
 
 import warnings
 
@@ -10,10 +10,11 @@ _TEMPO_TOLERANCE = 0.08  # of MIREX's audio tempo estimation
 _TONICS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _ACCIDENTALS = {"": 0, "#": 1, "b": -1}
 _MINOR = ("minor", "dorian", "phrygian", "aeolian", "locrian")
-# How well each pitch class fits a key, from its tonic (Krumhansl and Kessler, 1982).
+# How well each pitch class fits a key, from its tonic (Temperley, The Cognition of Basic Musical
+# Structures, 2001, Chapter 7).
 _PROFILES = {
-  False: (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
-  True: (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
+  False: (5.0, 2.0, 3.5, 2.0, 4.5, 4.0, 2.0, 4.5, 2.0, 3.5, 1.5, 4.0),
+  True: (5.0, 2.0, 3.5, 4.5, 2.0, 4.0, 2.0, 4.5, 3.5, 2.0, 1.5, 4.0),
 }
 
 
@@ -56,9 +57,10 @@ def parse_key(name: str) -> tuple[int, bool]:
 
 
 def keys(pitch_classes: np.ndarray) -> list[tuple[int, bool]]:
-  """The keys [batch], as of `parse_key`, of chroma [batch, frames, 12] from C.
+  """The keys [batch], as of `parse_key`, of pitch classes [batch, frames, 12] from C.
 
-  The one whose profile correlates most with the mean over frames (Krumhansl and Schmuckler).
+  The one whose profile correlates most with the mean over frames (Krumhansl and Schmuckler). Of
+  notes that sound (transcriber) it is right more often than of a spectrum.
   """
   candidates = [(tonic, minor) for minor in _PROFILES for tonic in range(12)]
   profiles = np.stack([np.roll(_PROFILES[minor], tonic) for tonic, minor in candidates])

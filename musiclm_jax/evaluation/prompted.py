@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from musiclm_jax.evaluation import adherence, metrics, page
+from musiclm_jax.evaluation import adherence, metrics, page, transcriber
 from musiclm_jax.evaluation.families import Classifier
 from musiclm_jax.evaluation.listeners import Heard
 
@@ -40,9 +40,7 @@ def scores(
     "tempo": {
       k: adherence.tempo_agreement(bpm, adherence.tempo(x, sample_rate)) for k, x in sets.items()
     },
-    "key": {
-      k: adherence.key_agreement(keys, adherence.keys(each.chroma)) for k, each in heard.items()
-    },
+    "key": {k: adherence.key_agreement(keys, _keys(each)) for k, each in heard.items()},
     "onset_rate": {
       k: metrics.rank_agreement(bpm, adherence.onset_rate(x, sample_rate)) for k, x in sets.items()
     },
@@ -75,7 +73,7 @@ def accuracies(
   works, families = ([clip[name] for clip in clips] for name in ("work", "family"))
   bpm, wanted = [clip["bpm"] for clip in clips], [adherence.parse_key(c["key"]) for c in clips]
   tempi = adherence.tempo_agreement(bpm, adherence.tempo(waveforms, sample_rate))
-  keys = adherence.key_agreement(wanted, adherence.keys(heard.chroma))
+  keys = adherence.key_agreement(wanted, _keys(heard))
   common = max(collections.Counter(families).values()) / len(families)
   rows = {
     "family_accuracy": (
@@ -96,6 +94,12 @@ def accuracies(
     }
     for name, (right, chance, chance_is) in rows.items()
   }
+
+
+def _keys(heard: Heard) -> list[tuple[int, bool]]:
+  """The keys of the notes that sound."""
+  sounds = transcriber.sounding(heard.notes).astype(np.float32)
+  return adherence.keys(transcriber.note_chroma(sounds))
 
 
 def show(tests: dict, distances: dict, heard: dict) -> str:
