@@ -95,4 +95,6 @@ def note_chroma(notes: np.ndarray) -> np.ndarray:
 def _network(path: str):
   import onnxruntime
 
-  return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+  options = onnxruntime.SessionOptions()
+  options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
+  return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
