@@ -232,7 +232,7 @@ def test_a_stage_of_random_weights_writes_no_music_of_its_conditions(done):
   result = done[1]["resynthesis"]
   assert set(result["rows"]) == {"own", "swapped", "round_trip"}
   figure = result["figures"]["chroma_correlation"]
-  assert abs(figure["value"]) < 0.3 and not figure["met"]
+  assert abs(figure["value"] - figure["baseline"]) < 0.2  # the codec's own sound
   assert figure["baseline"] == result["rows"]["swapped"]["chroma_correlation"]["value"]
 
 
@@ -375,12 +375,12 @@ def _other_tokenizer(w):
 @pytest.mark.parametrize(
   ("damage", "section", "message"),
   [
-    (_without("melody"), 3, "runs/melody: model.json is missing"),
-    (_unfinished, 6, "runs/fine: weights.safetensors is missing; its training has not ended"),
+    (_without("melody"), 4, "runs/melody: model.json is missing"),
+    (_unfinished, 7, "runs/fine: weights.safetensors is missing; its training has not ended"),
     (_no_test, 0, "tokens: no split 'test'"),
     (_no_shard, 0, "shard is missing"),
-    (_other_tokenizer, 6, "its acoustic is of encoder xyz"),
-    (lambda w: pathlib.Path(w["bundle"], "bundle.json").unlink(), 2, "bundle: no bundle here"),
+    (_other_tokenizer, 7, "its acoustic is of encoder xyz"),
+    (lambda w: pathlib.Path(w["bundle"], "bundle.json").unlink(), 3, "bundle: no bundle here"),
     (lambda w: shutil.rmtree(w["data_dir"]), 0, "data: no data set here"),
     (lambda w: shutil.rmtree(w["tokens_dir"]), 0, "tokens: no token shards here"),
   ],

@@ -40,7 +40,10 @@ def scores(
     "tempo": {
       k: adherence.tempo_agreement(bpm, adherence.tempo(x, sample_rate)) for k, x in sets.items()
     },
-    "key": {k: adherence.key_agreement(keys, _keys(each)) for k, each in heard.items()},
+    "key": {
+      k: adherence.key_agreement(keys, adherence.keys(transcriber.note_chroma(each.notes)))
+      for k, each in heard.items()
+    },
     "onset_rate": {
       k: metrics.rank_agreement(bpm, adherence.onset_rate(x, sample_rate)) for k, x in sets.items()
     },
@@ -73,7 +76,7 @@ def accuracies(
   works, families = ([clip[name] for clip in clips] for name in ("work", "family"))
   bpm, wanted = [clip["bpm"] for clip in clips], [adherence.parse_key(c["key"]) for c in clips]
   tempi = adherence.tempo_agreement(bpm, adherence.tempo(waveforms, sample_rate))
-  keys = adherence.key_agreement(wanted, _keys(heard))
+  keys = adherence.key_agreement(wanted, adherence.keys(transcriber.note_chroma(heard.notes)))
   common = max(collections.Counter(families).values()) / len(families)
   rows = {
     "family_accuracy": (
@@ -94,12 +97,6 @@ def accuracies(
     }
     for name, (right, chance, chance_is) in rows.items()
   }
-
-
-def _keys(heard: Heard) -> list[tuple[int, bool]]:
-  """The keys of the notes that sound."""
-  sounds = transcriber.sounding(heard.notes).astype(np.float32)
-  return adherence.keys(transcriber.note_chroma(sounds))
 
 
 def show(tests: dict, distances: dict, heard: dict) -> str:

@@ -84,7 +84,11 @@ class Resynthesis:
       for name, each in rows["own"].items()
     }
     measures |= {f"{name}_of_round_trip": rows["round_trip"][name] for name in _MEASURES[:3]}
-    return {"figures": metrics.figures(measures, self.wanted), "rows": rows, "stage": self.stage}
+    return {
+      "figures": metrics.figures(measures, self.wanted),
+      "rows": {kind: metrics.figures(row, {}) for kind, row in rows.items()},
+      "stage": self.stage,
+    }
 
   @staticmethod
   def show(results: dict, out_dir: str) -> str:

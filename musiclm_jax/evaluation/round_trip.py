@@ -84,7 +84,7 @@ class RoundTrip:
     return {
       "figures": metrics.figures(measures, self.wanted),
       "levels": list(rows),
-      "rows": list(rows.values()),
+      "rows": [metrics.figures(row, {}) for row in rows.values()],
       "distances": distances,
     }
 
@@ -94,7 +94,7 @@ class RoundTrip:
     head = ["", "baseline", *(f"{levels} levels" for levels in results["levels"])]
     rows = [
       [name.replace("_", " "), page.amount(each["baseline"])]
-      + [page.interval(row[name]["value"], row[name].get("interval")) for row in results["rows"]]
+      + [page.interval(row[name]["value"], row[name]["interval"]) for row in results["rows"]]
       for name, each in results["rows"][-1].items()
     ]
     note = (

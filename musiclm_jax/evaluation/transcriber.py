@@ -83,12 +83,12 @@ def frame_agreement(real: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def note_chroma(notes: np.ndarray) -> np.ndarray:
-  """Summed probabilities [clips, frames, 12] of each pitch class, from C.
+  """How many notes of each pitch class sound, [clips, frames, 12] float32 from C.
 
   notes [clips, frames, 88] of `transcribe`.
   """
   classes = (LOWEST_PITCH + np.arange(notes.shape[2])) % 12
-  return notes @ np.eye(12, dtype=notes.dtype)[classes]
+  return sounding(notes).astype(np.float32) @ np.eye(12, dtype=np.float32)[classes]
 
 
 @functools.cache
