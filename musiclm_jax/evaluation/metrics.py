@@ -46,15 +46,16 @@ def figure(
 
 
 def figures(measures: dict[str, dict], wanted: dict[str, str]) -> dict[str, dict]:
-  """{name: figure} of {name: arguments of `figure`}, with the targets {name: comparison}.
-
-  Raises ValueError where a target is that of no figure.
-  """
-  for name in wanted:
-    if name not in measures:
-      close = difflib.get_close_matches(name, measures, 3) or measures
-      raise ValueError(f"wanted: no figure {name!r}; nearest {', '.join(close)}")
+  """{name: figure} of {name: arguments of `figure`}, with the targets {name: comparison}."""
   return {name: figure(**each, wanted=wanted.get(name, "")) for name, each in measures.items()}
+
+
+def check_wanted(wanted: dict[str, str], names: tuple[str, ...]) -> None:
+  """Raises ValueError where a target {name: comparison} is that of none of the figures `names`."""
+  for name in wanted:
+    if name not in names:
+      close = difflib.get_close_matches(name, names, 3) or names
+      raise ValueError(f"wanted: no figure {name!r}; nearest {', '.join(close)}")
 
 
 def too_few(count: int, needed: int, unit: str) -> str:

@@ -30,8 +30,8 @@ class Resynthesis:
   One crop of each of `clips` clips, sampled as the bundle does, is decoded by the codec. For
   comparison the condition `swapped` is taken from a clip of another work, and the clip's own codes
   are decoded, which no stage can surpass. `wanted` is {figure: comparison} of the targets. Raises
-  ValueError where the stage does not write the codec's first level, and where a package of the
-  listeners is not installed.
+  ValueError where the stage does not write the codec's first level, for a target of another figure,
+  and where a package of the listeners is not installed.
   """
 
   stage: str
@@ -45,6 +45,7 @@ class Resynthesis:
 
   def __post_init__(self):
     packages.check()
+    metrics.check_wanted(self.wanted, _MEASURES)
 
   @property
   def parts(self) -> tuple[str, ...]:

@@ -16,6 +16,21 @@ from musiclm_jax.evaluation.retrieval import caption_cosines
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.soundstream import log_mel_distance
 
+TARGETS = (  # figures for which targets can be set
+  "bits_per_second",
+  "notes_share",
+  "note_f_measure",
+  "chroma_correlation",
+  "note_chroma_correlation",
+  "band_difference_to_4_khz_db",
+  "band_difference_to_8_khz_db",
+  "family_accuracy_share",
+  "mulan_cosine_share",
+  "log_mel_over_opus",
+  "kernel_distance",
+  "persistence_of_first_2_levels",
+  "persistence_in_tones_of_first_2_levels",
+)
 _log_mel_distance = jax.jit(log_mel_distance, static_argnums=2)
 
 
@@ -28,8 +43,8 @@ class RoundTrip:
   same, and the cost of the codec.
 
   `wanted` is {figure: comparison} of the targets, for instance {"notes_share": ">= 0.8"}: they
-  depend on the size of the codec. Raises ValueError for a figure that does not exist, and where a
-  package of the listeners is not installed.
+  depend on the size of the codec. Raises ValueError for a figure that is not among TARGETS, and
+  where a package of the listeners is not installed.
   """
 
   clips: PositiveInt
@@ -45,6 +60,7 @@ class RoundTrip:
 
   def __post_init__(self):
     packages.check()
+    metrics.check_wanted(self.wanted, TARGETS)
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     codec, rate = held_out.part("soundstream"), held_out.sample_rate
