@@ -8,13 +8,15 @@ import itertools
 
 import numpy as np
 
-from musiclm_jax.datasets import scores, synthesis
+from musiclm_jax.datasets import mixing, scores, synthesis
 from musiclm_jax.datasets.catalogue import Work
 from musiclm_jax.datasets.scores import Music
 from musiclm_jax.datasets.synthesis import Instrument, Passage, Rendition, Voice
 
 ACCOMPANIMENTS = ("solo", "drone", "bass", "chords", "band")
 OCTAVES = (0, -12, 12, -24, 24)
+# Level in dB of what accompanies, relative to the melody.
+LOUDNESS = {"parts": -2.0, "drone": -13.0, "bass": -6.0, "chords": -9.0, "percussion": -9.0}
 # Onset and duration in quarters, pitch classes from the root.
 Chord = tuple[float, float, tuple[int, ...]]
 
@@ -45,7 +47,7 @@ def arrange(
   leads = shared.permutation(np.array(synthesis.with_role("lead"), object))
   shifts = shared.permutation(np.arange(-5, 7))
   leads = np.roll(leads, -number * (len(leads) // renditions))
-  for shift, lead in itertools.product(shifts, leads):
+  for lead, shift in itertools.product(leads, shifts):
     word = lead.held_out if held_out else tempo
     if not word or (lead.held_out == word) != held_out:
       continue
@@ -65,17 +67,18 @@ def arrange(
   if len(parts) == 1:
     downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
     voices += accompany(
-      accompaniment, melody, key, work.metre, downbeat=downbeat, word=word, rng=own
+      accompaniment, melody, key, work.metre, downbeat=downbeat, lead=lead, word=word, rng=own
     )
   return Rendition(
     work=work,
     passage=passage,
     start=start,
+    pickup=music.pickup,
     bpm=bpm,
     tempo_word=word,
     key=key,
     arrangement=accompaniment if len(parts) == 1 else "parts",
-    dynamics=str(own.choice(list(synthesis.DYNAMICS))),
+    dynamics=str(own.choice(list(mixing.LEVELS))),
     articulation=articulation,
     voices=voices,
     melody=melody,
@@ -87,15 +90,17 @@ def excerpt(
 ) -> tuple[float, list[np.ndarray]]:
   """Start in quarters and the notes [notes, 3] of each part of a clip.
 
-  An ending starts on a beat and leaves `TAIL_SECONDS` for the last note.
+  Onsets count from the start, and the notes of `PREROLL_SECONDS` before it are there. An ending
+  starts on a beat and leaves `TAIL_SECONDS` for the last note.
   """
   beat = scores.BEAT_QUARTERS[work.metre]
   start = passage.start
   if passage.place == "ending":
     start = music.length - np.floor((clip_seconds - synthesis.TAIL_SECONDS) * bpm / 60.0) * beat
-  stop = start + clip_seconds * bpm / 60.0 * beat
-  parts = [synthesis.between(part, start, stop) for part in music.parts]
-  return float(start), [part for part in parts if len(part)]
+  preroll, length = (x * bpm / 60.0 * beat for x in (synthesis.PREROLL_SECONDS, clip_seconds))
+  begun = [part[part[:, 0] < start + length] for part in music.parts]
+  parts = [synthesis.between(part, start - preroll, np.inf) for part in begun]
+  return float(start), [part - [[preroll, 0.0, 0.0]] for part in parts if len(part)]
 
 
 def cast(parts: list[np.ndarray], lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
@@ -110,7 +115,7 @@ def cast(parts: list[np.ndarray], lead: Instrument, shift: int, word: str) -> tu
     for octave in OCTAVES:
       notes = parts[0] + (shift + octave) * step
       if in_range(notes, lead):
-        return (Voice(lead, notes, 1.0),)
+        return (Voice(lead, notes, 0.0),)
     return ()
   members = [lead]
   if "consort" in lead.roles:
@@ -124,7 +129,7 @@ def cast(parts: list[np.ndarray], lead: Instrument, shift: int, word: str) -> tu
       return ()
     middle = notes[:, 2].mean()
     best = min(able, key=lambda each: abs((each.low + each.high) / 2 - middle))
-    voices.append(Voice(best, notes, 0.85 if voices else 1.0))
+    voices.append(Voice(best, notes, LOUDNESS["parts"] if voices else 0.0))
   return tuple(voices)
 
 
@@ -159,52 +164,51 @@ def accompany(
   metre: str,
   *,
   downbeat: float,
+  lead: Instrument,
   word: str,
   rng: np.random.Generator,
 ) -> tuple[Voice, ...]:
   """The accompaniment of a melody [notes, 3] whose first downbeat is at `downbeat` quarters.
 
-  `kind` is one of `ACCOMPANIMENTS`; () for "solo".
+  `kind` is one of `ACCOMPANIMENTS`; () for "solo". The instrument `lead` of the melody and those
+  that are held out at the tempo `word` are not used.
   """
   if kind == "solo":
     return ()
-  end = float((melody[:, 0] + melody[:, 1]).max())
+  begin, end = float(melody[:, 0].min()), float((melody[:, 0] + melody[:, 1]).max())
 
   def pick(role):
-    able = [each for each in synthesis.with_role(role) if each.held_out != word]
+    able = [each for each in synthesis.with_role(role) if each.held_out != word and each != lead]
     return able[int(rng.integers(len(able)))]
 
   if kind == "drone":
     tonic = 48 + scores.split_key(key)[0] - (12 if scores.split_key(key)[0] > 5 else 0)
-    notes = np.array([[0.0, end, tonic], [0.0, end, tonic + 7]])
-    return (Voice(pick("drone"), notes, 0.5),)
-  harmony = harmonise(melody, key, metre, downbeat=downbeat, end=end)
-  bass = [(onset, length, 28 + (triad[0] - 28) % 12) for onset, length, triad in harmony]
-  voices = []
-  if kind in ("bass", "band"):
-    voices.append(Voice(pick("bass"), within(bass, end), 0.85))
-  if kind in ("chords", "band"):
-    voices.append(
-      Voice(pick("chords"), within(strum(harmony, scores.BEAT_QUARTERS[metre]), end), 0.6)
-    )
-  if kind == "band":
-    voices.append(Voice(pick("percussion"), within(drum_pattern(metre, downbeat, end), end), 0.7))
-  return tuple(voices)
+    notes = np.array([[begin, end - begin, pitch] for pitch in (tonic, tonic + 7)])
+    return (Voice(pick("drone"), notes, LOUDNESS["drone"]),)
+  harmony = harmonise(melody, key, metre, downbeat=downbeat)
+  rows = {
+    "bass": [(onset, length, 28 + (triad[0] - 28) % 12) for onset, length, triad in harmony],
+    "chords": strum(harmony, scores.BEAT_QUARTERS[metre]),
+    "percussion": drum_pattern(metre, harmony[0][0], end),
+  }
+  return tuple(
+    Voice(pick(role), within(rows[role], begin, end), LOUDNESS[role])
+    for role in (tuple(rows) if kind == "band" else (kind,))
+  )
 
 
-def within(rows: list, end: float) -> np.ndarray:
-  """Rows (onset, duration, pitch) as notes [notes, 3], cut to [0, end)."""
-  return synthesis.between(np.array(rows, np.float64).reshape(-1, 3), 0.0, end)
+def within(rows: list, begin: float, end: float) -> np.ndarray:
+  """Rows (onset, duration, pitch) as notes [notes, 3], cut to [begin, end)."""
+  notes = np.array(rows, np.float64).reshape(-1, 3)
+  return synthesis.between(notes, begin, end) + [[begin, 0.0, 0.0]]
 
 
-def harmonise(
-  melody: np.ndarray, key: str, metre: str, *, downbeat: float, end: float
-) -> list[Chord]:
-  """Chords for a melody [notes, 3] from its first beat to `end` quarters.
+def harmonise(melody: np.ndarray, key: str, metre: str, *, downbeat: float) -> list[Chord]:
+  """Chords for a melody [notes, 3], from a bar line before its first note to its end.
 
-  One chord a bar, two in long bars. Each is the triad of the key (on degrees 1, 4, 5, and 2 or 6,
-  or 7 in minor-like modes) that has most of the melody's sounding time; the last one is the tonic
-  where the melody ends on it.
+  One chord a bar, two in long bars; `downbeat` in quarters is that of any bar. Each is the triad of
+  the key (on degrees 1, 4, 5, and 2 or 6, or 7 in minor-like modes) that has most of the melody's
+  sounding time; the last one is the tonic where the melody ends on it.
   """
   tonic, mode = scores.split_key(key)
   scale = scores.SCALES[mode]
@@ -212,8 +216,10 @@ def harmonise(
   triads = [tuple((tonic + scale[(degree + i) % 7]) % 12 for i in (0, 2, 4)) for degree in degrees]
   bar = scores.BAR_QUARTERS[metre]
   unit = bar / 2 if metre in ("4/4", "12/8") else bar
+  begin, end = float(melody[:, 0].min()), float((melody[:, 0] + melody[:, 1]).max())
+  first = downbeat - bar * np.ceil((downbeat - begin) / bar)
   chords = []
-  for onset in np.arange(downbeat - bar, end - 1e-6, unit):
+  for onset in np.arange(first, end - 1e-6, unit):
     heard = synthesis.between(melody, onset, onset + unit)
     pitch_classes = heard[:, 2].astype(int) % 12
     fit = [
@@ -237,11 +243,11 @@ def strum(harmony: list[Chord], beat: float) -> list[tuple[float, float, float]]
 
 
 def drum_pattern(metre: str, downbeat: float, end: float) -> list[tuple[float, float, float]]:
-  """Bass drum on strong beats, snare on the others, hi-hat on every eighth."""
+  """Bass drum on strong beats, snare on the others, hi-hat on every eighth, from a downbeat on."""
   bar, beat = scores.BAR_QUARTERS[metre], scores.BEAT_QUARTERS[metre]
   strong = (0, 2) if metre in ("4/4", "12/8") else (0,)
   rows = []
-  for start in np.arange(downbeat - bar, end - 1e-6, bar):
+  for start in np.arange(downbeat, end - 1e-6, bar):
     for i in range(round(bar / beat)):
       rows.append((start + i * beat, 0.2, synthesis.KICK if i in strong else synthesis.SNARE))
     rows += [(start + x, 0.1, synthesis.HAT) for x in np.arange(0, bar - 1e-6, 0.5)]

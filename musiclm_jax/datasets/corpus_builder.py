@@ -4,19 +4,29 @@
 """
 
 import dataclasses
+import os
 import pathlib
+import shutil
 import tempfile
 import time
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from musiclm_jax.datasets import captions, catalogue, corpus_clips, parallel_build, soundfonts
+from musiclm_jax.datasets import (
+  captions,
+  catalogue,
+  corpus_clips,
+  mixing,
+  parallel_build,
+  soundfonts,
+)
 from musiclm_jax.datasets.audio_record import FEATURES
 from musiclm_jax.ranges import PositiveInt, Seed
 
 SPLITS = ("train", "validation", "test", "combinations")
 VOCAB_SIZE = 1000
+COPIES = 2  # TFDS shuffles the records on disk before it writes them
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -37,13 +47,14 @@ class RenderedConfig(tfds.core.BuilderConfig):
 
 
 def size_config(size: str, *, seed: int, soundfont: str) -> RenderedConfig:
-  """Configuration of a corpus `tiny`, `demo` or `full`; its name has any other seed or soundfont.
+  """Configuration of a corpus; its name is the size and any other seed or soundfont.
 
-  Raises ValueError for another size.
+  Raises ValueError where `size` is none of tiny, demo, small and full.
   """
   shapes = {
     "tiny": dict(clip_seconds=4.0, works=(12, 3, 6, 4), passages=1, renditions=3),
     "demo": dict(clip_seconds=10.0, works=(144, 12, 76, 12), passages=1, renditions=3),
+    "small": dict(clip_seconds=30.0, works=(None, 30, 76, 60), passages=2, renditions=2),
     "full": dict(clip_seconds=30.0, works=(None, None, None, 400), passages=3, renditions=3),
   }
   if size not in shapes:
@@ -60,7 +71,9 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
   """Works of the catalogue, rendered with General-MIDI instruments to 24 kHz mono int16."""
 
   VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = [size_config(size, seed=0, soundfont="") for size in ("tiny", "demo", "full")]
+  BUILDER_CONFIGS = [
+    size_config(size, seed=0, soundfont="") for size in ("tiny", "demo", "small", "full")
+  ]
   map = staticmethod(map)  # `parallel_build.build` sets one that uses several processes
 
   def _info(self):
@@ -69,6 +82,7 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
       features=tfds.features.FeaturesDict(
         FEATURES
         | {
+          "captions": tfds.features.Sequence(text),
           "start_s": np.float32,
           "bpm": np.float32,
           "key": text,
@@ -123,12 +137,14 @@ def split_jobs(config: RenderedConfig, split: str, soundfont: str) -> list[corpu
 
 
 def prepare(
-  data_dir: str, size: str, *, seed: Seed, workers: PositiveInt, soundfont: str = ""
+  data_dir: str, size: str, *, seed: Seed, workers: PositiveInt | None, soundfont: str = ""
 ) -> pathlib.Path:
   """Directory of the corpus, built where it is missing; the text model is data_dir/captions.model.
 
-  The bytes depend on size, seed and soundfont alone. A build that is stopped leaves no data set.
-  Prints one line. Raises ValueError for an unknown size or a file that is no soundfont.
+  The bytes depend on size, seed and soundfont alone. `workers` is the number of processes (None:
+  one for each CPU). A build that is stopped leaves no data set. Prints one line before the build
+  and one at the end. Raises ValueError for an unknown size, a file that is no soundfont and a disk
+  that is too small.
   """
   config = size_config(size, seed=seed, soundfont=soundfont)
   builder = Rendered(config=Rendered.builder_configs.get(config.name, config), data_dir=data_dir)
@@ -136,12 +152,40 @@ def prepare(
   begin = time.perf_counter()
   built = not directory.exists()
   if built:
-    parallel_build.build(builder, workers)
+    print(forecast(builder.builder_config, directory), flush=True)
+    parallel_build.build(builder, workers or os.cpu_count())
   model = pathlib.Path(data_dir) / "captions.model"
   if built or not model.exists():
-    captions.train_text_model(parallel_build.read_captions(builder, "train"), model, VOCAB_SIZE)
+    captions.train_text_model(read_captions(builder), model, VOCAB_SIZE)
   print(summary(builder, time.perf_counter() - begin if built else None), flush=True)
   return directory
+
+
+def forecast(config: RenderedConfig, directory: pathlib.Path) -> str:
+  """One line: clips, hours and bytes of a corpus that is not built yet.
+
+  Raises ValueError where the disk of `directory` has too little space.
+  """
+  works = sum(len(split_jobs(config, split, "")) for split in SPLITS)
+  clips = works * config.passages * config.renditions
+  kept = clips * config.clip_seconds * mixing.SAMPLE_RATE * 2 / 1e9
+  parent = next(each for each in directory.parents if each.exists())
+  free = shutil.disk_usage(parent).free / 1e9
+  if free < COPIES * kept:
+    raise ValueError(
+      f"{directory}: wanted {COPIES * kept:.1f} GB while it is built and {kept:.1f} GB afterwards, "
+      f"the disk has {free:.1f} GB free"
+    )
+  return (
+    f"{directory}: building {clips} clips, {clips * config.clip_seconds / 3600:.2f} h; {kept:.1f} "
+    f"GB stay on disk, {COPIES * kept:.1f} GB while it is built; {free:.1f} GB are free"
+  )
+
+
+def read_captions(builder: Rendered) -> list[str]:
+  """All captions of the split train, in the order of the records."""
+  source = builder.as_data_source("train", decoders={"waveform": tfds.decode.SkipDecoding()})
+  return [caption.decode() for each in source for caption in each["captions"]]
 
 
 def summary(builder: Rendered, seconds: float | None) -> str:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from musiclm_jax.datasets import arrangement, captions, scores, synthesis
+from musiclm_jax.datasets import arrangement, captions, mixing, performance, scores, synthesis
 from musiclm_jax.datasets.catalogue import Work
 
 
@@ -32,12 +32,12 @@ class Job:
 def render_work(job: Job) -> list[dict]:
   """Records of a work, as the features of `corpus_builder`: `renditions` clips of each passage."""
   music = scores.read_music(job.work)
+  rng = synthesis.generator(job.seed, job.work.id, "passages")
+  passages = synthesis.draw_passages(music, job.work, job.clip_seconds, job.passages, rng)
   music = synthesis.repeated(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
-  found = synthesis.passages_of(music, job.work, job.clip_seconds)
-  order = synthesis.generator(job.seed, job.work.id, "passages").permutation(len(found))
   return [
-    render_clip(job, music, found[index], number)
-    for index in sorted(order[: job.passages])
+    render_clip(job, music, passage, number)
+    for passage in passages
     for number in range(job.renditions)
   ]
 
@@ -57,26 +57,32 @@ def render_clip(job: Job, music: scores.Music, passage: synthesis.Passage, numbe
   )
   melody = f"{work.id}/{passage.name}"
   name = f"{melody}/{'combination' if job.held_out else 'rendition'}{number}"
-  caption, aspect_list = captions.describe(
-    rendition, synthesis.generator(job.seed, name, "caption")
-  )
-  seconds = rendition.seconds_per_quarter
+
+  def rng(what):
+    return synthesis.generator(job.seed, name, what)
+
+  texts, aspect_list = captions.describe(rendition, rng("caption"))
+  parts = performance.perform(rendition, rng("performance"))
+  played = scores.melody_of(parts[0].notes[:, :3])
+  heard = (played[:, 0] >= 0) & (played[:, 0] < job.clip_seconds)
   players = {voice.instrument.program: voice.instrument.name for voice in rendition.voices}
-  onsets = rendition.melody[:, [0, 2]] * np.array([[seconds, 1.0]])
   return {
     "id": re.sub(r"[^A-Za-z0-9]+", "-", name),
-    "waveform": synthesis.render(rendition, job.soundfont, job.clip_seconds),
-    "caption": caption,
+    "waveform": mixing.render(
+      parts, rendition.dynamics, job.soundfont, job.clip_seconds, rng("room")
+    ),
+    "caption": texts[0],
+    "captions": texts,
     "aspect_list": aspect_list,
     "work": work.id,
     "melody": melody,
-    "start_s": rendition.start * seconds,
+    "start_s": rendition.start * rendition.seconds_per_quarter,
     "bpm": rendition.bpm,
     "key": rendition.key,
     "instruments": list(players.values()),
     "programs": list(players),
     "meter": work.metre,
-    "onsets": onsets.astype(np.float32),
+    "onsets": played[heard][:, [0, 2]].astype(np.float32),
     "tempo_word": rendition.tempo_word,
     "family": rendition.voices[0].instrument.family,
   }
