@@ -38,7 +38,7 @@ def render(
   begin, samples = (round(x * SAMPLE_RATE) for x in (PREROLL_SECONDS, clip_seconds))
   sound = sum(stem(part, soundfont, begin + samples) * 10 ** (part.loudness / 20) for part in parts)
   waveform = reverberate(sound, rng)[begin : begin + samples]
-  waveform -= waveform.mean()
+  waveform = waveform - waveform.mean(dtype=np.float64)
   gain = min(
     LEVELS[dynamics] / max(float(np.sqrt(np.mean(waveform**2))), 1e-9),
     PEAK / max(float(np.abs(waveform).max()), 1e-9),
@@ -47,7 +47,7 @@ def render(
 
 
 def stem(part: Part, soundfont: str, samples: int) -> np.ndarray:
-  """One part alone [samples] float64 from `PREROLL_SECONDS` before the clip, with RMS level 1 where
+  """One part alone [samples] float32 from `PREROLL_SECONDS` before the clip, with RMS level 1 where
   it sounds."""
   import symusic
 
@@ -64,21 +64,25 @@ def stem(part: Part, soundfont: str, samples: int) -> np.ndarray:
   synthesizer = symusic.Synthesizer(soundfont, SYNTHESIS_RATE, SYNTHESIS_QUALITY)
   sound = np.asarray(synthesizer.render(score, stereo=False))[0]
   sound = audio.resample(sound, SYNTHESIS_RATE, SAMPLE_RATE)
-  result = np.zeros(samples)
+  result = np.zeros(samples, np.float32)
   result[: min(samples, len(sound))] = sound[:samples]
   result *= level_curve(onsets, part.notes[:, 3], samples)
   return result / max(sounding_level(result), 1e-9)
 
 
 def level_curve(onsets: np.ndarray, levels: np.ndarray, samples: int) -> np.ndarray:
-  """Gain [samples] that goes to the level in dB of each onset (seconds) within `RAMP_SECONDS`."""
+  """Gain [samples] float32 that goes to the level in dB of each onset (in seconds, at least 0)
+  within `RAMP_SECONDS`."""
   onsets, first = np.unique(onsets, return_index=True)
   gains = 10 ** (levels[first] / 20)
-  before = np.concatenate([gains[:1], gains[:-1]])
-  times = np.stack([onsets, onsets + RAMP_SECONDS], axis=1).ravel()
-  steps = np.stack([before, gains], axis=1).ravel()
-  order = np.argsort(times, kind="stable")
-  return np.interp(np.arange(samples) / SAMPLE_RATE, times[order], steps[order])
+  starts = np.minimum(np.round(onsets * SAMPLE_RATE).astype(int), samples)
+  lengths = np.diff(starts, prepend=0, append=samples)
+  curve = np.repeat(np.concatenate([gains[:1], gains]).astype(np.float32), lengths)
+  size = round(RAMP_SECONDS * SAMPLE_RATE)
+  for start, old, new in zip(starts[1:], gains[:-1], gains[1:]):
+    ramp = curve[start : start + size]
+    ramp[:] = np.linspace(old, new, size)[: len(ramp)]
+  return curve
 
 
 def sounding_level(sound: np.ndarray) -> float:
@@ -99,5 +103,5 @@ def reverberate(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   noise = rng.normal(size=len(time)) * 10 ** (-3 * time / seconds)
   room = signal.lfilter([1 - DAMPING], [1, -DAMPING], noise)
   room *= 10 ** (wet / 20) / np.sqrt(np.sum(room**2))
-  response = np.concatenate([[1.0], np.zeros(round(delay * SAMPLE_RATE)), room])
+  response = np.concatenate([[1.0], np.zeros(round(delay * SAMPLE_RATE)), room]).astype(np.float32)
   return signal.oaconvolve(sound, response)[: len(sound)]
