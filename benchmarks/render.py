@@ -47,8 +47,8 @@ def synthesis_speed(soundfont: str) -> float:
   """Seconds of audio per second of the synthesizer alone, which repeats a solo passage."""
   config = corpus_builder.size_config("demo", seed=0, soundfont="")
   job = corpus_builder.split_jobs(config, "train", soundfont)[0]
-  music = synthesis.repeated(scores.read_music(job.work), job.clip_seconds, 1.0)
-  passage = synthesis.passages_of(music, job.work, job.clip_seconds)[0]
+  music = passages.repeated(scores.read_music(job.work), job.clip_seconds, 1.0)
+  passage = passages.passages_of(music, job.work, job.clip_seconds)[0]
   begin = time.process_time()
   for _ in range(20):
     corpus_clips.render_clip(job, music, passage, 0)

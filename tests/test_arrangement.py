@@ -11,7 +11,7 @@ WORKS = [work for work in catalogue.list_works() if work.parts == 1][:3] + [
 
 
 def renditions(work, held_out):
-  music = synthesis.repeated(scores.read_music(work), 10.0, scores.BEAT_QUARTERS[work.metre])
+  music = passages.repeated(scores.read_music(work), 10.0, scores.BEAT_QUARTERS[work.metre])
   return [
     arrangement.arrange(
       music,
@@ -23,7 +23,7 @@ def renditions(work, held_out):
       renditions=3,
       held_out=held_out,
     )
-    for passage in synthesis.passages_of(music, work, 10.0)[:2]
+    for passage in passages.passages_of(music, work, 10.0)[:2]
     for number in range(3)
   ]
 
@@ -54,7 +54,7 @@ def test_held_out_pairs_are_only_where_asked_for(arranged):
   for rendition, held_out in arranged:
     word = rendition.tempo_word
     assert (rendition.voices[0].instrument.held_out == word) == held_out
-    low, high = synthesis.TEMPI[word]
+    low, high = passages.TEMPI[word]
     assert low <= rendition.bpm <= high
     if not held_out:
       assert all(voice.instrument.held_out != word for voice in rendition.voices)
@@ -97,9 +97,9 @@ def test_transpose_key():
 def test_drums_follow_the_metre(metre):
   bar, beat = scores.BAR_QUARTERS[metre], scores.BEAT_QUARTERS[metre]
   rows = np.array(arrangement.drum_pattern(metre, 1.0, 1.0 + 2 * bar))
-  kicks = rows[rows[:, 2] == synthesis.KICK, 0]
+  kicks = rows[rows[:, 2] == instruments.KICK, 0]
   assert {1.0, 1.0 + bar} <= set(kicks)
-  assert np.allclose((rows[rows[:, 2] == synthesis.SNARE, 0] - 1.0) % beat, 0.0)
+  assert np.allclose((rows[rows[:, 2] == instruments.SNARE, 0] - 1.0) % beat, 0.0)
 
 
 def test_harmony_of_an_arpeggio_is_its_triad():

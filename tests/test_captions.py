@@ -15,20 +15,20 @@ WORKS = [work for work in catalogue.list_works() if work.parts == 1][:4]
 def described():
   found = []
   for work in WORKS:
-    music = synthesis.repeated(scores.read_music(work), 8.0, scores.BEAT_QUARTERS[work.metre])
-    passage = synthesis.passages_of(music, work, 8.0)[0]
+    music = passages.repeated(scores.read_music(work), 8.0, scores.BEAT_QUARTERS[work.metre])
+    passage = passages.passages_of(music, work, 8.0)[0]
     for number in range(3):
       rendition = arrangement.arrange(
         music, work, passage, number, seed=1, clip_seconds=8.0, renditions=3, held_out=False
       )
       for seed in range(8):
-        found.append((rendition, *captions.describe(rendition, synthesis.generator(seed, number))))
+        found.append((rendition, *captions.describe(rendition, draws.generator(seed, number))))
   return found
 
 
 def test_captions_are_true(described):
   table = captions.phrasings()
-  names = sorted((each.name for each in synthesis.instruments()), key=len, reverse=True)
+  names = sorted((each.name for each in instruments.instruments()), key=len, reverse=True)
   for rendition, caption, aspect_list in described:
     text = caption + " " + ", ".join(aspect_list)
     own = {voice.instrument.name for voice in rendition.voices}

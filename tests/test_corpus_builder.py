@@ -55,7 +55,7 @@ def test_splits_share_no_work_and_pair_every_melody(splits):
 
 
 def test_held_out_pairs_never_occur_in_train(splits):
-  held_out = {(each.program, each.held_out) for each in synthesis.instruments() if each.held_out}
+  held_out = {(each.program, each.held_out) for each in instruments.instruments() if each.held_out}
   for split, records in splits.items():
     for record in records:
       pairs = {(int(program), record["tempo_word"].decode()) for program in record["programs"]}
@@ -67,7 +67,7 @@ def test_truth_is_within_the_clip(splits):
     onsets = record["onsets"]
     assert onsets.dtype == np.float32 and len(onsets) >= 2
     assert np.all((onsets[:, 0] >= 0) & (onsets[:, 0] < 4.0) & (onsets[:, 1] > 20))
-    low, high = synthesis.TEMPI[record["tempo_word"].decode()]
+    low, high = passages.TEMPI[record["tempo_word"].decode()]
     assert low <= record["bpm"] <= high and record["start_s"] >= 0
     assert set(record["instruments"]) <= set(record["aspect_list"])
 

@@ -41,7 +41,7 @@ def examples(soundfont):
 )
 def test_between_keeps_what_sounds(rows, start, length):
   notes = np.array(rows, float)
-  cut = synthesis.between(notes, start, start + length)
+  cut = passages.between(notes, start, start + length)
   assert np.all(cut[:, 0] >= 0) and np.all(cut[:, 0] + cut[:, 1] <= length + 1e-9)
   sounding = np.minimum(notes[:, 0] + notes[:, 1], start + length) - np.maximum(notes[:, 0], start)
   assert np.isclose(cut[:, 1].sum(), sounding[sounding > 1e-6].sum())
@@ -60,11 +60,11 @@ def test_waveform_is_level_and_clean(examples):
 
 def one_note(program, pitch, soundfont):
   """A clip of one note of two seconds, as loud as any."""
-  instrument = next(each for each in synthesis.instruments() if each.program == program)
+  instrument = next(each for each in instruments.instruments() if each.program == program)
   notes = np.array([[0.0, 2.0, pitch]])
-  rendition = synthesis.Rendition(
+  rendition = arrangement.Rendition(
     work=dataclasses.replace(WORK, metre="4/4"),
-    passage=synthesis.Passage("0", 0.0, "beginning"),
+    passage=passages.Passage("0", 0.0, "beginning"),
     start=0.0,
     bpm=60.0,
     tempo_word="slow",
@@ -72,7 +72,7 @@ def one_note(program, pitch, soundfont):
     arrangement="solo",
     dynamics="loud",
     articulation="legato",
-    voices=(synthesis.Voice(instrument, notes, 1.0),),
+    voices=(arrangement.Voice(instrument, notes, 1.0),),
     melody=notes,
   )
   return audio.from_int16(synthesis.render(rendition, soundfont, 2.0))
@@ -81,7 +81,7 @@ def one_note(program, pitch, soundfont):
 @pytest.mark.parametrize("program", [0, 24, 40, 52, 56, 64, 73, 80])
 def test_instruments_are_in_tune(program, soundfont):
   """The fundamental or a low harmonic of middle and high notes is within 30 cents of its place."""
-  instrument = next(each for each in synthesis.instruments() if each.program == program)
+  instrument = next(each for each in instruments.instruments() if each.program == program)
   for pitch in (60, 67, min(instrument.high - 2, 79)):
     waveform = one_note(program, pitch, soundfont)[2400:21600]
     spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform)), 1 << 19))
@@ -126,10 +126,10 @@ def test_onsets_are_heard_at_the_stated_times(examples):
 
 
 def test_the_passage_starts_at_the_stated_time(examples):
-  music = synthesis.repeated(scores.read_music(WORK), 6.0, 1.0)
+  music = passages.repeated(scores.read_music(WORK), 6.0, 1.0)
   for example in examples:
     start = example["start_s"] * example["bpm"] / 60
-    heard = synthesis.between(music.parts[0], start, start + 6.0 * example["bpm"] / 60)
+    heard = passages.between(music.parts[0], start, start + 6.0 * example["bpm"] / 60)
     np.testing.assert_allclose(
       heard[:, 0] * 60 / example["bpm"], example["onsets"][:, 0], atol=1e-4
     )
@@ -137,6 +137,6 @@ def test_the_passage_starts_at_the_stated_time(examples):
 
 
 def test_generator_depends_on_its_parts_alone():
-  one, two = (synthesis.generator(0, "a", "b").integers(0, 1 << 30, 4) for _ in range(2))
+  one, two = (draws.generator(0, "a", "b").integers(0, 1 << 30, 4) for _ in range(2))
   np.testing.assert_array_equal(one, two)
-  assert synthesis.generator(0, "ab").random() != synthesis.generator(0, "a", "b").random()
+  assert draws.generator(0, "ab").random() != draws.generator(0, "a", "b").random()

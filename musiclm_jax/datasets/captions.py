@@ -12,7 +12,8 @@ import re
 
 import numpy as np
 
-from musiclm_jax.datasets import catalogue, scores, synthesis
+from musiclm_jax.datasets import catalogue, scores
+from musiclm_jax.datasets.rendition import Rendition
 
 LOW, HIGH = 58.0, 76.0  # the register is low below, high above this mean MIDI pitch of a melody
 CAPTIONS = 4  # of each clip
@@ -26,9 +27,7 @@ def phrasings() -> dict:
   return json.loads((catalogue.data_folder() / "phrasings.json").read_text("utf-8"))
 
 
-def describe(
-  rendition: synthesis.Rendition, rng: np.random.Generator
-) -> tuple[list[str], list[str]]:
+def describe(rendition: Rendition, rng: np.random.Generator) -> tuple[list[str], list[str]]:
   """`CAPTIONS` different captions of one to four sentences, and an aspect list, as in MusicCaps.
 
   The first caption names all instruments and does not repeat a fact; the others mention few facts
@@ -44,9 +43,7 @@ def describe(
   return texts, listed
 
 
-def write(
-  rendition: synthesis.Rendition, kind: str, words: dict[str, str], rng: np.random.Generator
-) -> str:
+def write(rendition: Rendition, kind: str, words: dict[str, str], rng: np.random.Generator) -> str:
   """A caption that begins with one of the phrasings `kind` and goes on with other facts."""
   table = phrasings()
   sentences = [str(rng.choice(table[kind]))]
@@ -66,7 +63,7 @@ def slots(template: str) -> set[str]:
   return {"tempo" if name == "tempo_word" else name for name in found}
 
 
-def choose_words(rendition: synthesis.Rendition, rng: np.random.Generator) -> dict[str, str]:
+def choose_words(rendition: Rendition, rng: np.random.Generator) -> dict[str, str]:
   """{slot: words} for the sentences' templates."""
   table, work = phrasings(), rendition.work
   names = unique(voice.instrument.name for voice in rendition.voices)
@@ -100,9 +97,7 @@ def choose_words(rendition: synthesis.Rendition, rng: np.random.Generator) -> di
   return words
 
 
-def aspects(
-  rendition: synthesis.Rendition, words: dict[str, str], rng: np.random.Generator
-) -> list[str]:
+def aspects(rendition: Rendition, words: dict[str, str], rng: np.random.Generator) -> list[str]:
   """Phrases that are true of the clip, in random order, always with its instruments."""
   sure = unique(voice.instrument.name for voice in rendition.voices)
   sure += [
@@ -132,13 +127,13 @@ def brightness(key: str) -> str:
   return "bright" if scores.SCALES[scores.split_key(key)[1]][2] == 4 else "dark"
 
 
-def register(rendition: synthesis.Rendition) -> str:
+def register(rendition: Rendition) -> str:
   """ "low", "middle" or "high" by the mean pitch of the melody."""
   middle = rendition.melody[:, 2].mean()
   return "low" if middle < LOW else "high" if middle > HIGH else "middle"
 
 
-def density(rendition: synthesis.Rendition) -> str:
+def density(rendition: Rendition) -> str:
   """ "sparse", "flowing" or "busy" by the melody's notes per second."""
   melody = rendition.melody[rendition.melody[:, 0] >= 0]
   seconds = float((melody[:, 0] + melody[:, 1]).max()) * rendition.seconds_per_quarter

@@ -17,9 +17,9 @@ from musiclm_jax.datasets import (
   captions,
   catalogue,
   corpus_clips,
-  mixing,
   parallel_build,
   soundfonts,
+  synthesis,
 )
 from musiclm_jax.datasets.audio_record import FEATURES
 from musiclm_jax.ranges import PositiveInt, Seed
@@ -168,7 +168,7 @@ def forecast(config: RenderedConfig, directory: pathlib.Path) -> str:
   """
   works = sum(len(split_jobs(config, split, "")) for split in SPLITS)
   clips = works * config.passages * config.renditions
-  kept = clips * config.clip_seconds * mixing.SAMPLE_RATE * 2 / 1e9
+  kept = clips * config.clip_seconds * synthesis.SAMPLE_RATE * 2 / 1e9
   parent = next(each for each in directory.parents if each.exists())
   free = shutil.disk_usage(parent).free / 1e9
   if free < COPIES * kept:

@@ -5,7 +5,15 @@ import re
 
 import numpy as np
 
-from musiclm_jax.datasets import arrangement, captions, mixing, performance, scores, synthesis
+from musiclm_jax.datasets import (
+  arrangement,
+  captions,
+  draws,
+  passages,
+  performance,
+  scores,
+  synthesis,
+)
 from musiclm_jax.datasets.catalogue import Work
 
 
@@ -32,17 +40,17 @@ class Job:
 def render_work(job: Job) -> list[dict]:
   """Records of a work, as the features of `corpus_builder`: `renditions` clips of each passage."""
   music = scores.read_music(job.work)
-  rng = synthesis.generator(job.seed, job.work.id, "passages")
-  passages = synthesis.draw_passages(music, job.work, job.clip_seconds, job.passages, rng)
-  music = synthesis.repeated(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
+  rng = draws.generator(job.seed, job.work.id, "passages")
+  found = passages.draw_passages(music, job.work, job.clip_seconds, job.passages, rng)
+  music = passages.repeated(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
   return [
     render_clip(job, music, passage, number)
-    for passage in passages
+    for passage in found
     for number in range(job.renditions)
   ]
 
 
-def render_clip(job: Job, music: scores.Music, passage: synthesis.Passage, number: int) -> dict:
+def render_clip(job: Job, music: scores.Music, passage: passages.Passage, number: int) -> dict:
   """One record: waveform [samples] int16 at 24 kHz and the facts of it."""
   work = job.work
   rendition = arrangement.arrange(
@@ -59,7 +67,7 @@ def render_clip(job: Job, music: scores.Music, passage: synthesis.Passage, numbe
   name = f"{melody}/{'combination' if job.held_out else 'rendition'}{number}"
 
   def rng(what):
-    return synthesis.generator(job.seed, name, what)
+    return draws.generator(job.seed, name, what)
 
   texts, aspect_list = captions.describe(rendition, rng("caption"))
   parts = performance.perform(rendition, rng("performance"))
@@ -68,7 +76,7 @@ def render_clip(job: Job, music: scores.Music, passage: synthesis.Passage, numbe
   players = {voice.instrument.program: voice.instrument.name for voice in rendition.voices}
   return {
     "id": re.sub(r"[^A-Za-z0-9]+", "-", name),
-    "waveform": mixing.render(
+    "waveform": synthesis.render(
       parts, rendition.dynamics, job.soundfont, job.clip_seconds, rng("room")
     ),
     "caption": texts[0],

@@ -8,7 +8,8 @@ import dataclasses
 import numpy as np
 
 from musiclm_jax.datasets import scores
-from musiclm_jax.datasets.synthesis import Instrument, Rendition, Voice
+from musiclm_jax.datasets.instruments import Instrument
+from musiclm_jax.datasets.rendition import Rendition, Voice
 
 SHARED_SECONDS, OWN_SECONDS = 0.010, 0.006  # standard deviations of onsets
 SHARED_STEP = 0.7  # seconds between independent values of the shared deviation
