@@ -14,10 +14,11 @@ import time
 from musiclm_jax.datasets import (
   corpus_builder,
   corpus_clips,
+  draws,
   parallel_build,
+  passages,
   scores,
   soundfonts,
-  synthesis,
 )
 
 
@@ -47,8 +48,10 @@ def synthesis_speed(soundfont: str) -> float:
   """Seconds of audio per second of the synthesizer alone, which repeats a solo passage."""
   config = corpus_builder.size_config("demo", seed=0, soundfont="")
   job = corpus_builder.split_jobs(config, "train", soundfont)[0]
-  music = passages.repeated(scores.read_music(job.work), job.clip_seconds, 1.0)
-  passage = passages.passages_of(music, job.work, job.clip_seconds)[0]
+  music = scores.read_music(job.work)
+  rng = draws.generator(0)
+  passage = passages.draw_passages(music, job.work, job.clip_seconds, 1, rng)[0]
+  music = passages.repeated(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
   begin = time.process_time()
   for _ in range(20):
     corpus_clips.render_clip(job, music, passage, 0)

@@ -9,7 +9,13 @@ import pytest
 import tensorflow_datasets as tfds
 
 from musiclm_jax import audio
-from musiclm_jax.datasets import corpus_builder, corpus_clips, soundfonts, synthesis
+from musiclm_jax.datasets import (
+  corpus_builder,
+  corpus_clips,
+  instruments,
+  passages,
+  soundfonts,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +130,7 @@ def test_full_size_is_more_than_200_hours():
 
 
 def test_wrong_requests_are_one_line(tmp_path):
-  with pytest.raises(ValueError, match="size: wanted one of tiny, demo, full, got 'huge'"):
+  with pytest.raises(ValueError, match="size: wanted one of tiny, demo, small, full, got 'huge'"):
     corpus_builder.prepare(str(tmp_path), "huge", seed=0, workers=1)
   with pytest.raises(ValueError, match="workers: wanted at least 1, got 0"):
     corpus_builder.prepare(str(tmp_path), "tiny", seed=0, workers=0)

@@ -4,7 +4,6 @@ Every random choice depends on (seed, work, passage, number) alone.
 """
 
 import dataclasses
-import itertools
 
 import numpy as np
 
@@ -47,21 +46,23 @@ def arrange(
   kind = str(shared.permutation(accompaniment.KINDS)[number % len(accompaniment.KINDS)])
   leads = shared.permutation(np.array(instruments.with_role("lead"), object))
   shifts = shared.permutation(np.arange(-5, 7))
-  leads = np.roll(leads, -number * (len(leads) // renditions))
-  for lead, shift in itertools.product(leads, shifts):
+  choices = []
+  for lead in leads:
     word = lead.held_out if held_out else tempo
     if not word or (lead.held_out == word) != held_out:
       continue
     low, high = passages.TEMPI[word]
     bpm = float(draws.generator(*place, number, word).integers(low, high + 1))
     start, parts = excerpt(music, work, passage, bpm, clip_seconds)
-    voices = cast(parts, lead, int(shift), word)
-    if voices:
-      break
-  else:
+    able = ((shift, cast(parts, lead, int(shift), word)) for shift in shifts)
+    fitting = next(((shift, voices) for shift, voices in able if voices), None)
+    if fitting:
+      choices.append((lead, word, bpm, start, parts, *fitting))
+  if not choices:
     raise ValueError(
       f"{work.id}: wanted an instrument for passage {passage.name}, found none whose range holds it"
     )
+  lead, word, bpm, start, parts, shift, voices = choices[number * len(choices) // renditions]
   key = transpose_key(work.key, int(shift))
   melody = scores.melody_of(voices[0].notes)
   articulation, voices = articulate(voices, passage, own)
