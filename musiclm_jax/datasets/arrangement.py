@@ -4,6 +4,8 @@ Every random choice depends on (seed, work, passage, number) alone.
 """
 
 import dataclasses
+import itertools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,16 @@ DYNAMICS = ("soft", "medium", "loud")
 TAIL_SECONDS = 0.8  # what a closing passage leaves for its last note to ring
 OCTAVES = (0, -12, 12, -24, 24)
 LOWER_PARTS = -2.0  # dB, relative to the highest part
+
+
+class Casting(NamedTuple):
+  """A tempo, the start in quarters, and voices transposed by `shift` semitones that can play it."""
+
+  tempo_word: str
+  bpm: float
+  start: float
+  shift: int
+  voices: tuple[Voice, ...]
 
 
 def arrange(
@@ -45,28 +57,26 @@ def arrange(
   tempo = str(shared.choice(list(passages.TEMPI)))
   kind = str(shared.permutation(accompaniment.KINDS)[number % len(accompaniment.KINDS)])
   leads = shared.permutation(np.array(instruments.with_role("lead"), object))
-  shifts = shared.permutation(np.arange(-5, 7))
-  choices = []
+  shifts = shared.permutation(np.arange(-5, 7)).tolist()
+  found = []
   for lead in leads:
     word = lead.held_out if held_out else tempo
-    if not word or (lead.held_out == word) != held_out:
-      continue
-    low, high = passages.TEMPI[word]
-    bpm = float(draws.generator(*place, number, word).integers(low, high + 1))
-    start, parts = excerpt(music, work, passage, bpm, clip_seconds)
-    able = ((shift, cast(parts, lead, int(shift), word)) for shift in shifts)
-    fitting = next(((shift, voices) for shift, voices in able if voices), None)
-    if fitting:
-      choices.append((lead, word, bpm, start, parts, *fitting))
-  if not choices:
+    if word and (lead.held_out == word) == held_out:
+      low, high = passages.TEMPI[word]
+      bpm = float(draws.generator(*place, number, word).integers(low, high + 1))
+      start, parts = excerpt(music, work, passage, bpm, clip_seconds)
+      casts = (Casting(word, bpm, start, shift, cast(parts, lead, shift, word)) for shift in shifts)
+      found += itertools.islice((each for each in casts if each.voices), 1)
+  if not found:
     raise ValueError(
       f"{work.id}: wanted an instrument for passage {passage.name}, found none whose range holds it"
     )
-  lead, word, bpm, start, parts, shift, voices = choices[number * len(choices) // renditions]
-  key = transpose_key(work.key, int(shift))
+  word, bpm, start, shift, voices = found[number * len(found) // renditions]
+  key = transpose_key(work.key, shift)
   melody = scores.melody_of(voices[0].notes)
   articulation, voices = articulate(voices, passage, own)
-  if len(parts) == 1:
+  lead, alone = voices[0].instrument, len(voices) == 1
+  if alone:
     downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
     voices += accompaniment.accompany(
       kind, melody, key, work.metre, downbeat=downbeat, lead=lead, word=word, rng=own
@@ -79,7 +89,7 @@ def arrange(
     bpm=bpm,
     tempo_word=word,
     key=key,
-    arrangement=kind if len(parts) == 1 else "parts",
+    arrangement=kind if alone else "parts",
     dynamics=str(own.choice(DYNAMICS)),
     articulation=articulation,
     voices=voices,

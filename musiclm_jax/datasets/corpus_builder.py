@@ -153,7 +153,7 @@ def prepare(
   built = not directory.exists()
   if built:
     print(forecast(builder.builder_config, directory), flush=True)
-    parallel_build.build(builder, workers or os.cpu_count())
+    parallel_build.build(builder, os.cpu_count() if workers is None else workers)
   model = pathlib.Path(data_dir) / "captions.model"
   if built or not model.exists():
     captions.train_text_model(read_captions(builder), model, VOCAB_SIZE)
