@@ -1,6 +1,7 @@
 """The built-in corpus as a TFDS data set: rendered scores with captions and measurable facts.
 
-`prepare` builds it where it is missing. Neither importing nor building imports TensorFlow.
+`prepare` builds it where it is missing. Importing imports no TensorFlow, nor does building up to
+1 GB; TFDS shuffles larger splits in temporary files that TensorFlow writes.
 """
 
 import dataclasses
@@ -177,8 +178,8 @@ def forecast(config: RenderedConfig, directory: pathlib.Path) -> str:
       f"the disk has {free:.1f} GB free"
     )
   return (
-    f"{directory}: building {clips} clips, {clips * config.clip_seconds / 3600:.2f} h; {kept:.1f} "
-    f"GB stay on disk, {COPIES * kept:.1f} GB while it is built; {free:.1f} GB are free"
+    f"{directory}: building {clips} clips, {clips * config.clip_seconds / 3600:.2f} h; at "
+    f"most {kept:.1f} GB stay on disk, {COPIES * kept:.1f} GB while it is built; {free:.1f} GB are free"
   )
 
 

@@ -1,6 +1,6 @@
 """What the builders of audio data sets share: processes, a progress bar, bytes that never differ.
 
-Neither importing nor building imports TensorFlow.
+Neither importing nor building up to 1 GB imports TensorFlow.
 """
 
 import contextlib
