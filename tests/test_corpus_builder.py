@@ -1,8 +1,10 @@
 """The built-in corpus: its records, its errors, and the same bytes on any number of workers."""
 
 import itertools
+import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -78,6 +80,12 @@ def test_truth_is_within_the_clip(splits):
     assert set(record["instruments"]) <= set(record["aspect_list"])
 
 
+def test_every_clip_has_several_captions(splits):
+  for record in itertools.chain(*splits.values()):
+    texts = [text.decode() for text in record["captions"]]
+    assert len(set(texts)) == len(texts) >= 3 and texts[0] == record["caption"].decode()
+
+
 def test_second_call_builds_nothing(corpus, capsys):
   before = {path: path.stat().st_mtime_ns for path in corpus.iterdir()}
   assert corpus_builder.prepare(str(corpus.parents[2]), "tiny", seed=0, workers=1) == corpus
@@ -123,10 +131,32 @@ def test_same_bytes_from_one_process_that_imports_no_tensorflow(corpus, tmp_path
     assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
 
 
-def test_full_size_is_more_than_200_hours():
-  config = corpus_builder.Rendered.builder_configs["full"]
-  works = sum(len(corpus_builder.split_jobs(config, split, "")) for split in corpus_builder.SPLITS)
-  assert works * config.passages * config.renditions * config.clip_seconds / 3600 > 200
+@pytest.mark.parametrize("size, hours", [("small", 60), ("full", 200)])
+def test_sizes_have_all_works_of_train_and_enough_of_test(size, hours):
+  config = corpus_builder.Rendered.builder_configs[size]
+  works = {split: corpus_builder.split_jobs(config, split, "") for split in corpus_builder.SPLITS}
+  clips = config.passages * config.renditions
+  assert sum(map(len, works.values())) * clips * config.clip_seconds / 3600 > hours
+  assert len(works["train"]) == 2663
+  assert len(works["test"]) >= 76 and len(works["test"]) * clips >= 228
+
+
+def test_the_plan_is_printed_and_a_small_disk_is_refused(tmp_path, monkeypatch):
+  config = corpus_builder.Rendered.builder_configs["small"]
+  free = 40e9
+
+  def usage(path):
+    assert path.exists()
+    return types.SimpleNamespace(free=free)
+
+  monkeypatch.setattr(shutil, "disk_usage", usage)
+  line = corpus_builder.forecast(config, tmp_path / "rendered/small/1.0.0")
+  assert "11316 clips, 94.30 h; at most 16.3 GB stay on disk, 32.6 GB while it is built" in line
+  assert line.endswith("40.0 GB are free")
+  free = 30e9
+  with pytest.raises(ValueError, match="wanted 32.6 GB while it is built and 16.3 GB afterwards"):
+    corpus_builder.prepare(str(tmp_path), "small", seed=0, workers=1)
+  assert not list(tmp_path.rglob("*.array_record*"))
 
 
 def test_wrong_requests_are_one_line(tmp_path):

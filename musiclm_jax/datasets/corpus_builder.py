@@ -178,8 +178,8 @@ def forecast(config: RenderedConfig, directory: pathlib.Path) -> str:
       f"the disk has {free:.1f} GB free"
     )
   return (
-    f"{directory}: building {clips} clips, {clips * config.clip_seconds / 3600:.2f} h; at "
-    f"most {kept:.1f} GB stay on disk, {COPIES * kept:.1f} GB while it is built; {free:.1f} GB are free"
+    f"{directory}: building {clips} clips, {clips * config.clip_seconds / 3600:.2f} h; at most "
+    f"{kept:.1f} GB stay on disk, {COPIES * kept:.1f} GB while it is built; {free:.1f} GB are free"
   )
 
 

@@ -2,11 +2,11 @@
 
 symusic 0.5.9 reads a sample's root key from the sample header alone and ignores the generator
 `overridingRootKey`: with pretty_midi's soundfont it plays a violin's A4 19 semitones too high, and
-some high notes never end. It rounds a loop to whole samples of the rate at which it renders, so that
-notes of short loops are out of tune. Where a loop ends with its sample, it interpolates with the
-memory after the sample. So clips are rendered with a copy that has the right keys in its headers, and
-loops that are long and continue a little after their ends. Chunks, records and generator numbers are those of the SoundFont
-2.01 specification, sections 5 to 8.
+some high notes never end. It rounds a loop to whole samples of the rate at which it renders, so
+that notes of short loops are out of tune. Where a loop ends with its sample, it interpolates with
+the memory after the sample. So clips are rendered with a copy that has the right keys in its
+headers, and loops that are long and continue a little after their ends. Chunks, records and
+generator numbers are those of the SoundFont 2.01 specification, sections 5 to 8.
 """
 
 import dataclasses
