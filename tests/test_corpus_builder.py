@@ -14,6 +14,7 @@ from musiclm_jax import audio
 from musiclm_jax.datasets import (
   corpus_builder,
   corpus_clips,
+  corpus_sizes,
   instruments,
   passages,
   soundfonts,
@@ -36,7 +37,7 @@ def splits(corpus):
 
 
 def test_corpus_has_the_size_that_was_asked_for(splits):
-  assert set(splits) == set(corpus_builder.SPLITS)
+  assert set(splits) == set(corpus_sizes.SPLITS)
   assert 60 <= sum(map(len, splits.values())) <= 80
   assert len(splits["test"]) >= 8
   for record in itertools.chain(*splits.values()):
@@ -98,8 +99,8 @@ def test_works_do_not_depend_on_each_other(splits, tmp_path):
   """Alone and in another order they are what the build made."""
   records = {record["id"].decode(): record for record in splits["train"]}
   soundfont = soundfonts.write_corrected("", tmp_path)
-  config = corpus_builder.Rendered.builder_configs["tiny"]
-  for job in corpus_builder.split_jobs(config, "train", soundfont)[5::-1]:
+  made = dict(seed=0, soundfont=soundfont, scores="")
+  for job in corpus_sizes.jobs(corpus_sizes.SIZES["tiny"], "train", **made)[5::-1]:
     for example in corpus_clips.render_work(job):
       record = records[example["id"]]
       assert example["waveform"].tobytes() == record["waveform"].tobytes()
@@ -133,16 +134,17 @@ def test_same_bytes_from_one_process_that_imports_no_tensorflow(corpus, tmp_path
 
 @pytest.mark.parametrize("size, hours", [("small", 60), ("full", 200)])
 def test_sizes_have_all_works_of_train_and_enough_of_test(size, hours):
-  config = corpus_builder.Rendered.builder_configs[size]
-  works = {split: corpus_builder.split_jobs(config, split, "") for split in corpus_builder.SPLITS}
-  clips = config.passages * config.renditions
-  assert sum(map(len, works.values())) * clips * config.clip_seconds / 3600 > hours
+  size = corpus_sizes.SIZES[size]
+  made = dict(seed=0, soundfont="", scores="")
+  works = {split: corpus_sizes.jobs(size, split, **made) for split in corpus_sizes.SPLITS}
+  clips = size.passages * size.renditions
+  assert corpus_sizes.clip_count(size) * size.clip_seconds / 3600 > hours
   assert len(works["train"]) == 2663
   assert len(works["test"]) >= 76 and len(works["test"]) * clips >= 228
 
 
 def test_the_plan_is_printed_and_a_small_disk_is_refused(tmp_path, monkeypatch):
-  config = corpus_builder.Rendered.builder_configs["small"]
+  size = corpus_sizes.SIZES["small"]
   free = 40e9
 
   def usage(path):
@@ -150,7 +152,7 @@ def test_the_plan_is_printed_and_a_small_disk_is_refused(tmp_path, monkeypatch):
     return types.SimpleNamespace(free=free)
 
   monkeypatch.setattr(shutil, "disk_usage", usage)
-  line = corpus_builder.forecast(config, tmp_path / "rendered/small/1.0.0")
+  line = corpus_builder.forecast(size, tmp_path / "rendered/small/1.0.0")
   assert "11316 clips, 94.30 h; at most 16.3 GB stay on disk, 32.6 GB while it is built" in line
   assert line.endswith("40.0 GB are free")
   free = 30e9

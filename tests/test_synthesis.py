@@ -23,6 +23,7 @@ def examples(soundfont):
       work=WORK,
       seed=0,
       soundfont=soundfont,
+      scores="",
       clip_seconds=6.0,
       passages=1,
       renditions=3,

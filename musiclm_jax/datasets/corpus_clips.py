@@ -11,6 +11,7 @@ from musiclm_jax.datasets import (
   draws,
   passages,
   performance,
+  score_arrays,
   scores,
   synthesis,
 )
@@ -21,13 +22,15 @@ from musiclm_jax.datasets.catalogue import Work
 class Job:
   """What is rendered of one work.
 
-  `soundfont` is the path of one that `soundfonts` corrected; `held_out` asks for the pairs of
-  instrument and tempo that training never has.
+  `soundfont` is the path of one that `soundfonts` corrected, `scores` that of a file of
+  `score_arrays` or ""; `held_out` asks for the pairs of instrument and tempo that training never
+  has.
   """
 
   work: Work
   seed: int
   soundfont: str
+  scores: str
   clip_seconds: float
   passages: int
   renditions: int
@@ -39,7 +42,7 @@ class Job:
 
 def render_work(job: Job) -> list[dict]:
   """Records of a work, as the features of `corpus_builder`: `renditions` clips of each passage."""
-  music = scores.read_music(job.work)
+  music = score_arrays.read_music(job.work, job.scores)
   rng = draws.generator(job.seed, job.work.id, "passages")
   found = passages.draw_passages(music, job.work, job.clip_seconds, job.passages, rng)
   music = passages.repeated(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
