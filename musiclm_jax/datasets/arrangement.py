@@ -15,9 +15,9 @@ from musiclm_jax.datasets.instruments import Instrument
 from musiclm_jax.datasets.passages import Passage
 from musiclm_jax.datasets.rendition import PREROLL_SECONDS, Rendition, Voice
 from musiclm_jax.datasets.scores import Music
+from musiclm_jax.datasets.synthesis import LEVELS
 
 ARTICULATION = {"legato": 0.97, "detached": 0.6}  # sounding share of a note's value
-DYNAMICS = ("soft", "medium", "loud")
 TAIL_SECONDS = 0.8  # what a closing passage leaves for its last note to ring
 OCTAVES = (0, -12, 12, -24, 24)
 LOWER_PARTS = -2.0  # dB, relative to the highest part
@@ -90,7 +90,7 @@ def arrange(
     tempo_word=word,
     key=key,
     arrangement=kind if alone else "parts",
-    dynamics=str(own.choice(DYNAMICS)),
+    dynamics=str(own.choice(list(LEVELS))),
     articulation=articulation,
     voices=voices,
     melody=melody,

@@ -128,7 +128,7 @@ def prepare(
     parallel_build.build(builder, os.cpu_count() if workers is None else workers)
   model = pathlib.Path(data_dir) / "captions.model"
   if built or not model.exists():
-    captions.train_text_model(read_captions(builder), model, VOCAB_SIZE)
+    captions.train_text_model(parallel_build.read_captions(builder, "train"), model, VOCAB_SIZE)
   print(summary(builder, time.perf_counter() - begin if built else None), flush=True)
   return directory
 
@@ -151,12 +151,6 @@ def forecast(size: Size, directory: pathlib.Path) -> str:
     f"{directory}: building {clips} clips, {clips * size.clip_seconds / 3600:.2f} h; at most "
     f"{kept:.1f} GB stay on disk, {COPIES * kept:.1f} GB while it is built; {free:.1f} GB are free"
   )
-
-
-def read_captions(builder: Rendered) -> list[str]:
-  """All captions of the split train, in the order of the records."""
-  source = builder.as_data_source("train", decoders={"waveform": tfds.decode.SkipDecoding()})
-  return [caption.decode() for each in source for caption in each["captions"]]
 
 
 def summary(builder: Rendered, seconds: float | None) -> str:
