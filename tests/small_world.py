@@ -21,6 +21,7 @@ from musiclm_jax.tokenizers import (
   conformer,
   convolutions,
   discriminators,
+  front_ends,
   melody,
   mulan,
   soundstream,
@@ -89,11 +90,16 @@ def self_supervised():
   rest = dict(dropout_rate=0.0, num_buckets=8, max_distance=32, remat="none", unroll=True)
   stack = conformer.Conformer(**layers, **rest, dtype="float32")
   return w2v_bert.W2vBert(
-    front_end=w2v_bert.FrontEnd(RATE, 600, 240, 16, 2, 8, "float32"),
+    front_end=front_ends.LogMel(RATE, 600, 240, 16, 2, 8, "float32"),
     contrastive=stack,
     masked=stack.clone(),
-    targets=targets.Clusters(
-      quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, None, 2, False), 4, "float32"
+    targets=(
+      targets.Clusters(
+        "log_mel",
+        quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, None, 2, False),
+        4,
+        "float32",
+      ),
     ),
     start_rate=0.1,
     span=5,
