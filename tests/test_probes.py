@@ -11,13 +11,12 @@ FAMILIES = ("brass", "keyboard", "strings")
 
 @pytest.fixture
 def clips(rng):
-  """Clips of two a work, a note of a random pitch every fifth of a second."""
-  times = np.arange(0.1, FRAMES / RATE, 0.2)
+  """Clips of two a work, with nine notes of random pitches at random times."""
   return [
     {
       "work": str(index // 2),
       "family": FAMILIES[rng.integers(3)],
-      "onsets": np.stack([times, rng.integers(48, 84, len(times))], axis=1)[::-1],
+      "onsets": np.stack([rng.uniform(0, FRAMES / RATE, 9), rng.integers(48, 84, 9)], axis=1),
     }
     for index in range(CLIPS)
   ]
@@ -42,7 +41,7 @@ def test_what_is_planted_in_a_level_is_found_and_the_rest_is_not(clips, rng):
   nothing = probes.probe(noise, known, folds=3, seed=0)
   for name, each in found.items():
     assert abs(nothing[name]["value"] - nothing[name]["majority"]) < 0.15, name
-    assert each["shuffled"] < each["interval"][0] <= each["value"] <= each["interval"][1]
+    assert each["shuffled"] < each["interval"][0] <= each["value"] <= each["interval"][1], name
 
 
 def test_an_area_is_that_of_its_definition(clips, rng):
@@ -51,7 +50,7 @@ def test_an_area_is_that_of_its_definition(clips, rng):
   found = probes.probe(noisy, known, folds=3, seed=0)["onset"]["value"]
   hits = (noisy[known.onset == 1] == 1).mean()
   false = (noisy[known.onset == 0] == 1).mean()
-  assert found == pytest.approx((1 + hits - false) / 2)  # of one threshold
+  assert found == pytest.approx((1 + hits - false) / 2, abs=0.02)  # of one threshold
 
 
 def test_fewer_works_than_folds_are_an_error(clips):

@@ -10,9 +10,10 @@ import optax
 import pytest
 
 from musiclm_jax.tokenizers.conformer import Conformer
-from musiclm_jax.tokenizers.front_ends import LogMel
+from musiclm_jax.tokenizers.front_ends import LogMel, Views
 from musiclm_jax.tokenizers.quantizer import ResidualQuantizer
 from musiclm_jax.tokenizers.targets import Clusters, Learned
+from musiclm_jax.tokenizers.views import Envelope, MelBands, Spectrum
 from musiclm_jax.tokenizers.w2v_bert import W2vBert, contrastive_loss, span_mask
 
 CONFORMER = {
@@ -87,22 +88,23 @@ def filled(model, samples):
 def tiny(kind="clusters"):
   """A model, its parameters, and one compiled step to ((loss, metrics), gradients)."""
   model = encoder(kind)
+  return model, filled(model, 960), jax.jit(functools.partial(one_step, model))
 
-  @jax.jit
-  def step(variables, waveform, key):
-    def loss(params):
-      (loss, metrics), _ = model.apply(
-        {**variables, "params": params},
-        {"waveform": waveform},
-        train=True,
-        rngs={"dropout": key},
-        mutable=nn.DenyList("params"),
-      )
-      return loss, metrics
 
-    return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+def one_step(model, variables, waveform, key):
+  """((loss, metrics), gradients)."""
 
-  return model, filled(model, 960), step
+  def loss(params):
+    (loss, metrics), _ = model.apply(
+      {**variables, "params": params},
+      {"waveform": waveform},
+      train=True,
+      rngs={"dropout": key},
+      mutable=nn.DenyList("params"),
+    )
+    return loss, metrics
+
+  return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
 
 @pytest.fixture
@@ -244,6 +246,37 @@ def test_every_parameter_has_a_gradient(kind, waveform):
     step(variables, waveform, jax.random.key(0))[1]
   ):
     assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, path
+
+
+@pytest.mark.slow
+def test_losses_of_several_targets_add_up_and_each_teaches(waveform):
+  bands = MelBands(20, 0.0, 12000.0)
+  kinds = (
+    Spectrum("notes", bands, 1024, 480, 0.3, 0.1),
+    Envelope("timbre", bands, 1024, 480, 6, 0.2, 0.001),
+  )
+  clusters = [
+    Clusters(kind.name, ResidualQuantizer(1, size, dim, 1.0, 0.0, None, 5, False), 8, "float32")
+    for kind, size, dim in zip(kinds, (12, 7), (40, 6))
+  ]
+  front_end = Views(kinds, 24000, 960, 16, 16, "float32")
+  model = encoder(front_end=front_end, targets=tuple(clusters))
+  variables = filled(model, 960)
+  (loss, metrics), gradients = jax.jit(functools.partial(one_step, model))(
+    variables, waveform, jax.random.key(0)
+  )
+  mean = {name: float(total / weight) for name, (total, weight) in metrics.items()}
+  parts = [mean[f"{name}_loss_{index}"] for name in ("contrastive", "masked") for index in (0, 1)]
+  np.testing.assert_allclose(loss, sum(parts), rtol=1e-5)
+  np.testing.assert_allclose(mean["chance"], np.log(12 * 7) + 2 * np.log(101), rtol=1e-5)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+    assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, path
+
+
+def test_a_target_of_no_view_is_refused():
+  target = Clusters("pitch", ResidualQuantizer(1, 12, 320, 1.0, 0.0, None, 5, False), 8, "float32")
+  with pytest.raises(ValueError, match="view: wanted one of log_mel, found 'pitch'"):
+    abstract(encoder(targets=(target,)), 960)
 
 
 @pytest.mark.slow

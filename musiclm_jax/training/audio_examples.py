@@ -1,6 +1,7 @@
 """Examples of audio records: what the codec, the encoders and the joint embedding train on."""
 
 import dataclasses
+import math
 import sys
 import zlib
 
@@ -8,7 +9,7 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 
 from musiclm_jax import audio
-from musiclm_jax.ranges import PositiveFloat, PositiveInt
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.training.examples import ExampleMaker, Shapes, generator
 
@@ -53,6 +54,39 @@ class Waveforms:
 
     def make(record: dict, position: int) -> dict[str, np.ndarray]:
       return {"waveform": _random_crop(record["waveform"], samples, generator(seed, position))}
+
+    return ExampleMaker(("waveform",), make)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transposed:
+  """Examples as of `Waveforms`, each moved by -max_semitones..max_semitones semitones.
+
+  The crop is resampled: its tempo and its formants move too, as on a tape at another speed.
+  """
+
+  crop_seconds: PositiveFloat
+  sample_rate: PositiveInt
+  max_semitones: NonNegativeInt
+  sources = ()
+
+  @property
+  def shapes(self) -> Shapes:
+    """The shapes of an example."""
+    return {"waveform": _sound(self)}
+
+  def open(self, records, parts: dict[str, str], seed: int) -> ExampleMaker:
+    """The maker for audio records."""
+    del records, parts
+    samples = self.shapes["waveform"].shape[0]
+
+    def make(record: dict, position: int) -> dict[str, np.ndarray]:
+      rng = generator(seed, position)
+      semitones = rng.integers(-self.max_semitones, self.max_semitones + 1)
+      rate = round(self.sample_rate * 2 ** (semitones / 12))  # played at sample_rate, it is higher
+      crop = _random_crop(record["waveform"], math.ceil(samples * rate / self.sample_rate), rng)
+      moved = audio.resample(crop, rate, self.sample_rate)[:samples]
+      return {"waveform": np.pad(moved, (0, samples - len(moved)))}
 
     return ExampleMaker(("waveform",), make)
 
