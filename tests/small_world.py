@@ -108,6 +108,7 @@ def self_supervised():
     contrastive_weight=1.0,
     diversity_weight=0.1,
     masked_weight=1.0,
+    unmasked_weight=0.0,
   )
 
 

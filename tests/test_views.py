@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax.tokenizers.front_ends import Views
-from musiclm_jax.tokenizers.views import Envelope, MelBands, PitchBands, Spectrum
+from musiclm_jax.tokenizers.views import Envelope, Flux, MelBands, PitchBands, Spectrum
 
 RATE, FRAME = 24000, 960
 MEL = MelBands(40, 0.0, 12000.0)
@@ -13,6 +13,7 @@ VIEWS = {
   "notes": Spectrum("notes", MEL, 1024, 240, 0.3, 0.1),
   "pitches": Spectrum("pitches", PitchBands(84, 12, 65.4), 4096, 480, 30.0, 0.1),
   "timbre": Envelope("timbre", MEL, 1024, 240, 12, 0.4, 0.001),
+  "attacks": Flux("attacks", MEL, 1024, 240, 10.0),
 }
 every = pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 
@@ -43,7 +44,7 @@ def test_a_gain_changes_nothing(view, rng):
 @pytest.mark.parametrize("samples", [FRAME, 7 * FRAME + 959])
 def test_there_is_a_row_for_each_whole_frame_and_silence_is_finite(view, samples):
   found = view(jnp.zeros((2, samples)), RATE, FRAME)
-  dims = {"notes": 160, "pitches": 168, "timbre": 12}
+  dims = {"notes": 160, "pitches": 168, "timbre": 12, "attacks": 160}
   assert found.shape == (2, samples // FRAME, dims[view.name]) and np.isfinite(found).all()
 
 
@@ -63,6 +64,12 @@ def test_an_envelope_tells_timbres_apart_more_than_pitches(pitch):
     for sound in ((pitch, 0.3), (pitch, 0.9), (pitch + 1, 0.3))
   )
   assert row @ higher > row @ brighter + 0.1
+
+
+def test_a_flux_is_of_onsets_alone():
+  two = np.concatenate([tone(60, 0.5, 0.8), tone(67, 0.5, 0.8)], axis=1)
+  found = np.asarray(VIEWS["attacks"](jnp.asarray(two), RATE, FRAME))[0].sum(axis=1)
+  assert found[3:37].argmax() + 3 in (19, 20) and found[3:17].max() < 0.2 * found[18:22].max()
 
 
 def test_an_envelope_is_the_mean_over_its_seconds(rng):

@@ -62,6 +62,7 @@ def encoder(kind="clusters", **changes) -> W2vBert:
     "contrastive_weight": 1.0,
     "diversity_weight": 0.1,
     "masked_weight": 1.0,
+    "unmasked_weight": 0.0,
   }
   return W2vBert(**fields | changes)
 

@@ -106,10 +106,12 @@ def _scores(codes: np.ndarray, labels: np.ndarray, works: np.ndarray, folds: int
   scores = np.full((*labels.shape, int(labels.max()) + 1), -np.inf)
   for fitted, judged in GroupKFold(folds).split(codes, groups=works):
     seen = labels[fitted] >= 0
+    rows = np.concatenate([codes[fitted][seen], labels[fitted][seen][:, None]], axis=1)
+    rows, counts = np.unique(rows, axis=0, return_counts=True)  # codes repeat: far fewer rows
     encoder = OneHotEncoder(handle_unknown="ignore", dtype=np.float32)
-    one_hot = encoder.fit_transform(codes[fitted][seen])
+    one_hot = encoder.fit_transform(rows[:, :-1])
     model = LogisticRegression(C=_FIRMNESS, tol=1e-3, max_iter=200)
-    model.fit(one_hot, labels[fitted][seen])
+    model.fit(one_hot, rows[:, -1], sample_weight=counts)
     rows = encoder.transform(codes[judged].reshape(-1, codes.shape[-1]))
     found = model.predict_log_proba(rows).reshape(*labels[judged].shape, -1)
     scores[np.ix_(judged, np.arange(labels.shape[1]), model.classes_)] = found

@@ -101,7 +101,30 @@ class Envelope:
     return _moving_average(x, round(self.seconds * sample_rate / frame))
 
 
-View = Spectrum | Envelope
+@dataclasses.dataclass(frozen=True)
+class Flux:
+  """How much each band grows from hop to hop: log(1 + compression * magnitude / the clip's mean)
+  less that of the hop before, where it is more. Onsets, whatever their pitch.
+
+  Rows are divided by the root of the clip's mean square.
+  """
+
+  name: str
+  bands: MelBands | PitchBands
+  window: PositiveInt
+  hop: PositiveInt
+  compression: PositiveFloat
+
+  def __call__(self, waveform: jax.Array, sample_rate: int, frame: int) -> jax.Array:
+    """[batch, samples] to [batch, samples // frame, frame // hop * num_bands] float32."""
+    x = jnp.log1p(self.compression * _relative(_bands(waveform, self, sample_rate, frame)))
+    x = jnp.maximum(jnp.diff(x, axis=1, prepend=x[:, :1]), 0)
+    power = jnp.square(x).mean(axis=(1, 2), keepdims=True)
+    x = x / jnp.sqrt(jnp.maximum(power, _SILENT))
+    return x.reshape(x.shape[0], waveform.shape[1] // frame, -1)
+
+
+View = Spectrum | Envelope | Flux
 
 
 def _bands(waveform: jax.Array, view: View, sample_rate: int, frame: int) -> jax.Array:

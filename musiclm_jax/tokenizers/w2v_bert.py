@@ -55,7 +55,9 @@ class W2vBert(nn.Module):
 
   `contrastive` and `masked` are the two Conformers; `targets` make the codes. Masked frames become
   one learned vector. `temperature` is that of the contrastive scores. The weights are those of the
-  three losses; of the diversity loss, within the contrastive one.
+  losses; of the diversity loss, within the contrastive one. `unmasked_weight` is that of predicting
+  the codes of frames that are not masked too (HuBERT, arXiv 2106.07447, Equation 2): 0 in w2v-BERT;
+  with it the last layers hold what the codes of each frame tell.
   """
 
   front_end: LogMel | Views
@@ -69,6 +71,7 @@ class W2vBert(nn.Module):
   contrastive_weight: NonNegativeFloat
   diversity_weight: NonNegativeFloat
   masked_weight: NonNegativeFloat
+  unmasked_weight: NonNegativeFloat
 
   @property
   def methods(self) -> inputs.Methods:
@@ -124,13 +127,15 @@ class W2vBert(nn.Module):
       sums = {
         "contrastive_loss": _total(contrastive, counted),
         "masked_loss": _total(cross_entropy, masked),
+        "unmasked_loss": _total(cross_entropy, ~masked),
         "masked_accuracy": _total(logits.argmax(axis=-1) == codes, masked),
       }
       total = _mean(sums["contrastive_loss"]) + self.diversity_weight * diversity
       loss += self.contrastive_weight * total + self.masked_weight * _mean(sums["masked_loss"])
+      loss += self.unmasked_weight * _mean(sums["unmasked_loss"])
       size = logits.shape[-1]
       chance += self.contrastive_weight * math.log(self.num_distractors + 1)
-      chance += self.masked_weight * math.log(size)
+      chance += (self.masked_weight + self.unmasked_weight) * math.log(size)
       sums |= _usage(codes, size, weight) | more
       metrics |= {f"{name}_{index}": each for name, each in sums.items()}
     return loss, {"loss": (loss * weight, weight), "chance": (chance * weight, weight)} | metrics
