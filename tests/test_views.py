@@ -90,6 +90,6 @@ def test_hops_that_do_not_fill_a_frame_are_refused():
 
 
 def test_a_front_end_without_a_frame_is_refused():
-  front_end = Views(tuple(VIEWS.values()), RATE, FRAME, 8, 8, "float32")
+  front_end = Views(tuple(VIEWS.values()), RATE, FRAME, 0.9, 8, 8, "float32")
   with pytest.raises(ValueError, match="wanted a waveform of 960 samples or more, found 959"):
     front_end.views(jnp.zeros((1, 959)))

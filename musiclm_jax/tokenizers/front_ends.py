@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from musiclm_jax import spectrograms
 from musiclm_jax.encoder import Affine
 from musiclm_jax.layers import norm, normal
-from musiclm_jax.ranges import PositiveInt
+from musiclm_jax.ranges import Fraction, PositiveInt
 from musiclm_jax.tokenizers.views import View
 
 _SUBSAMPLING = 4  # two convolutions of stride 2
@@ -60,7 +60,7 @@ class LogMel(nn.Module):
     return {"log_mel": 1 - 2 * x / math.log(spectrograms.LOG_FLOOR)}
 
   @nn.compact
-  def __call__(self, views: dict[str, jax.Array]) -> jax.Array:
+  def __call__(self, views: dict[str, jax.Array], train: bool) -> jax.Array:
     """The view of 4 * num_mels to features [batch, frames, embed]."""
     x = views["log_mel"]
     batch, frames, _ = x.shape
@@ -89,12 +89,16 @@ class LogMel(nn.Module):
 class Views(nn.Module):
   """Several views side by side; two linear layers with a Swish between them, and a norm.
 
-  There is a frame for every `frame` samples at `sample_rate` Hz.
+  Every dimension is brought to mean 0 and variance 1 first: over the batch in training, by moving
+  averages of `decay` (collection "batch_stats") in evaluation. Magnitudes are positive, and what
+  all frames have in common would hide how they differ. There is a frame for every `frame` samples
+  at `sample_rate` Hz.
   """
 
   kinds: tuple[View, ...]
   sample_rate: PositiveInt
   frame: PositiveInt
+  decay: Fraction
   mlp_dim: PositiveInt
   embed_dim: PositiveInt
   dtype: str
@@ -108,9 +112,16 @@ class Views(nn.Module):
     return {kind.name: kind(waveform, self.sample_rate, self.frame) for kind in self.kinds}
 
   @nn.compact
-  def __call__(self, views: dict[str, jax.Array]) -> jax.Array:
+  def __call__(self, views: dict[str, jax.Array], train: bool) -> jax.Array:
     """The views to features [batch, frames, embed]."""
-    x = jnp.concatenate([views[kind.name] for kind in self.kinds], axis=-1).astype(self.dtype)
+    x = jnp.concatenate([views[kind.name] for kind in self.kinds], axis=-1)
+    x = nn.BatchNorm(
+      use_running_average=not train,
+      momentum=self.decay,
+      use_bias=False,
+      use_scale=False,
+      name="standardise",
+    )(x).astype(self.dtype)
     x = Affine((self.mlp_dim,), (None, "mlp"), self.dtype, name="wi")(x)
     x = Affine((self.embed_dim,), ("mlp", "embed"), self.dtype, name="wo")(nn.swish(x))
     return norm("norm", self.dtype)(x)

@@ -107,7 +107,7 @@ class W2vBert(nn.Module):
     Metrics NAME_INDEX are those of one target.
     """
     views = self.front_end.views(batch["waveform"])
-    x = self.front_end(views)
+    x = self.front_end(views, train)
     made = [target(views, x, train) for target in self.targets]
     # A validation without a key still needs a mask, the same one each time.
     rng = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(0)
@@ -146,7 +146,7 @@ class W2vBert(nn.Module):
     Layers count from 1; 0 is the module's input. Nothing is masked and later layers are not
     computed. Raises ValueError where there is no such layer or not one frame.
     """
-    x = self.front_end(self.front_end.views(waveform))
+    x = self.front_end(self.front_end.views(waveform), False)
     x = self.contrastive(x, depth=self.contrastive.num_layers)
     return self.masked(x, depth=layer)
 
