@@ -304,13 +304,13 @@ def test_texts_that_are_cut_are_counted_once(tmp_path, capsys):
 
 def test_embeddings_are_random_rows_or_all_of_them_and_padding(tmp_path):
   rows = [token_row(i, 4.0) for i in range(8)]
-  some = token_examples.Embeddings("mulan", 2, 4)
+  some = token_examples.Embeddings(("mulan",), 2, 4)
   batch = next(batches(tmp_path / "a", some, FEATURES, rows))
   assert batch["embeddings"].shape == (8, 2, 4) and (batch["weights"] == 1).all()
   known = np.concatenate([row["mulan"] for row in rows])
   distances = np.abs(batch["embeddings"].reshape(-1, 1, 4) - known).max(axis=-1).min(axis=1)
   np.testing.assert_allclose(distances, 0, atol=1e-6)
-  every = token_examples.Embeddings("mulan", 6, 4)
+  every = token_examples.Embeddings(("mulan",), 6, 4)
   batch = next(batches(tmp_path / "b", every, FEATURES, rows))
   np.testing.assert_array_equal(batch["weights"], [[1, 1, 1, 1, 0, 0]] * 8)
 
