@@ -39,6 +39,46 @@ def test_figure_refuses_a_baseline_that_is_no_number():
     metrics.figure(1.0, baseline=float("nan"))
 
 
+def test_figure_keeps_its_interval_and_refuses_one_that_is_no_number():
+  assert metrics.figure(0.5, interval=(0.4, 0.6))["interval"] == [0.4, 0.6]
+  assert metrics.figure(0.5)["interval"] is None
+  with pytest.raises(ValueError, match="finite"):
+    metrics.figure(0.5, interval=(0.4, float("nan")))
+
+
+def test_bootstrap_of_groups_covers_the_mean_where_that_of_rows_would_not(rng):
+  works, clips = 40, 6
+  covered, widths = [], []
+  for trial in range(200):
+    values = rng.normal(size=(works, 1)) + 0.1 * rng.normal(size=(works, clips))
+    groups = np.repeat(np.arange(works), clips)
+    low, high = metrics.bootstrap(values.ravel(), groups, resamples=400, seed=trial)
+    covered.append(low <= 0 <= high)
+    rows = metrics.bootstrap(values.ravel(), np.arange(values.size), resamples=400, seed=trial)
+    widths.append((high - low) / (rows[1] - rows[0]))
+  assert 0.89 <= np.mean(covered) <= 0.99
+  assert np.mean(widths) > 2  # about the root of the clips per work
+
+
+def test_bootstrap_of_a_ratio_is_that_of_sums(rng):
+  weights = rng.uniform(1, 2, 60)
+  groups = np.arange(60) // 2
+  low, high = metrics.bootstrap(0.7 * weights, groups, weights)
+  assert low == pytest.approx(0.7) and high == pytest.approx(0.7)
+  low, high = metrics.bootstrap(0.7 * weights + rng.normal(size=60) * 0.2, groups, weights)
+  assert low < 0.7 < high
+
+
+@hypothesis.given(st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 4)), min_size=2, max_size=30))
+def test_bootstrap_is_within_the_values_and_needs_two_groups(pairs):
+  values, groups = zip(*pairs)
+  interval = metrics.bootstrap(values, groups, resamples=50)
+  if len(set(groups)) < 2:
+    assert interval is None
+  else:
+    assert min(values) - 1e-9 <= interval[0] <= interval[1] <= max(values) + 1e-9
+
+
 def test_ranks_of_a_small_case():
   similarity = np.array([[0.9, 0.1, 0.5], [0.9, 0.1, 0.5], [0.2, 0.1, 0.2]])
   right = np.eye(3, dtype=bool)

@@ -9,18 +9,21 @@ from scipy import linalg, stats
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
-def figure(value, wanted: str = "", *, baseline=None, baseline_is: str = "", too_few: str = ""):
-  """{value, baseline, baseline_is, wanted, met, too_few} of one number.
+def figure(
+  value, wanted: str = "", *, baseline=None, baseline_is: str = "", interval=None, too_few: str = ""
+):
+  """{value, interval, baseline, baseline_is, wanted, met, too_few} of one number.
 
-  met is None where there is no target (`wanted` is ""). `too_few` is what `too_few` gives: the
-  observations do not suffice for the number, and a target counts as missed.
+  met is None where there is no target (`wanted` is ""). `interval` is what `bootstrap` gives;
+  targets are compared with the value alone. `too_few` is what `too_few` gives: the observations do
+  not suffice for the number, and a target counts as missed.
 
   >>> figure(0.5, "<= 0.6", baseline=1.0, baseline_is="silence")["met"]
   True
 
   Raises ValueError where a number is not finite or `wanted` is not a comparison.
   """
-  for number in (value, 0 if baseline is None else baseline):
+  for number in (value, 0 if baseline is None else baseline, *(interval or ())):
     if not math.isfinite(number):
       raise ValueError(f"a figure must be a finite number, found {number} (wanted {wanted!r})")
   met = None
@@ -31,6 +34,7 @@ def figure(value, wanted: str = "", *, baseline=None, baseline_is: str = "", too
     met = not too_few and bool(_OPERATORS[comparison](value, float(bound)))
   return {
     "value": float(value),
+    "interval": None if interval is None else [float(bound) for bound in interval],
     "baseline": None if baseline is None else float(baseline),
     "baseline_is": baseline_is,
     "wanted": wanted,
@@ -46,6 +50,35 @@ def too_few(count: int, needed: int, unit: str) -> str:
   ('4 prompts, at least 21 are needed', '')
   """
   return "" if count >= needed else f"{count} {unit}, at least {needed} are needed"
+
+
+def bootstrap(values, groups, weights=None, *, resamples: int = 2000, seed: int = 0):
+  """(low, high), a 95 % interval of sum(values) / sum(weights), by resampling whole groups.
+
+  values [n], groups [n] of labels such as the work of each clip, weights [n], 1 where None. With
+  weights the statistic is a ratio of means, for instance of a measure of round trips to the same
+  measure of real clips. Groups are drawn with replacement, because clips of one work are not
+  independent (percentile bootstrap; Efron and Tibshirani 1993, Chapter 13). None where there are
+  fewer than two groups, or where the weights of a resample sum to 0.
+
+  >>> low, high = bootstrap([0.0, 1.0] * 50, list(range(100)))
+  >>> low < 0.5 < high
+  True
+  """
+  values = np.asarray(values, np.float64)
+  weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+  labels, group = np.unique(np.asarray(groups), return_inverse=True)
+  if len(labels) < 2:
+    return None
+  sums = np.stack([np.bincount(group, each) for each in (values, weights)], axis=1)
+  drawn = np.random.default_rng(seed).multinomial(
+    len(labels), np.full(len(labels), 1 / len(labels)), size=resamples
+  )
+  totals = drawn @ sums
+  if (totals[:, 1] == 0).any():
+    return None
+  low, high = np.percentile(totals[:, 0] / totals[:, 1], (2.5, 97.5))
+  return float(low), float(high)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -50,6 +50,8 @@ def _read(path: pathlib.Path) -> dict[str, dict]:
     missing = [key for key in ("section", "figures", "took_seconds") if key not in result]
     if missing:
       raise ValueError(f"{path}: {name} has no {missing[0]!r}; run the evaluation again")
+    if not all("interval" in figure for figure in result["figures"].values()):
+      raise ValueError(f"{path}: figures of {name} have no interval; run the evaluation again")
   return results
 
 
@@ -113,7 +115,15 @@ def _summary(results: dict) -> str:
 
 def _missed(figure: dict) -> str:
   few = f" ({figure['too_few']})" if figure["too_few"] else ""
-  return f"{page.amount(figure['value'])}, wanted {figure['wanted']}{few}"
+  return f"{_value(figure)}, wanted {figure['wanted']}{few}"
+
+
+def _value(figure: dict) -> str:
+  """The value of a figure, and its 95 % interval where it has one."""
+  if figure["interval"] is None:
+    return page.amount(figure["value"])
+  low, high = map(page.amount, figure["interval"])
+  return f"{page.amount(figure['value'])} ({low} to {high})"
 
 
 def _losses(runs: dict[str, list[dict]]) -> str:
@@ -136,14 +146,14 @@ def _figures(results: dict) -> str:
         [
           html.escape(part),
           html.escape(name.replace("_", " ")),
-          f"{page.amount(figure['value'])} <small>{html.escape(figure['too_few'])}</small>",
+          f"{_value(figure)} <small>{html.escape(figure['too_few'])}</small>",
           where,
           html.escape(figure["wanted"]),
           page.mark(figure["met"]),
         ]
       )
   head = ["", "figure", "value", "baseline", "wanted", ""]
-  note = "The same as in metrics.json."
+  note = "The same as in metrics.json. In brackets: 95 % intervals by bootstrap over works."
   return page.section("All figures", note, page.table(head, rows, safe=True))
 
 
