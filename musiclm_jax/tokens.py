@@ -68,7 +68,9 @@ class Stored:
   def open(self, stream: "Stream", entries: dict[str, dict], parts: dict[str, str]) -> Make:
     """A function that slices the record's codes."""
     del entries, parts
-    return lambda record, start, seconds, rng: stream.slice(record[stream.source], start, seconds)
+    return lambda record, start, seconds, rng=None: stream.slice(
+      record[stream.source], start, seconds
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from musiclm_jax.evaluation import (
   codec,
   generated,
   held_out,
+  joint_embedding,
   layers,
   metrics,
   report,
@@ -40,7 +41,11 @@ def sections():
   return (
     codec.Codec(clips=4, seconds=1.0, levels=(1, 2, 3, 4, 12), opus_kbps=(6, 24), batch_size=3),
     semantic.W2vBert(clips=8, seconds=1.0, shuffles=20, batch_size=4, seed=0),
-    retrieval.MuLan(batch_size=8),
+    retrieval.MuLan(batch_size=8, wanted={}),
+    joint_embedding.Codes(batch_size=8, wanted={"level_1_agreement": ">= 0.5"}),
+    joint_embedding.Probes(
+      train_clips=24, penalty=1.0, batch_size=8, wanted={"family_from_text": ">= 0.8"}
+    ),
     retrieval.Melody(hums={"hummed_melody": (1.0, 0), "higher": (1.25, 3)}, batch_size=8),
     stages.StageLoss(stage="semantic", swapped="mulan", clips=9, batch_size=4),
     stages.StageLoss(stage="coarse", swapped="semantic", clips=9, batch_size=4),
@@ -82,6 +87,8 @@ TARGETS = {
     "text_to_audio_recall_at_10_over_chance": ">= 4",
     "audio_to_text_recall_at_10_over_chance": ">= 4",
   },
+  "mulan_codes": {"level_1_agreement": ">= 0.5"},
+  "mulan_probes": {"family_from_text": ">= 0.8"},
   "melody": {},
   **dict.fromkeys(
     ("semantic", "coarse", "fine"),

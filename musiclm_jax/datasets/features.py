@@ -96,6 +96,8 @@ class TextEncoder:
 
   def encode(self, clips: list[dict], batch_size: int) -> list[np.ndarray]:
     """The feature of each clip."""
+    if not clips:  # of a shard without records
+      return []
     captions = [captions_of(clip) for clip in clips]
     rows = self._tokenizer.rows(
       [text for each in captions for text in each], self.source.text_length

@@ -1,5 +1,6 @@
 """Measures and their statistical tests as pure functions."""
 
+import difflib
 import math
 import operator
 
@@ -41,6 +42,14 @@ def figure(
     "met": met,
     "too_few": too_few,
   }
+
+
+def check_wanted(wanted: dict[str, str], figures) -> None:
+  """Raises ValueError, with the nearest name, where a target of `wanted` is that of no figure."""
+  for name in wanted:
+    if name not in figures:
+      close = ", ".join(difflib.get_close_matches(name, figures)) or ", ".join(figures)
+      raise ValueError(f"wanted: no figure {name!r}; nearest {close}")
 
 
 def too_few(count: int, needed: int, unit: str) -> str:

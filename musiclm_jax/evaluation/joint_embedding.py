@@ -1,0 +1,192 @@
+"""What text and audio share in the joint embedding: the codes of both, and facts read from both.
+
+The stages are trained on codes of audio and generate from codes of texts.
+"""
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from musiclm_jax.datasets.scores import split_key
+from musiclm_jax.evaluation import metrics, page
+from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.retrieval import clip_embedding, clip_embeddings, text_rows
+from musiclm_jax.ranges import NonNegativeFloat, PositiveInt
+from musiclm_jax.text import captions_of
+
+_FACTS = {
+  "tempo_word": lambda clip: clip["tempo_word"],
+  "family": lambda clip: clip["family"],
+  "mode": lambda clip: split_key(clip["key"])[1],
+}
+
+
+def agreement(audio: np.ndarray, text: np.ndarray, owner: np.ndarray, works: np.ndarray):
+  """How often a text has the code of its own clip, and of a clip of another work, by level.
+
+  audio [clips, levels] and text [texts, levels] are codes, `owner` [texts] is the clip of each
+  text, works [clips]. Gives [{"own", "other", "interval", "own_prefix", "other_prefix"}] of each
+  level; a prefix is all levels up to this one, the interval that of `own`.
+  """
+  same = text[:, None] == audio[None]
+  prefix = np.logical_and.accumulate(same, axis=-1)
+  itself = owner, np.arange(len(owner))
+  others = works[owner][:, None] != works[None]
+  if not others.any():
+    raise ValueError("agreement: wanted clips of two works or more")
+  return [
+    {
+      "own": float(same[itself[1], itself[0], level].mean()),
+      "other": float(same[others][:, level].mean()),
+      "interval": metrics.bootstrap(same[itself[1], itself[0], level], works[owner]),
+      "own_prefix": float(prefix[itself[1], itself[0], level].mean()),
+      "other_prefix": float(prefix[others][:, level].mean()),
+    }
+    for level in range(audio.shape[-1])
+  ]
+
+
+def relative_errors(quantizer, embeddings: np.ndarray, codes: np.ndarray) -> list[float]:
+  """The mean squared error of the codes' first 1, 2, ... levels over the embeddings' variance.
+
+  embeddings [n, dim] and codes [n, levels].
+  """
+  variance = embeddings.var(axis=0).sum()
+  errors = []
+  for count in range(1, codes.shape[-1] + 1):
+    decoded = np.asarray(quantizer("decode", codes[:, None, :count]))[:, 0]
+    errors.append(float(np.square(embeddings - decoded).sum(axis=1).mean() / variance))
+  return errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+  """Whether the codes of a caption are those of its clip, and the errors of the quantizer.
+
+  The agreement at each level is given by itself and over that with clips of other works. `wanted`
+  is {figure: comparison} of the targets of a size.
+  """
+
+  batch_size: PositiveInt
+  wanted: dict[str, str]
+
+  name = "mulan_codes"
+  parts = ("mulan", "mulan_rvq", "bundle")
+
+  def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
+    quantizer = held_out.part("mulan_rvq")
+    audio = clip_embeddings(held_out)
+    text, owner = text_embeddings(held_out, held_out.clips, self.batch_size)
+
+    def encode(x):
+      return in_batches(lambda y: quantizer("encode", y[:, None])[:, 0], x, self.batch_size)
+
+    codes = {"audio": encode(audio), "text": encode(text)}
+    works = np.array([clip["work"] for clip in held_out.clips])
+    levels = agreement(codes["audio"], codes["text"], owner, works)
+    for name, x in (("audio", audio), ("text", text)):
+      for level, error in zip(levels, relative_errors(quantizer, x, codes[name])):
+        level[f"{name}_error"] = error
+    figures = {}
+    for index, level in enumerate(levels):
+      name = f"level_{index + 1}_agreement"
+      figures[name] = metrics.figure(
+        level["own"],
+        self.wanted.get(name, ""),
+        baseline=level["other"],
+        baseline_is="clips of other works",
+        interval=level["interval"],
+      )
+      # where no clip of another work has a text's code, as if one of all had
+      other = max(level["other"], 1 / (len(owner) * len(works)))
+      name += "_over_other"
+      figures[name] = metrics.figure(level["own"] / other, self.wanted.get(name, ""), baseline=1.0)
+    metrics.check_wanted(self.wanted, figures)
+    return {"figures": figures, "levels": levels}
+
+  @staticmethod
+  def show(results: dict, out_dir: str) -> str:
+    """A table of the levels."""
+    keys = ("own", "other", "own_prefix", "other_prefix", "audio_error", "text_error")
+    rows = [
+      [str(index + 1), *(page.amount(level[key]) for key in keys)]
+      for index, level in enumerate(results["levels"])
+    ]
+    head = ["level", "same code", "other work", "same up to here", "other work"]
+    note = (
+      "Share of captions with the code of their clip, of a clip of another work, and the squared "
+      "error of the levels up to this one over the variance."
+    )
+    inner = page.table([*head, "error, audio", "error, text"], rows)
+    return page.section("MuLan codes of text and of audio", note, inner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Probes:
+  """Facts of a clip that a linear classifier reads from its embeddings of text and of audio.
+
+  It is a logistic regression of the strength `penalty`, trained on the first `train_clips` clips of
+  the train split and tested on held-out works. Those of audio are means over as long a span as the
+  first held-out clip. `wanted` is {figure: comparison} of the targets of a size.
+  """
+
+  train_clips: PositiveInt
+  penalty: NonNegativeFloat
+  batch_size: PositiveInt
+  wanted: dict[str, str]
+
+  name = "mulan_probes"
+  parts = ("mulan", "bundle")
+
+  def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
+    fields = ("caption", "captions", "tempo_word", "family", "key")
+    train = held_out.train_rows(fields, ("mulan",), self.train_clips)
+    clips = {"train": [row for row, _ in train], "test": held_out.clips}
+    shards = {"train": [tokens for _, tokens in train], "test": held_out.shards}
+    seconds = len(held_out.clips[0]["waveform"]) / held_out.sample_rate
+    sides: dict[str, dict] = {"audio": {}, "text": {}}
+    for split, rows in shards.items():
+      means = np.stack([clip_embedding(held_out, row, seconds) for row in rows])
+      sides["audio"][split] = means, np.arange(len(means))
+      sides["text"][split] = text_embeddings(held_out, clips[split], self.batch_size)
+    figures, works = {}, np.array([clip["work"] for clip in held_out.clips])
+    for fact, of in _FACTS.items():
+      labels = {split: np.array([of(clip) for clip in each]) for split, each in clips.items()}
+      (common, _), *_ = collections.Counter(labels["train"].tolist()).most_common(1)
+      for side, sets in sides.items():
+        right, owner = self._right(sets, labels)
+        name = f"{fact}_from_{side}"
+        figures[name] = metrics.figure(
+          right.mean(),
+          self.wanted.get(name, ""),
+          baseline=(labels["test"][owner] == common).mean(),
+          baseline_is=f"always {common}",
+          interval=metrics.bootstrap(right, works[owner]),
+        )
+    metrics.check_wanted(self.wanted, figures)
+    return {"figures": figures}
+
+  @staticmethod
+  def show(results: dict, out_dir: str) -> None:
+    """Nothing beyond the figures."""
+
+  def _right(self, sets: dict, labels: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Which test rows get their clip's label, [rows] bool, and the clip of each [rows]."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    (x, of), (test, owner) = sets["train"], sets["test"]
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / self.penalty, max_iter=1000))
+    model.fit(x, labels["train"][of])
+    return model.predict(test) == labels["test"][owner], owner
+
+
+def text_embeddings(held_out: HeldOut, clips: list[dict], batch_size: int):
+  """Embeddings [texts, dim] of all captions of clips, and the clip of each, [texts] int."""
+  captions = [captions_of(clip) for clip in clips]
+  rows = text_rows(held_out.bundle, [text for each in captions for text in each])
+  model = held_out.part("mulan")
+  owner = np.repeat(np.arange(len(clips)), [len(each) for each in captions])
+  return in_batches(lambda x: model("embed_text", x), rows, batch_size), owner
