@@ -115,9 +115,8 @@ class Tokenizer:
 
 
 def captions_of(record: dict) -> list[str]:
-  """The texts of an audio record, str: its `captions`, or its one `caption` where it has none."""
-  found = [*record.get("captions", ())] or [record["caption"]]
-  return [text.decode() if isinstance(text, bytes) else text for text in found]
+  """The texts of an audio record: its `captions`, or its one `caption` where it has none."""
+  return [text.decode() for text in record.get("captions", ())] or [record["caption"].decode()]
 
 
 def file_name(path: str) -> str:

@@ -12,8 +12,7 @@ from musiclm_jax.datasets.scores import split_key
 from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.retrieval import clip_embedding, clip_embeddings, text_rows
-from musiclm_jax.ranges import NonNegativeFloat, PositiveInt
-from musiclm_jax.text import captions_of
+from musiclm_jax.ranges import PositiveFloat, PositiveInt
 
 _FACTS = {
   "tempo_word": lambda clip: clip["tempo_word"],
@@ -22,29 +21,30 @@ _FACTS = {
 }
 
 
-def agreement(audio: np.ndarray, text: np.ndarray, owner: np.ndarray, works: np.ndarray):
+def agreement(audio: np.ndarray, text: np.ndarray, works: np.ndarray) -> list[dict]:
   """How often a text has the code of its own clip, and of a clip of another work, by level.
 
-  audio [clips, levels] and text [texts, levels] are codes, `owner` [texts] is the clip of each
-  text, works [clips]. Gives [{"own", "other", "interval", "own_prefix", "other_prefix"}] of each
-  level; a prefix is all levels up to this one, the interval that of `own`.
+  audio and text [clips, levels] are codes, works [clips]. Gives {"own", "other", "interval",
+  "own_prefix", "other_prefix"} of each level; a prefix is all levels up to this one, the interval
+  that of `own`. Raises ValueError where all clips are of one work.
   """
   same = text[:, None] == audio[None]
-  prefix = np.logical_and.accumulate(same, axis=-1)
-  itself = owner, np.arange(len(owner))
-  others = works[owner][:, None] != works[None]
+  others = works[:, None] != works[None]
   if not others.any():
-    raise ValueError("agreement: wanted clips of two works or more")
-  return [
-    {
-      "own": float(same[itself[1], itself[0], level].mean()),
-      "other": float(same[others][:, level].mean()),
-      "interval": metrics.bootstrap(same[itself[1], itself[0], level], works[owner]),
-      "own_prefix": float(prefix[itself[1], itself[0], level].mean()),
-      "other_prefix": float(prefix[others][:, level].mean()),
-    }
-    for level in range(audio.shape[-1])
-  ]
+    raise ValueError(f"agreement: wanted clips of several works, found {works[0]} alone")
+  levels = []
+  for level in range(audio.shape[-1]):
+    one, prefix = same[..., level], same[..., : level + 1].all(axis=-1)
+    levels.append(
+      {
+        "own": float(one.diagonal().mean()),
+        "other": float(one[others].mean()),
+        "interval": metrics.bootstrap(one.diagonal(), works),
+        "own_prefix": float(prefix.diagonal().mean()),
+        "other_prefix": float(prefix[others].mean()),
+      }
+    )
+  return levels
 
 
 def relative_errors(quantizer, embeddings: np.ndarray, codes: np.ndarray) -> list[float]:
@@ -77,14 +77,14 @@ class Codes:
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     quantizer = held_out.part("mulan_rvq")
     audio = clip_embeddings(held_out)
-    text, owner = text_embeddings(held_out, held_out.clips, self.batch_size)
+    text = text_embeddings(held_out, held_out.clips, self.batch_size)
 
     def encode(x):
       return in_batches(lambda y: quantizer("encode", y[:, None])[:, 0], x, self.batch_size)
 
     codes = {"audio": encode(audio), "text": encode(text)}
     works = np.array([clip["work"] for clip in held_out.clips])
-    levels = agreement(codes["audio"], codes["text"], owner, works)
+    levels = agreement(codes["audio"], codes["text"], works)
     for name, x in (("audio", audio), ("text", text)):
       for level, error in zip(levels, relative_errors(quantizer, x, codes[name])):
         level[f"{name}_error"] = error
@@ -99,7 +99,7 @@ class Codes:
         interval=level["interval"],
       )
       # where no clip of another work has a text's code, as if one of all had
-      other = max(level["other"], 1 / (len(owner) * len(works)))
+      other = max(level["other"], len(works) ** -2)
       name += "_over_other"
       figures[name] = metrics.figure(level["own"] / other, self.wanted.get(name, ""), baseline=1.0)
     metrics.check_wanted(self.wanted, figures)
@@ -132,7 +132,7 @@ class Probes:
   """
 
   train_clips: PositiveInt
-  penalty: NonNegativeFloat
+  penalty: PositiveFloat
   batch_size: PositiveInt
   wanted: dict[str, str]
 
@@ -140,29 +140,32 @@ class Probes:
   parts = ("mulan", "bundle")
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
-    fields = ("caption", "captions", "tempo_word", "family", "key")
+    fields = ("caption", "tempo_word", "family", "key")
     train = held_out.train_rows(fields, ("mulan",), self.train_clips)
-    clips = {"train": [row for row, _ in train], "test": held_out.clips}
+    clips = {"train": [clip for clip, _ in train], "test": held_out.clips}
     shards = {"train": [tokens for _, tokens in train], "test": held_out.shards}
     seconds = len(held_out.clips[0]["waveform"]) / held_out.sample_rate
-    sides: dict[str, dict] = {"audio": {}, "text": {}}
-    for split, rows in shards.items():
-      means = np.stack([clip_embedding(held_out, row, seconds) for row in rows])
-      sides["audio"][split] = means, np.arange(len(means))
-      sides["text"][split] = text_embeddings(held_out, clips[split], self.batch_size)
-    figures, works = {}, np.array([clip["work"] for clip in held_out.clips])
+    sides = {
+      "audio": {
+        split: np.stack([clip_embedding(held_out, row, seconds) for row in rows])
+        for split, rows in shards.items()
+      },
+      "text": {
+        split: text_embeddings(held_out, some, self.batch_size) for split, some in clips.items()
+      },
+    }
+    figures, works = {}, [clip["work"] for clip in held_out.clips]
     for fact, of in _FACTS.items():
-      labels = {split: np.array([of(clip) for clip in each]) for split, each in clips.items()}
-      (common, _), *_ = collections.Counter(labels["train"].tolist()).most_common(1)
-      for side, sets in sides.items():
-        right, owner = self._right(sets, labels)
-        name = f"{fact}_from_{side}"
-        figures[name] = metrics.figure(
+      labels = {split: [of(clip) for clip in some] for split, some in clips.items()}
+      ((common, _),) = collections.Counter(labels["train"]).most_common(1)
+      for side, x in sides.items():
+        right = self._right(x, labels)
+        figures[f"{fact}_from_{side}"] = metrics.figure(
           right.mean(),
-          self.wanted.get(name, ""),
-          baseline=(labels["test"][owner] == common).mean(),
+          self.wanted.get(f"{fact}_from_{side}", ""),
+          baseline=np.mean([label == common for label in labels["test"]]),
           baseline_is=f"always {common}",
-          interval=metrics.bootstrap(right, works[owner]),
+          interval=metrics.bootstrap(right, works),
         )
     metrics.check_wanted(self.wanted, figures)
     return {"figures": figures}
@@ -171,22 +174,19 @@ class Probes:
   def show(results: dict, out_dir: str) -> None:
     """Nothing beyond the figures."""
 
-  def _right(self, sets: dict, labels: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Which test rows get their clip's label, [rows] bool, and the clip of each [rows]."""
+  def _right(self, x: dict[str, np.ndarray], labels: dict[str, list[str]]) -> np.ndarray:
+    """Which held-out clips get their label, [clips] bool."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    (x, of), (test, owner) = sets["train"], sets["test"]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / self.penalty, max_iter=1000))
-    model.fit(x, labels["train"][of])
-    return model.predict(test) == labels["test"][owner], owner
+    model.fit(x["train"], labels["train"])
+    return model.predict(x["test"]) == np.array(labels["test"])
 
 
-def text_embeddings(held_out: HeldOut, clips: list[dict], batch_size: int):
-  """Embeddings [texts, dim] of all captions of clips, and the clip of each, [texts] int."""
-  captions = [captions_of(clip) for clip in clips]
-  rows = text_rows(held_out.bundle, [text for each in captions for text in each])
+def text_embeddings(held_out: HeldOut, clips: list[dict], batch_size: int) -> np.ndarray:
+  """Embeddings [clips, dim] of the captions of clips."""
+  rows = text_rows(held_out.bundle, [clip["caption"] for clip in clips])
   model = held_out.part("mulan")
-  owner = np.repeat(np.arange(len(clips)), [len(each) for each in captions])
-  return in_batches(lambda x: model("embed_text", x), rows, batch_size), owner
+  return in_batches(lambda x: model("embed_text", x), rows, batch_size)
