@@ -59,7 +59,10 @@ class LogPitch:
     if waveform.shape[-1] < self.window:
       raise ValueError(f"wanted {self.window} samples or more, found {waveform.shape[-1]}")
     spectrum = spectrograms.stft(waveform, window=self.window, hop=self.hop)
-    x = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-16) @ self.filters()
+    filters = self.filters()
+    used = 1 + np.flatnonzero(filters.any(axis=1))[-1]  # frequencies above the last band cost time
+    magnitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-16)
+    x = magnitude[..., :used] @ filters[:used]
     x = jnp.log(jnp.maximum(x, spectrograms.LOG_FLOOR))
     return x - x.mean(axis=(1, 2), keepdims=True)
 
