@@ -30,10 +30,40 @@ def stft(waveform: jnp.ndarray, *, window: int, hop: int) -> jnp.ndarray:
 
   The window is a periodic Hann window; frames as in `frame`.
   """
-  hann = np.hanning(window + 1)[:-1].astype(np.float32)
+  hann = hann_window(window)
   frames = frame(waveform, window, hop)
   frames = frames * hann.reshape((1,) * (frames.ndim - 1) + (-1,))
   return jax.lax.platform_dependent(frames, tpu=fourier_product, default=jnp.fft.rfft)
+
+
+def overlap_add(frames: jnp.ndarray, hop: int) -> jnp.ndarray:
+  """[..., frames, window] to the sum [..., (frames - 1) * hop + window] of frames `hop` apart."""
+  count, window = frames.shape[-2:]
+  parts = -(-window // hop)
+  fill = [(0, 0)] * (frames.ndim - 1) + [(0, parts * hop - window)]
+  blocks = jnp.pad(frames, fill).reshape(*frames.shape[:-1], parts, hop)
+  ends = [(0, 0)] * (frames.ndim - 2)
+  # Shifted sums of blocks of one hop, not a scatter: as in `frame`.
+  total = sum(jnp.pad(blocks[..., i, :], [*ends, (i, parts - 1 - i), (0, 0)]) for i in range(parts))
+  return total.reshape(*frames.shape[:-2], -1)[..., : (count - 1) * hop + window]
+
+
+def istft(spectrum: jnp.ndarray, *, window: int, hop: int) -> jnp.ndarray:
+  """The waveform [..., (frames - 1) * hop + window] whose `stft` is nearest to a spectrum.
+
+  spectrum is [..., frames, window // 2 + 1] complex64 (Griffin and Lim 1984, eq. 6: overlap-add of
+  the windowed inverse transforms over the sum of the squared windows).
+  """
+  hann = hann_window(window)
+  frames = jnp.fft.irfft(spectrum, window) * hann.reshape((1,) * (spectrum.ndim - 1) + (-1,))
+  weight = overlap_add(jnp.broadcast_to(hann**2, (spectrum.shape[-2], window)), hop)
+  weight = jnp.maximum(weight, 1e-2).reshape((1,) * (spectrum.ndim - 2) + (-1,))
+  return overlap_add(frames, hop) / weight
+
+
+def hann_window(window: int) -> np.ndarray:
+  """A periodic Hann window [window] float32."""
+  return np.hanning(window + 1)[:-1].astype(np.float32)
 
 
 def fourier_product(frames: jnp.ndarray) -> jnp.ndarray:

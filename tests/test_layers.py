@@ -43,6 +43,7 @@ LAYERS = (
     "tokenizers.conformer",
     "tokenizers.towers",
     "tokenizers.convolutions",
+    "tokenizers.short_time",
     "tokenizers.balancer",
     "tokenizers.inputs",
     "tokenizers.model_card",
@@ -60,6 +61,7 @@ LAYERS = (
   ),
   (
     "tokenizers.soundstream",
+    "tokenizers.spectral_codec",
     "tokenizers.w2v_bert",
     "tokenizers.mulan",
     "tokenizers.melody",

@@ -209,6 +209,26 @@ def test_restarts_end_and_the_codes_then_settle():
 
 
 @pytest.mark.slow
+def test_codebooks_wait_for_the_warm_up(rng):
+  early, late = blobs(rng, 8).reshape(2, 512, 4), blobs(rng, 8).reshape(2, 512, 4)
+  module = residual(num_quantizers=1, warmup_updates=3)
+  variables = init(module, early)
+  for i in range(3):
+    (quantized, _, metrics), variables = step(module, variables, jax.random.key(i), early)
+    np.testing.assert_array_equal(quantized, early)
+    assert not metrics["commitment"][0] and not variables["codebooks"]["initialised"]
+  (quantized, _, _), variables = step(module, variables, jax.random.key(3), late)
+  # They then are k-means of the batch, as without a warm-up.
+  (wanted, _, _), fresh = step(
+    residual(num_quantizers=1), init(module, late), jax.random.key(3), late
+  )
+  np.testing.assert_allclose(quantized, wanted, atol=1e-5)
+  for name in ("vectors", "counts", "sums"):
+    found, expected = variables["codebooks"][name], fresh["codebooks"][name]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_level_dropout_keeps_a_prefix_of_levels_per_example(rng):
   x = rng.normal(size=(64, 4, 4)).astype("f")
   module = residual(level_dropout=True)

@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 from musiclm_jax.tokenizers import soundstream as s
-from musiclm_jax.tokenizers.convolutions import CausalConv, Decoder, Encoder, fold, unfold
+from musiclm_jax.tokenizers.convolutions import Convolution, Decoder, Encoder, fold, unfold
 from musiclm_jax.tokenizers.discriminators import (
   Discriminators,
   StftDiscriminator,
@@ -106,7 +106,7 @@ def test_fewer_levels_decode_to_the_sum_of_the_first(rng):
 
 def test_folded_convolution_is_the_strided_one(rng):
   x, stride = rng.normal(size=(2, 12, 3)).astype("f"), 4
-  module = CausalConv(5, 2, 1, "float32")
+  module = Convolution(5, 2, 1, "float32")
   params = nn.unbox(module.init(jax.random.key(0), fold(x, stride)))
   y = module.apply(params, fold(x, stride))
   kernel = params["params"]["kernel"].reshape(2 * stride, 3, 5)
@@ -117,7 +117,7 @@ def test_folded_convolution_is_the_strided_one(rng):
 
 def test_unfolded_convolution_is_the_transposed_one(rng):
   x, stride = rng.normal(size=(2, 6, 3)).astype("f"), 4
-  module = CausalConv(5 * stride, 2, 1, "float32")
+  module = Convolution(5 * stride, 2, 1, "float32")
   params = nn.unbox(module.init(jax.random.key(0), x))
   y = unfold(module.apply(params, x), stride)
   # tap 1 is the present, tap 0 the frame before; a transposed kernel runs through both in time

@@ -7,6 +7,7 @@ are those of MelGAN's (1910.06711), which it names as the origin.
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -133,6 +134,31 @@ class Discriminators(nn.Module):
       frames = waveform[:, : samples // scale * scale].reshape(batch, samples // scale, scale)
       outputs.append(wave(frames.mean(axis=-1)))
     return outputs
+
+
+def opposed(discriminators: Discriminators, x, y, samples: int, rng=None):
+  """The losses of an output, a function of [batch, samples] to {"adversarial", "features"}, and the
+  discriminators' own loss on real x and made y [batch, samples].
+
+  The first have no gradient to the discriminators, the last none to y. All are of the same
+  `samples` of each waveform: the first ones, or with `rng` some at random.
+  """
+  length, start = min(samples, x.shape[1]), 0
+  if rng is not None:
+    start = jax.random.randint(rng, (), 0, x.shape[1] - length + 1)
+
+  def cut(waveform):
+    return lax.dynamic_slice_in_dim(waveform, start, length, axis=1)
+
+  real, fake = (discriminators(cut(z)) for z in (x, lax.stop_gradient(y)))
+  frozen, variables = discriminators.unbind()
+  variables = jax.tree.map(lax.stop_gradient, variables)
+
+  def losses(output):
+    judged = frozen.apply(variables, cut(output))
+    return {"adversarial": adversarial_loss(judged), "features": feature_loss(real, judged)}
+
+  return losses, discriminator_loss(real, fake)
 
 
 def discriminator_loss(real, fake):

@@ -73,9 +73,10 @@ class ResidualQuantizer(nn.Module):
   the batch. Restarts end after `restart_updates` updates (None: never), so that training can end
   with vectors that are averages and not single residuals; each microbatch is an update.
   `iterations` is how long k-means runs on the first batch; with `level_dropout` each example is
-  trained through its first 1..num_quantizers levels. The collection "codebooks" holds vectors and
-  sums [num_quantizers, codebook_size, dim], counts [num_quantizers, codebook_size], the number of
-  updates and the flag `initialised`.
+  trained through its first 1..num_quantizers levels. In the first `warmup_updates` vectors stay as
+  they are: k-means of an encoder that has learned nothing leaves most codes without a vector later.
+  The collection "codebooks" holds vectors and sums [num_quantizers, codebook_size, dim], counts
+  [num_quantizers, codebook_size], the number of updates and the flag `initialised`.
   """
 
   num_quantizers: PositiveInt
@@ -86,6 +87,7 @@ class ResidualQuantizer(nn.Module):
   restart_updates: NonNegativeInt | None
   iterations: NonNegativeInt
   level_dropout: bool
+  warmup_updates: NonNegativeInt = 0  # of quantizers described before there was a choice
 
   def setup(self):
     shape = (self.num_quantizers, self.codebook_size, self.dim)
@@ -128,6 +130,8 @@ class ResidualQuantizer(nn.Module):
         kept = jax.random.randint(self.make_rng("dropout"), (batch, 1), 1, self.num_quantizers + 1)
         kept = jnp.broadcast_to(kept, (batch, n)).reshape(batch * n)
       quantized, (codes, *level_stats) = self._levels(flat, flat_weights, kept, restart_indices)
+    if self.warmup_updates:
+      quantized = jnp.where(self.initialised.value, quantized, flat)
     if learn:
       dead, restarted = self._update(*level_stats)
     else:
@@ -176,9 +180,10 @@ class ResidualQuantizer(nn.Module):
 
     rng = self.make_rng("dropout")
     state = self.vectors.value, self.counts.value, self.sums.value
-    state = lax.cond(self.initialised.value, lambda: state, first)
+    waits = self.updates.value < self.warmup_updates
+    state = lax.cond(self.initialised.value | waits, lambda: state, first)
     self.vectors.value, self.counts.value, self.sums.value = state
-    self.initialised.value = self.initialised.value | (weights.sum() > 0)
+    self.initialised.value = self.initialised.value | ((weights.sum() > 0) & ~waits)
 
   def _threshold(self, counts):
     """The average weights [num_quantizers, 1] under which codes are dead."""
@@ -191,9 +196,10 @@ class ResidualQuantizer(nn.Module):
     """Moves the averages by one batch and restarts dead codes; which are dead and which restarted,
     masks [num_quantizers, codebook_size].
     """
-    anything = counts.sum() > 0
-    counts = self.decay * self.counts.value + (1 - self.decay) * counts
-    sums = self.decay * self.sums.value + (1 - self.decay) * sums
+    anything = (counts.sum() > 0) & self.initialised.value
+    decay = jnp.where(self.initialised.value, self.decay, 1.0)
+    counts = decay * self.counts.value + (1 - decay) * counts
+    sums = decay * self.sums.value + (1 - decay) * sums
     vectors = centroids(counts, sums, self.vectors.value)
     dead, threshold = self._dead(counts), self._threshold(counts)
     restarted = dead & anything

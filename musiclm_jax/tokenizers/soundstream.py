@@ -181,25 +181,16 @@ class SoundStream(nn.Module):
     The first have no gradient to the discriminators, the last none to the generator. Adversaries
     see the same `adversarial_samples` of all; from the start unless `train`.
     """
-    length, start = min(self.adversarial_samples, x.shape[1]), 0
-    if train and not self.is_initializing():
-      start = jax.random.randint(self.make_rng("dropout"), (), 0, x.shape[1] - length + 1)
-
-    def cut(waveform):
-      return lax.dynamic_slice_in_dim(waveform, start, length, axis=1)
-
-    real, fake = (self.discriminators(cut(z)) for z in (x, lax.stop_gradient(y)))
-    frozen, variables = self.discriminators.unbind()
-    variables = jax.tree.map(lax.stop_gradient, variables)
+    rng = self.make_rng("dropout") if train and not self.is_initializing() else None
+    judge, discriminator = adversaries.opposed(
+      self.discriminators, x, y, self.adversarial_samples, rng
+    )
 
     def losses(output):
-      judged = frozen.apply(variables, cut(output))
       distance = jnp.abs(x - output).mean()
       return {
         "reconstruction": spectral_loss(x, output, self.sample_rate),
         "waveform": distance / (jnp.abs(x).mean() + spectrograms.LOG_FLOOR),
-        "adversarial": adversaries.adversarial_loss(judged),
-        "features": adversaries.feature_loss(real, judged),
-      }
+      } | judge(output)
 
-    return losses, adversaries.discriminator_loss(real, fake)
+    return losses, discriminator
