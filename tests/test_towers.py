@@ -14,6 +14,7 @@ from musiclm_jax.tokenizers.towers import (
   SpectrogramTransformer,
   StatisticsTower,
   TextTower,
+  harmonics,
   modulations,
   pitch_classes,
 )
@@ -135,8 +136,19 @@ def test_pitch_classes_are_the_same_in_every_octave():
   assert found[0].argmax() == 5
 
 
+def test_harmonics_are_the_same_for_every_note():
+  x = np.full((2, 5, 40), -6.0, np.float32)
+  for clip, low in ((0, 8), (1, 20)):
+    x[clip, :, low], x[clip, :, low + 12] = 0.0, -1.0
+  found = np.asarray(harmonics(jnp.asarray(x), 4, 16))
+  wanted = np.full(20, -6.0)
+  wanted[4], wanted[16] = 0.0, -1.0
+  np.testing.assert_allclose(found, [wanted, wanted], atol=1e-6)
+  assert (np.asarray(harmonics(jnp.asarray(x), 30, 1))[0, :10] == 0).all()  # there are no such bins
+
+
 def test_statistics_of_a_spectrogram_do_not_depend_on_where_it_begins(rng):
-  tower = StatisticsTower(200, 12, 3, 2, 60, 1, 16, 32, 0.0, "float32")
+  tower = StatisticsTower(200, 12, 4, 12, 3, 2, 60, 1, 16, 32, 0.0, "float32")
   x = np.concatenate([np.asarray(pulses(20, start, bins=24)) for start in (0, 20, 40)])
   found = apply(tower, filled(tower, x), x)
   assert found.shape == (3, 16) and np.isfinite(found).all()

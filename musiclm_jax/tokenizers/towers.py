@@ -148,17 +148,34 @@ def pitch_classes(x: jax.Array, bins_per_octave: int) -> jax.Array:
   return share.reshape(len(x), octaves, bins_per_octave).sum(axis=1)
 
 
+def harmonics(x: jax.Array, below: int, above: int) -> jax.Array:
+  """The mean spectrum [batch, below + above] around the strongest bin of each frame.
+
+  x is a log spectrogram [batch, frames, bins] of bands by pitch, where the overtones of any note
+  lie at the same distances from it. Values are relative to the strongest bin, which is the one at
+  index `below`; where a distance is beyond the bins in all frames, the value is 0.
+  """
+  strongest = x.argmax(axis=2)[..., None]
+  places = strongest + jnp.arange(-below, above)
+  there = (places >= 0) & (places < x.shape[2])
+  around = jnp.take_along_axis(x, jnp.clip(places, 0, x.shape[2] - 1), axis=2)
+  around = jnp.where(there, around - jnp.take_along_axis(x, strongest, axis=2), 0)
+  return around.sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)
+
+
 class StatisticsTower(nn.Module):
   """Statistics over time of a log spectrogram of bands by pitch, then a residual MLP.
 
   [batch, frames, bins] to [batch, embed_dim]. They are the mean and the deviation of each bin
-  (timbre, register), the shares of the pitch classes (key), and `num_modulations` magnitudes from
-  `first_modulation` on of the `modulations` of `num_bands` bands (tempo). A clip costs about 1/20
-  of what a Transformer over its patches does. Raises ValueError as `modulations` does.
+  (register), its `harmonics` up to `above` bins (timbre), the shares of the pitch classes (key),
+  and `num_modulations` magnitudes from `first_modulation` on of the `modulations` of `num_bands`
+  bands (tempo). Raises ValueError as `modulations` does.
   """
 
   num_frames: PositiveInt
   bins_per_octave: PositiveInt
+  below: NonNegativeInt
+  above: PositiveInt
   num_bands: PositiveInt
   first_modulation: NonNegativeInt
   num_modulations: PositiveInt
@@ -176,6 +193,7 @@ class StatisticsTower(nn.Module):
     groups = {
       "mean": x.mean(axis=1),
       "deviation": x.std(axis=1),
+      "harmonics": harmonics(x, self.below, self.above),
       "pitch_classes": pitch_classes(x, self.bins_per_octave),
       "modulations": spectra.reshape(len(x), -1),
     }
