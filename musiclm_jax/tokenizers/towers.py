@@ -156,7 +156,7 @@ def harmonics(x: jax.Array, below: int, above: int) -> jax.Array:
   index `below`; where a distance is beyond the bins in all frames, the value is 0.
   """
   strongest = x.argmax(axis=2)[..., None]
-  places = strongest + jnp.arange(-below, above)
+  places = strongest + jnp.arange(-below, above)[None, None]
   there = (places >= 0) & (places < x.shape[2])
   around = jnp.take_along_axis(x, jnp.clip(places, 0, x.shape[2] - 1), axis=2)
   around = jnp.where(there, around - jnp.take_along_axis(x, strongest, axis=2), 0)
