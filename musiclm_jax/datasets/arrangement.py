@@ -4,7 +4,6 @@ Every random choice depends on (seed, work, passage, number) alone.
 """
 
 import dataclasses
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -58,20 +57,20 @@ def arrange(
   kind = str(shared.permutation(accompaniment.KINDS)[number % len(accompaniment.KINDS)])
   leads = shared.permutation(np.array(instruments.with_role("lead"), object))
   shifts = shared.permutation(np.arange(-5, 7)).tolist()
-  found = []
-  for lead in leads:
+  found: list[Casting | None] = [None] * len(leads)
+  for i, lead in enumerate(leads):
     word = lead.held_out if held_out else tempo
     if word and (lead.held_out == word) == held_out:
       low, high = passages.TEMPI[word]
       bpm = float(draws.generator(*place, number, word).integers(low, high + 1))
       start, parts = excerpt(music, work, passage, bpm, clip_seconds)
       casts = (Casting(word, bpm, start, shift, cast(parts, lead, shift, word)) for shift in shifts)
-      found += itertools.islice((each for each in casts if each.voices), 1)
-  if not found:
+      found[i] = next((each for each in casts if each.voices), None)
+  if not any(found):
     raise ValueError(
       f"{work.id}: wanted an instrument for passage {passage.name}, found none whose range holds it"
     )
-  word, bpm, start, shift, voices = found[number * len(found) // renditions]
+  word, bpm, start, shift, voices = found[choose([*map(bool, found)], number, renditions)]
   key = transpose_key(work.key, shift)
   melody = scores.melody_of(voices[0].notes)
   articulation, voices = articulate(voices, passage, own)
@@ -95,6 +94,20 @@ def arrange(
     voices=voices,
     melody=melody,
   )
+
+
+def choose(able: list[bool], number: int, renditions: int) -> int:
+  """The index of an instrument that is able to play, for rendition `number`.
+
+  The renditions search from places that are equally far apart, and no two have the same instrument
+  where enough are able.
+  """
+  chosen: list[int] = []
+  for each in range(number + 1):
+    begin = each * (len(able) // renditions)
+    order = [i for i in (*range(begin, len(able)), *range(begin)) if able[i]]
+    chosen.append(next((i for i in order if i not in chosen), order[0]))
+  return chosen[-1]
 
 
 def excerpt(
