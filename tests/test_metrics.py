@@ -39,6 +39,46 @@ def test_figure_refuses_a_baseline_that_is_no_number():
     metrics.figure(1.0, baseline=float("nan"))
 
 
+def test_figure_keeps_its_interval_and_refuses_one_that_is_no_number():
+  assert metrics.figure(0.5, interval=(0.4, 0.6))["interval"] == [0.4, 0.6]
+  assert metrics.figure(0.5)["interval"] is None
+  with pytest.raises(ValueError, match="finite"):
+    metrics.figure(0.5, interval=(0.4, float("nan")))
+
+
+def test_bootstrap_of_groups_covers_the_mean_where_that_of_rows_would_not(rng):
+  works, clips = 40, 6
+  covered, widths = [], []
+  for trial in range(200):
+    values = rng.normal(size=(works, 1)) + 0.1 * rng.normal(size=(works, clips))
+    groups = np.repeat(np.arange(works), clips)
+    low, high = metrics.bootstrap(values.ravel(), groups, resamples=400, seed=trial)
+    covered.append(low <= 0 <= high)
+    rows = metrics.bootstrap(values.ravel(), np.arange(values.size), resamples=400, seed=trial)
+    widths.append((high - low) / (rows[1] - rows[0]))
+  assert 0.89 <= np.mean(covered) <= 0.99
+  assert np.mean(widths) > 2  # about the root of the clips per work
+
+
+def test_bootstrap_of_a_ratio_is_that_of_sums(rng):
+  weights = rng.uniform(1, 2, 60)
+  groups = np.arange(60) // 2
+  low, high = metrics.bootstrap(0.7 * weights, groups, weights)
+  assert low == pytest.approx(0.7) and high == pytest.approx(0.7)
+  low, high = metrics.bootstrap(0.7 * weights + rng.normal(size=60) * 0.2, groups, weights)
+  assert low < 0.7 < high
+
+
+@hypothesis.given(st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 4)), min_size=2, max_size=30))
+def test_bootstrap_is_within_the_values_and_needs_two_groups(pairs):
+  values, groups = zip(*pairs)
+  interval = metrics.bootstrap(values, groups, resamples=50)
+  if len(set(groups)) < 2:
+    assert interval is None
+  else:
+    assert min(values) - 1e-9 <= interval[0] <= interval[1] <= max(values) + 1e-9
+
+
 def test_ranks_of_a_small_case():
   similarity = np.array([[0.9, 0.1, 0.5], [0.9, 0.1, 0.5], [0.2, 0.1, 0.2]])
   right = np.eye(3, dtype=bool)
@@ -182,3 +222,36 @@ def test_frechet_distance_has_the_closed_form(rng):
   assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
   assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
   assert metrics.frechet_distance(x, x + 2) == pytest.approx(16)
+
+
+def test_figures_have_the_targets_that_are_wanted_and_a_misspelt_one_is_named():
+  measures = {
+    "notes": {"value": 0.5, "baseline": 1.0, "baseline_is": "real"},
+    "chroma": {"value": 1},
+  }
+  found = metrics.figures(measures, {"notes": ">= 0.8"})
+  assert found["notes"] == metrics.figure(0.5, ">= 0.8", baseline=1.0, baseline_is="real")
+  assert found["chroma"]["met"] is None
+  metrics.check_wanted({"notes": ">= 0.8"}, tuple(measures))
+  with pytest.raises(ValueError, match="no figure 'note'; nearest notes"):
+    metrics.check_wanted({"note": ">= 0.8"}, tuple(measures))
+
+
+@hypothesis.given(st.integers(2, 30), st.integers(2, 30), st.integers(0, 2**32 - 1))
+def test_kernel_distance_does_not_depend_on_order_scale_and_place(n, m, seed):
+  rng = np.random.default_rng(seed)
+  x, y = rng.normal(size=(n, 3)), rng.normal(size=(m, 3))
+  found = metrics.kernel_distance(x, y)
+  assert -2000 <= found <= 2000
+  moved = metrics.kernel_distance(7 * rng.permutation(x) + 5, 7 * rng.permutation(y) + 5)
+  assert moved == pytest.approx(found, abs=1e-6)
+
+
+def test_kernel_distance_is_unbiased_for_few_rows_and_grows_with_the_shift(rng):
+  x, y = rng.normal(size=(2, 400, 50, 2))
+  same = [metrics.kernel_distance(a[:5], b) for a, b in zip(x, y)]
+  assert abs(np.mean(same)) < 3 * np.std(same) / 20
+  shifted = [metrics.kernel_distance(x[0] + shift, y[0]) for shift in (0, 1, 2, 4)]
+  assert shifted == sorted(shifted)
+  with pytest.raises(ValueError, match="two rows or more, found 1 and 50"):
+    metrics.kernel_distance(x[0, :1], y[0])

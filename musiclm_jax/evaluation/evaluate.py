@@ -24,8 +24,8 @@ def evaluate(
 
   A result is what the section gave, with "section" (the path of its class, by which the report
   finds it), "key" and "took_seconds". It is kept in out_dir/metrics/NAME.json, and taken from there
-  as long as the section's settings, its source file and the content of its parts and of the data
-  are the same, wherever they are.
+  as long as the section's settings, its source, that of the evaluation's modules that it uses, and
+  the content of its parts and of the data are the same, wherever they are.
 
   Raises ValueError, naming the path, where a run is missing or not finished, where the shards have
   no held-out split, or where two sections have one name.
@@ -59,10 +59,21 @@ def evaluate(
 def _key(section: Section, held_out: HeldOut) -> str:
   """A digest of everything that the result of the section depends on."""
   parts = {name: held_out.fingerprint(name) for name in section.parts}
-  source = pathlib.Path(inspect.getfile(type(section))).read_text()
+  sources = _sources(sys.modules[type(section).__module__], {})
   settings = descriptions.describe(section)
-  identity = json.dumps([settings, parts, held_out.data_fingerprint, source])
+  identity = json.dumps([settings, parts, held_out.data_fingerprint, *sorted(sources.values())])
   return storage.digest(identity)
+
+
+def _sources(module, found: dict[str, str]) -> dict[str, str]:
+  """{name: source} of a module and of all modules of this package that it imports from."""
+  if module.__name__ not in found:
+    found[module.__name__] = pathlib.Path(inspect.getfile(module)).read_text()
+    for value in vars(module).values():
+      name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", "")
+      if isinstance(name, str) and name.startswith(f"{__package__}."):
+        _sources(sys.modules[name], found)
+  return found
 
 
 def _kept(path: pathlib.Path, key: str, out_dir: str) -> dict | None:

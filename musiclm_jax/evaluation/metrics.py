@@ -1,26 +1,31 @@
 """Measures and their statistical tests as pure functions."""
 
+import difflib
 import math
 import operator
 
 import numpy as np
 from scipy import linalg, stats
+from scipy.spatial import distance
 
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
-def figure(value, wanted: str = "", *, baseline=None, baseline_is: str = "", too_few: str = ""):
-  """{value, baseline, baseline_is, wanted, met, too_few} of one number.
+def figure(
+  value, wanted: str = "", *, baseline=None, baseline_is: str = "", interval=None, too_few: str = ""
+):
+  """{value, interval, baseline, baseline_is, wanted, met, too_few} of one number.
 
-  met is None where there is no target (`wanted` is ""). `too_few` is what `too_few` gives: the
-  observations do not suffice for the number, and a target counts as missed.
+  met is None where there is no target (`wanted` is ""). `interval` is what `bootstrap` gives;
+  targets are compared with the value alone. `too_few` is what `too_few` gives: the observations do
+  not suffice for the number, and a target counts as missed.
 
   >>> figure(0.5, "<= 0.6", baseline=1.0, baseline_is="silence")["met"]
   True
 
   Raises ValueError where a number is not finite or `wanted` is not a comparison.
   """
-  for number in (value, 0 if baseline is None else baseline):
+  for number in (value, 0 if baseline is None else baseline, *(interval or ())):
     if not math.isfinite(number):
       raise ValueError(f"a figure must be a finite number, found {number} (wanted {wanted!r})")
   met = None
@@ -31,12 +36,26 @@ def figure(value, wanted: str = "", *, baseline=None, baseline_is: str = "", too
     met = not too_few and bool(_OPERATORS[comparison](value, float(bound)))
   return {
     "value": float(value),
+    "interval": None if interval is None else [float(bound) for bound in interval],
     "baseline": None if baseline is None else float(baseline),
     "baseline_is": baseline_is,
     "wanted": wanted,
     "met": met,
     "too_few": too_few,
   }
+
+
+def figures(measures: dict[str, dict], wanted: dict[str, str]) -> dict[str, dict]:
+  """{name: figure} of {name: arguments of `figure`}, with the targets {name: comparison}."""
+  return {name: figure(**each, wanted=wanted.get(name, "")) for name, each in measures.items()}
+
+
+def check_wanted(wanted: dict[str, str], names: tuple[str, ...]) -> None:
+  """Raises ValueError where a target {name: comparison} is that of none of the figures `names`."""
+  for name in wanted:
+    if name not in names:
+      close = difflib.get_close_matches(name, names, 3) or names
+      raise ValueError(f"wanted: no figure {name!r}; nearest {', '.join(close)}")
 
 
 def too_few(count: int, needed: int, unit: str) -> str:
@@ -46,6 +65,41 @@ def too_few(count: int, needed: int, unit: str) -> str:
   ('4 prompts, at least 21 are needed', '')
   """
   return "" if count >= needed else f"{count} {unit}, at least {needed} are needed"
+
+
+def ratio(values, weights=None) -> float:
+  """sum(values) / sum(weights), both [n]; weights None are all 1. 0 where they sum to 0."""
+  total = len(values) if weights is None else np.sum(weights)
+  return float(np.sum(values) / total) if total else 0.0
+
+
+def bootstrap(values, groups, weights=None, *, resamples: int = 2000, seed: int = 0):
+  """(low, high), a 95 % interval of `ratio(values, weights)`, by resampling whole groups.
+
+  values [n], groups [n] of labels such as the work of each clip, weights [n], 1 where None. With
+  weights the statistic is a ratio of means, for instance of a measure of round trips to the same
+  measure of real clips. Groups are drawn with replacement, because clips of one work are not
+  independent (percentile bootstrap; Efron and Tibshirani 1993, Chapter 13). None where there are
+  fewer than two groups, or where the weights of a resample sum to 0.
+
+  >>> low, high = bootstrap([0.0, 1.0] * 50, list(range(100)))
+  >>> low < 0.5 < high
+  True
+  """
+  values = np.asarray(values, np.float64)
+  weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+  labels, group = np.unique(np.asarray(groups), return_inverse=True)
+  if len(labels) < 2:
+    return None
+  sums = np.stack([np.bincount(group, each) for each in (values, weights)], axis=1)
+  drawn = np.random.default_rng(seed).multinomial(
+    len(labels), np.full(len(labels), 1 / len(labels)), size=resamples
+  )
+  totals = drawn @ sums
+  if (totals[:, 1] == 0).any():
+    return None
+  low, high = np.percentile(totals[:, 0] / totals[:, 1], (2.5, 97.5))
+  return float(low), float(high)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -212,6 +266,24 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
   rotation, _ = linalg.orthogonal_procrustes(roots[1].T, roots[0].T)
   shift = np.square(means[0] - means[1]).sum()
   return float(shift + np.square(roots[0] - rotation.T @ roots[1]).sum())
+
+
+def kernel_distance(x: np.ndarray, reference: np.ndarray) -> float:
+  """Kernel distance of x [n, dim] to reference [m, dim], times 1000 (KAD, 2502.15602, Section 3).
+
+  The unbiased squared maximum mean discrepancy with the kernel exp(-d^2 / 2 s^2) of the distance d,
+  where s is the median distance in the reference. About 0, and so also below it, for two samples of
+  one distribution, however few their rows. Raises ValueError for fewer than two rows.
+  """
+  x, reference = np.asarray(x, np.float64), np.asarray(reference, np.float64)
+  n, m = len(x), len(reference)
+  if min(n, m) < 2:
+    raise ValueError(f"kernel distance: wanted two rows or more, found {n} and {m}")
+  within = distance.pdist(reference, "sqeuclidean")
+  width = 2 * max(np.median(within), 1e-12)  # the median of squares is the square of the median
+  same = [np.exp(-d / width).mean() for d in (distance.pdist(x, "sqeuclidean"), within)]
+  across = np.exp(-distance.cdist(x, reference, "sqeuclidean") / width).mean()
+  return float(1000 * (same[0] + same[1] - 2 * across))
 
 
 def _tall(rows: np.ndarray) -> np.ndarray:

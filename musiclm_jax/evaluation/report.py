@@ -50,6 +50,8 @@ def _read(path: pathlib.Path) -> dict[str, dict]:
     missing = [key for key in ("section", "figures", "took_seconds") if key not in result]
     if missing:
       raise ValueError(f"{path}: {name} has no {missing[0]!r}; run the evaluation again")
+    if not all("interval" in figure for figure in result["figures"].values()):
+      raise ValueError(f"{path}: figures of {name} have no interval; run the evaluation again")
   return results
 
 
@@ -113,7 +115,7 @@ def _summary(results: dict) -> str:
 
 def _missed(figure: dict) -> str:
   few = f" ({figure['too_few']})" if figure["too_few"] else ""
-  return f"{page.amount(figure['value'])}, wanted {figure['wanted']}{few}"
+  return f"{page.interval(figure['value'], figure['interval'])}, wanted {figure['wanted']}{few}"
 
 
 def _losses(runs: dict[str, list[dict]]) -> str:
@@ -131,19 +133,20 @@ def _figures(results: dict) -> str:
   for part, result in results.items():
     for name, figure in result["figures"].items():
       baseline = "" if figure["baseline"] is None else page.amount(figure["baseline"])
+      value = page.interval(figure["value"], figure["interval"])
       where = f"{baseline} {html.escape(figure['baseline_is'])}".strip()
       rows.append(
         [
           html.escape(part),
           html.escape(name.replace("_", " ")),
-          f"{page.amount(figure['value'])} <small>{html.escape(figure['too_few'])}</small>",
+          f"{value} <small>{html.escape(figure['too_few'])}</small>",
           where,
           html.escape(figure["wanted"]),
           page.mark(figure["met"]),
         ]
       )
   head = ["", "figure", "value", "baseline", "wanted", ""]
-  note = "The same as in metrics.json."
+  note = "The same as in metrics.json. In brackets: 95 % intervals by bootstrap over works."
   return page.section("All figures", note, page.table(head, rows, safe=True))
 
 

@@ -33,6 +33,22 @@ def clip_embeddings(held_out: HeldOut) -> np.ndarray:
   return np.stack(means)
 
 
+def caption_cosines(
+  held_out: HeldOut, clips: list[dict], waveforms: np.ndarray, batch_size: int
+) -> np.ndarray:
+  """Cosines [captions, waveforms] of the clips' captions and waveforms [n, samples] by MuLan.
+
+  Of a waveform that is longer than MuLan's window only the first window counts; a shorter one is
+  padded by zeros.
+  """
+  model = held_out.part("mulan")
+  text = model("embed_text", text_rows(held_out.bundle, [clip["caption"] for clip in clips]))
+  samples = round(held_out.source("mulan")["window_seconds"] * held_out.sample_rate)
+  some = waveforms[:, :samples]
+  some = np.pad(some, ((0, 0), (0, samples - some.shape[1])))
+  return np.asarray(text) @ in_batches(lambda x: model("embed_audio", x), some, batch_size).T
+
+
 @dataclasses.dataclass(frozen=True)
 class MuLan:
   """Retrieval between captions and audio over all held-out clips, zero-shot tags, and the codes."""
