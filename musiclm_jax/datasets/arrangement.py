@@ -61,25 +61,23 @@ def arrange(
   for i, lead in enumerate(leads):
     word = lead.held_out if held_out else tempo
     if word and (lead.held_out == word) == held_out:
-      low, high = passages.TEMPI[word]
-      bpm = float(draws.generator(*place, number, word).integers(low, high + 1))
+      bpm = draw_bpm(word, draws.generator(*place, number, word))
       start, parts = excerpt(music, work, passage, bpm, clip_seconds)
-      casts = (Casting(word, bpm, start, shift, cast(parts, lead, shift, word)) for shift in shifts)
-      found[i] = next((each for each in casts if each.voices), None)
+      found[i] = first_casting(parts, lead, shifts, word, bpm, start)
   if not any(found):
-    raise ValueError(
-      f"{work.id}: wanted an instrument for passage {passage.name}, found none whose range holds it"
-    )
+    raise ValueError(f"{work.id}: no instrument's range holds passage {passage.name}")
   word, bpm, start, shift, voices = found[choose([*map(bool, found)], number, renditions)]
   key = transpose_key(work.key, shift)
   melody = scores.melody_of(voices[0].notes)
   articulation, voices = articulate(voices, passage, own)
-  lead, alone = voices[0].instrument, len(voices) == 1
-  if alone:
+  if len(voices) == 1:
     downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
+    lead = voices[0].instrument
     voices += accompaniment.accompany(
       kind, melody, key, work.metre, downbeat=downbeat, lead=lead, word=word, rng=own
     )
+  else:
+    kind = "parts"
   return Rendition(
     work=work,
     passage=passage,
@@ -88,12 +86,28 @@ def arrange(
     bpm=bpm,
     tempo_word=word,
     key=key,
-    arrangement=kind if alone else "parts",
+    arrangement=kind,
     dynamics=str(own.choice(list(LEVELS))),
     articulation=articulation,
     voices=voices,
     melody=melody,
   )
+
+
+def draw_bpm(word: str, rng: np.random.Generator) -> float:
+  """Beats a minute that a tempo word allows."""
+  low, high = passages.TEMPI[word]
+  return float(rng.integers(low, high + 1))
+
+
+def first_casting(
+  parts: list[np.ndarray], lead: Instrument, shifts: list[int], word: str, bpm: float, start: float
+) -> Casting | None:
+  """The casting by the first of `shifts` at which all parts are in range, or None."""
+  for shift in shifts:
+    if voices := cast(parts, lead, shift, word):
+      return Casting(word, bpm, start, shift, voices)
+  return None
 
 
 def choose(able: list[bool], number: int, renditions: int) -> int:
