@@ -15,10 +15,14 @@ from musiclm_jax.tokenizers import frozen, protocols
 SPLIT = "test"
 
 
-def read_split(directory: str, split: str, *, without: tuple[str, ...] = ()) -> list[dict]:
-  """The records of one split of a TFDS directory, in order, without the features `without`.
+def read_split(
+  directory: str, split: str, *, without: tuple[str, ...] = (), count: int | None = None
+) -> list[dict]:
+  """The first `count` records (None: all) of one split of a TFDS directory, in order, without the
+  features `without`.
 
-  Raises ValueError, naming the directory, where there is no data set or no such split.
+  Raises ValueError, naming the directory, where there is no data set, no such split, or fewer
+  records in it.
   """
   with quiet():
     import tensorflow_datasets as tfds
@@ -34,7 +38,9 @@ def read_split(directory: str, split: str, *, without: tuple[str, ...] = ()) -> 
       raise ValueError(f"{path}: shard is missing")
   skipped = {name: tfds.decode.SkipDecoding() for name in without}
   source = builder.as_data_source(split, decoders=skipped)
-  return [source[i] for i in range(len(source))]
+  if count is not None and len(source) < count:
+    raise ValueError(f"{directory}: {count} clips of split {split!r} wanted, it has {len(source)}")
+  return [source[i] for i in range(len(source) if count is None else count)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Codes:
   """Whether the codes of a caption are those of its clip, and the errors of the quantizer.
 
   The agreement at each level is given by itself and over that with clips of other works. `wanted`
-  is {figure: comparison} of the targets of a size.
+  is {figure: comparison} of the targets of a size. Raises ValueError for a target of no figure.
   """
 
   batch_size: PositiveInt
@@ -102,7 +102,7 @@ class Codes:
       other = max(level["other"], len(works) ** -2)
       name += "_over_other"
       figures[name] = metrics.figure(level["own"] / other, self.wanted.get(name, ""), baseline=1.0)
-    metrics.check_wanted(self.wanted, figures)
+    metrics.check_wanted(self.wanted, tuple(figures))
     return {"figures": figures, "levels": levels}
 
   @staticmethod
@@ -128,7 +128,8 @@ class Probes:
 
   It is a logistic regression of the strength `penalty`, trained on the first `train_clips` clips of
   the train split and tested on held-out works. Those of audio are means over as long a span as the
-  first held-out clip. `wanted` is {figure: comparison} of the targets of a size.
+  first held-out clip. `wanted` is {figure: comparison} of the targets of a size. Raises ValueError
+  for a target of no figure.
   """
 
   train_clips: PositiveInt
@@ -138,6 +139,10 @@ class Probes:
 
   name = "mulan_probes"
   parts = ("mulan", "bundle")
+
+  def __post_init__(self):
+    names = tuple(f"{fact}_from_{side}" for fact in _FACTS for side in ("audio", "text"))
+    metrics.check_wanted(self.wanted, names)
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     fields = ("caption", "tempo_word", "family", "key")
@@ -167,7 +172,6 @@ class Probes:
           baseline_is=f"always {common}",
           interval=metrics.bootstrap(right, works),
         )
-    metrics.check_wanted(self.wanted, figures)
     return {"figures": figures}
 
   @staticmethod

@@ -6,6 +6,7 @@ import operator
 
 import numpy as np
 from scipy import linalg, stats
+from scipy.spatial import distance
 
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
@@ -44,12 +45,17 @@ def figure(
   }
 
 
-def check_wanted(wanted: dict[str, str], figures) -> None:
-  """Raises ValueError, with the nearest name, where a target of `wanted` is that of no figure."""
+def figures(measures: dict[str, dict], wanted: dict[str, str]) -> dict[str, dict]:
+  """{name: figure} of {name: arguments of `figure`}, with the targets {name: comparison}."""
+  return {name: figure(**each, wanted=wanted.get(name, "")) for name, each in measures.items()}
+
+
+def check_wanted(wanted: dict[str, str], names: tuple[str, ...]) -> None:
+  """Raises ValueError where a target {name: comparison} is that of none of the figures `names`."""
   for name in wanted:
-    if name not in figures:
-      close = ", ".join(difflib.get_close_matches(name, figures)) or ", ".join(figures)
-      raise ValueError(f"wanted: no figure {name!r}; nearest {close}")
+    if name not in names:
+      close = difflib.get_close_matches(name, names, 3) or names
+      raise ValueError(f"wanted: no figure {name!r}; nearest {', '.join(close)}")
 
 
 def too_few(count: int, needed: int, unit: str) -> str:
@@ -61,8 +67,14 @@ def too_few(count: int, needed: int, unit: str) -> str:
   return "" if count >= needed else f"{count} {unit}, at least {needed} are needed"
 
 
+def ratio(values, weights=None) -> float:
+  """sum(values) / sum(weights), both [n]; weights None are all 1. 0 where they sum to 0."""
+  total = len(values) if weights is None else np.sum(weights)
+  return float(np.sum(values) / total) if total else 0.0
+
+
 def bootstrap(values, groups, weights=None, *, resamples: int = 2000, seed: int = 0):
-  """(low, high), a 95 % interval of sum(values) / sum(weights), by resampling whole groups.
+  """(low, high), a 95 % interval of `ratio(values, weights)`, by resampling whole groups.
 
   values [n], groups [n] of labels such as the work of each clip, weights [n], 1 where None. With
   weights the statistic is a ratio of means, for instance of a measure of round trips to the same
@@ -254,6 +266,24 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
   rotation, _ = linalg.orthogonal_procrustes(roots[1].T, roots[0].T)
   shift = np.square(means[0] - means[1]).sum()
   return float(shift + np.square(roots[0] - rotation.T @ roots[1]).sum())
+
+
+def kernel_distance(x: np.ndarray, reference: np.ndarray) -> float:
+  """Kernel distance of x [n, dim] to reference [m, dim], times 1000 (KAD, 2502.15602, Section 3).
+
+  The unbiased squared maximum mean discrepancy with the kernel exp(-d^2 / 2 s^2) of the distance d,
+  where s is the median distance in the reference. About 0, and so also below it, for two samples of
+  one distribution, however few their rows. Raises ValueError for fewer than two rows.
+  """
+  x, reference = np.asarray(x, np.float64), np.asarray(reference, np.float64)
+  n, m = len(x), len(reference)
+  if min(n, m) < 2:
+    raise ValueError(f"kernel distance: wanted two rows or more, found {n} and {m}")
+  within = distance.pdist(reference, "sqeuclidean")
+  width = 2 * max(np.median(within), 1e-12)  # the median of squares is the square of the median
+  same = [np.exp(-d / width).mean() for d in (distance.pdist(x, "sqeuclidean"), within)]
+  across = np.exp(-distance.cdist(x, reference, "sqeuclidean") / width).mean()
+  return float(1000 * (same[0] + same[1] - 2 * across))
 
 
 def _tall(rows: np.ndarray) -> np.ndarray:

@@ -58,6 +58,17 @@ def amount(value: float) -> str:
   return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def interval(value: float, bounds) -> str:
+  """A number with its interval (low, high) in brackets, or alone where that is None.
+
+  >>> interval(0.5, (0.41, 0.6)), interval(0.5, None)
+  ('0.5 (0.41 to 0.6)', '0.5')
+  """
+  return (
+    f"{amount(value)} ({amount(bounds[0])} to {amount(bounds[1])})" if bounds else amount(value)
+  )
+
+
 def mark(met: bool | None) -> str:
   """Whether a target was met, as a coloured word; "" where there is no target."""
   if met is None:
@@ -91,6 +102,14 @@ def table(head: list[str], rows: list[list[str]], safe: bool = False) -> str:
     f"<div class=scroll><table><thead>{row(head, 'th', False)}</thead>"
     f"<tbody>{body}</tbody></table></div>"
   )
+
+
+def distances(rows: dict[str, dict]) -> str:
+  """A table of {set: {kernel, frechet, rows}} (listeners.distances), as HTML."""
+  keys = ("kernel", "frechet", "rows")
+  cells = [[name, *(amount(row[key]) for key in keys)] for name, row in rows.items()]
+  head = ["audio", "kernel distance × 1000", "Fréchet distance", "patches of 3 s"]
+  return table(head, cells)
 
 
 def charts(*svgs: str) -> str:

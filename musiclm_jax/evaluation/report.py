@@ -115,15 +115,7 @@ def _summary(results: dict) -> str:
 
 def _missed(figure: dict) -> str:
   few = f" ({figure['too_few']})" if figure["too_few"] else ""
-  return f"{_value(figure)}, wanted {figure['wanted']}{few}"
-
-
-def _value(figure: dict) -> str:
-  """The value of a figure, and its 95 % interval where it has one."""
-  if figure["interval"] is None:
-    return page.amount(figure["value"])
-  low, high = map(page.amount, figure["interval"])
-  return f"{page.amount(figure['value'])} ({low} to {high})"
+  return f"{page.interval(figure['value'], figure['interval'])}, wanted {figure['wanted']}{few}"
 
 
 def _losses(runs: dict[str, list[dict]]) -> str:
@@ -141,12 +133,13 @@ def _figures(results: dict) -> str:
   for part, result in results.items():
     for name, figure in result["figures"].items():
       baseline = "" if figure["baseline"] is None else page.amount(figure["baseline"])
+      value = page.interval(figure["value"], figure["interval"])
       where = f"{baseline} {html.escape(figure['baseline_is'])}".strip()
       rows.append(
         [
           html.escape(part),
           html.escape(name.replace("_", " ")),
-          f"{_value(figure)} <small>{html.escape(figure['too_few'])}</small>",
+          f"{value} <small>{html.escape(figure['too_few'])}</small>",
           where,
           html.escape(figure["wanted"]),
           page.mark(figure["met"]),

@@ -38,10 +38,27 @@ def clip_embeddings(held_out: HeldOut) -> np.ndarray:
   )
 
 
+def caption_cosines(
+  held_out: HeldOut, clips: list[dict], waveforms: np.ndarray, batch_size: int
+) -> np.ndarray:
+  """Cosines [captions, waveforms] of the clips' captions and waveforms [n, samples] by MuLan.
+
+  Of a waveform that is longer than MuLan's window only the first window counts; a shorter one is
+  padded by zeros.
+  """
+  model = held_out.part("mulan")
+  text = model("embed_text", text_rows(held_out.bundle, [clip["caption"] for clip in clips]))
+  samples = round(held_out.source("mulan")["window_seconds"] * held_out.sample_rate)
+  some = waveforms[:, :samples]
+  some = np.pad(some, ((0, 0), (0, samples - some.shape[1])))
+  return np.asarray(text) @ in_batches(lambda x: model("embed_audio", x), some, batch_size).T
+
+
 @dataclasses.dataclass(frozen=True)
 class MuLan:
   """Retrieval between captions and audio over all held-out clips, zero-shot tags, and the use of
-  the codes. `wanted` is {figure: comparison} of the targets of a size.
+  the codes. `wanted` is {figure: comparison} of the targets of a size, for
+  {text_to_audio,audio_to_text}_recall_at_10. Raises ValueError for another figure.
   """
 
   batch_size: PositiveInt
@@ -49,6 +66,10 @@ class MuLan:
 
   name = "mulan"
   parts = ("mulan", "mulan_rvq", "bundle")
+
+  def __post_init__(self):
+    names = ("text_to_audio_recall_at_10", "audio_to_text_recall_at_10")
+    metrics.check_wanted(self.wanted, names)
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     rows = text_rows(held_out.bundle, [clip["caption"] for clip in held_out.clips])
@@ -80,7 +101,6 @@ class MuLan:
       figures["zero_shot_tagging_auc"] = metrics.figure(
         np.mean(list(tags.values())), baseline=0.5, baseline_is="chance"
       )
-    metrics.check_wanted(self.wanted, figures)
     return {"figures": figures, "retrieval": directions, "usage": usage, "tags": tags}
 
   @staticmethod
