@@ -39,7 +39,7 @@ def agreement(audio: np.ndarray, text: np.ndarray, works: np.ndarray) -> list[di
       {
         "own": float(one.diagonal().mean()),
         "other": float(one[others].mean()),
-        "interval": metrics.bootstrap(one.diagonal(), works),
+        "interval": [*metrics.bootstrap(one.diagonal(), works)],
         "own_prefix": float(prefix.diagonal().mean()),
         "other_prefix": float(prefix[others].mean()),
       }
@@ -162,7 +162,12 @@ class Probes:
     figures, works = {}, [clip["work"] for clip in held_out.clips]
     for fact, of in _FACTS.items():
       labels = {split: [of(clip) for clip in some] for split, some in clips.items()}
-      ((common, _),) = collections.Counter(labels["train"]).most_common(1)
+      ((common, count),) = collections.Counter(labels["train"]).most_common(1)
+      if count == len(train):
+        raise ValueError(
+          f"{held_out.data_dir}: {fact} is {common} in all of {count} train clips: a probe of it"
+          " needs two values or more"
+        )
       for side, x in sides.items():
         right = self._right(x, labels)
         figures[f"{fact}_from_{side}"] = metrics.figure(
