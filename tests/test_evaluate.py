@@ -86,6 +86,12 @@ def sections():
   )
 
 
+def named(*names: str):
+  """The sections of these names."""
+  found = {section.name: section for section in sections()}
+  return tuple(found[name] for name in names)
+
+
 @pytest.fixture(scope="module")
 def done(world, tmp_path_factory):
   """(directory, results) of one evaluation of everything."""
@@ -244,7 +250,7 @@ def test_a_stage_of_random_weights_writes_no_music_of_its_conditions(done):
 
 
 def test_a_target_of_no_figure_is_named_before_anything_is_measured():
-  for section in (s for s in sections() if s.name in ("round_trip", "resynthesis")):
+  for section in named("round_trip", "resynthesis"):
     with pytest.raises(ValueError, match="no figure 'note_share'; nearest notes_share"):
       dataclasses.replace(section, wanted={"note_share": ">= 0.8"})
 
@@ -255,13 +261,13 @@ def test_every_figure_that_may_have_a_target_is_measured(done):
 
 def test_two_sections_of_one_name_are_refused(world, tmp_path):
   with pytest.raises(ValueError, match="each name may occur once, found codec, codec"):
-    evaluate(**world, out_dir=str(tmp_path), sections=sections()[:1] * 2)
+    evaluate(**world, out_dir=str(tmp_path), sections=named("codec", "codec"))
 
 
 def test_what_changed_and_what_was_deleted_is_measured_again(done, world, tmp_path):
   copy = tmp_path / "out"
   shutil.copytree(done[0], copy)
-  some = [dataclasses.replace(sections()[0], clips=3), *sections()[4:6]]
+  some = [dataclasses.replace(*named("codec"), clips=3), *named("melody", "semantic")]
   kept = (copy / "metrics" / "melody.json").stat().st_mtime_ns
   (copy / "metrics" / "semantic.json").unlink()
   results = evaluate(**world, out_dir=str(copy), sections=tuple(some))
@@ -386,14 +392,18 @@ def _other_tokenizer(w):
 @pytest.mark.parametrize(
   ("damage", "section", "message"),
   [
-    (_without("melody"), 4, "runs/melody: model.json is missing"),
-    (_unfinished, 7, "runs/fine: weights.safetensors is missing; its training has not ended"),
-    (_no_test, 0, "tokens: no split 'test'"),
-    (_no_shard, 0, "shard is missing"),
-    (_other_tokenizer, 7, "its acoustic is of encoder xyz"),
-    (lambda w: pathlib.Path(w["bundle"], "bundle.json").unlink(), 3, "bundle: no bundle here"),
-    (lambda w: shutil.rmtree(w["data_dir"]), 0, "data: no data set here"),
-    (lambda w: shutil.rmtree(w["tokens_dir"]), 0, "tokens: no token shards here"),
+    (_without("melody"), "melody", "runs/melody: model.json is missing"),
+    (_unfinished, "fine", "runs/fine: weights.safetensors is missing; its training has not ended"),
+    (_no_test, "codec", "tokens: no split 'test'"),
+    (_no_shard, "codec", "shard is missing"),
+    (_other_tokenizer, "fine", "its acoustic is of encoder xyz"),
+    (
+      lambda w: pathlib.Path(w["bundle"], "bundle.json").unlink(),
+      "mulan",
+      "bundle: no bundle here",
+    ),
+    (lambda w: shutil.rmtree(w["data_dir"]), "codec", "data: no data set here"),
+    (lambda w: shutil.rmtree(w["tokens_dir"]), "codec", "tokens: no token shards here"),
   ],
 )
 def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, section, message):
@@ -402,7 +412,7 @@ def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, sect
     copy[name] = str(shutil.copytree(directory, tmp_path / pathlib.Path(directory).name))
   damage(copy)
   with pytest.raises(ValueError) as caught:
-    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=sections()[section : section + 1])
+    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=named(section))
   assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
