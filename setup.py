@@ -27,6 +27,7 @@ setup(
     "matplotlib>=3.9,<4",
     "music21>=10.5,<11",
     "numpy>=2.2,<3",
+    "onnxruntime>=1.22,<2",  # runs basic-pitch, see requirements-listen.txt
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "packaging>=24",

@@ -14,17 +14,19 @@ import time
 from musiclm_jax.datasets import (
   corpus_builder,
   corpus_clips,
+  corpus_sizes,
+  draws,
   parallel_build,
+  passages,
   scores,
   soundfonts,
-  synthesis,
 )
 
 
 def measure(job_count: int, soundfont: str) -> dict[str, float]:
   """Seconds of audio per second on one core, of rendering alone and with everything else."""
-  config = corpus_builder.size_config("demo", seed=0, soundfont="")
-  jobs = corpus_builder.split_jobs(config, "train", soundfont)[:job_count]
+  size = corpus_sizes.SIZES["demo"]
+  jobs = corpus_sizes.jobs(size, "train", seed=0, soundfont=soundfont, scores="")[:job_count]
   corpus_clips.render_work(jobs[0])  # imports and opens the soundfont
   begin = time.process_time()
   count = sum(len(corpus_clips.render_work(job)) for job in jobs)
@@ -33,7 +35,7 @@ def measure(job_count: int, soundfont: str) -> dict[str, float]:
   for job in jobs:
     scores.read_music(job.work)
   reading = time.process_time() - begin
-  audio = count * config.clip_seconds
+  audio = count * size.clip_seconds
   return {
     "works": len(jobs),
     "audio_seconds": audio,
@@ -45,10 +47,12 @@ def measure(job_count: int, soundfont: str) -> dict[str, float]:
 
 def synthesis_speed(soundfont: str) -> float:
   """Seconds of audio per second of the synthesizer alone, which repeats a solo passage."""
-  config = corpus_builder.size_config("demo", seed=0, soundfont="")
-  job = corpus_builder.split_jobs(config, "train", soundfont)[0]
-  music = synthesis.repeated(scores.read_music(job.work), job.clip_seconds, 1.0)
-  passage = synthesis.passages_of(music, job.work, job.clip_seconds)[0]
+  size = corpus_sizes.SIZES["demo"]
+  job = corpus_sizes.jobs(size, "train", seed=0, soundfont=soundfont, scores="")[0]
+  music = scores.read_music(job.work)
+  rng = draws.generator(0)
+  passage = passages.draw_passages(music, job.work, job.clip_seconds, 1, rng)[0]
+  music = passages.repeated(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
   begin = time.process_time()
   for _ in range(20):
     corpus_clips.render_clip(job, music, passage, 0)
@@ -63,9 +67,10 @@ def build_speed(workers: int) -> dict[str, float]:
     parallel_build.build(builder, workers)
     seconds = time.perf_counter() - begin
     clip_count = sum(split.num_examples for split in builder.info.splits.values())
+    audio = clip_count * builder.builder_config.size.clip_seconds
   return {
     "tiny_build_seconds": round(seconds, 1),
-    "tiny_audio_per_second": round(clip_count * builder.builder_config.clip_seconds / seconds, 1),
+    "tiny_audio_per_second": round(audio / seconds, 1),
     "workers": workers,
   }
 

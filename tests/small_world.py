@@ -168,7 +168,7 @@ def tone(index: int) -> dict:
     "work": f"work {index // 4}",
     "melody": f"melody {index // 2}",
     "bpm": np.float32(bpm),
-    "key": "C major",
+    "key": f"C {('major', 'minor')[index // 2 % 2]}",
     "instruments": [family],
     "aspect_list": [family, ("low", "high")[index % 2]],
     "onsets": onsets.astype(np.float32),

@@ -29,24 +29,38 @@ def test_silence_has_no_onsets_and_a_finite_tempo():
   assert np.isfinite(adherence.tempo(silence, RATE)).all()
 
 
-def test_timbre_does_not_depend_on_the_level():
-  loud = beats(100)[None]
-  found = adherence.timbre(np.concatenate([loud, loud / 4]), RATE)
-  assert found.shape == (2, 2 * adherence.NUM_MFCC)
-  assert found[0] == pytest.approx(found[1], abs=2.0)  # librosa's floor of 80 dB cuts the quiet one
+def test_a_tempo_may_be_half_or_twice_and_eight_percent_off():
+  found = adherence.tempo_agreement([100.0, 80.0], [100.0, 52.0, 213.0, 91.0])
+  assert found.tolist() == [[1, 1, 1, 0], [0, 0, 0, 0]]
 
 
-def test_families_are_told_apart_and_an_unknown_one_gets_nothing(rng):
-  features = rng.normal(size=(60, 8))
-  families = ["brass" if i % 2 else "mallets" for i in range(60)]
-  features[::2, 0] += 4
-  classifier = adherence.FamilyClassifier(features, families)
-  assert classifier.accuracy(features, families) > 0.9
-  scores = classifier.scores(features[:3], ["mallets", "brass", "theremin"])
-  assert scores.shape == (3, 3)
-  assert scores[0, 0] > 0.5 > scores[0, 1] and scores[1, 1] > 0.5
-  assert not scores[2].any()
-  assert scores[0] + scores[1] == pytest.approx(np.ones(3))
-  with pytest.raises(ValueError, match="at least two families"):
-    adherence.FamilyClassifier(features, ["brass"] * 60)
-  assert classifier.standardise(features).mean(axis=0) == pytest.approx(np.zeros(8), abs=1e-9)
+@pytest.mark.parametrize(
+  ("name", "key"),
+  [("C major", (0, False)), ("Eb dorian", (3, True)), ("F# minor", (6, True)),
+   ("Cb mixolydian", (11, False))],
+)  # fmt: skip
+def test_keys_have_a_tonic_and_a_third(name, key):
+  assert adherence.parse_key(name) == key
+
+
+@pytest.mark.parametrize("name", ["", "C", "H major", "Cx major"])
+def test_what_is_no_key_is_refused(name):
+  with pytest.raises(ValueError, match="wanted a key such as 'Eb major'"):
+    adherence.parse_key(name)
+
+
+@pytest.mark.parametrize("minor", [False, True])
+def test_the_key_of_a_cadence_is_found_in_all_transpositions(minor):
+  third = 3 if minor else 4
+  chords = [(0, third, 7), (5, 5 + third, 12), (7, 11, 14), (0, third, 7)]
+  classes = np.zeros((12, 4, 12))
+  for tonic in range(12):
+    for frame, chord in enumerate(chords):
+      classes[tonic, frame, [(tonic + p) % 12 for p in chord]] = 1
+  assert adherence.keys(classes) == [(tonic, minor) for tonic in range(12)]
+
+
+def test_keys_agree_by_their_distance():
+  found = [(0, False), (7, False), (5, False), (9, True), (0, True), (2, False)]
+  assert adherence.key_agreement([(0, False)], found).tolist() == [[1, 0.5, 0.5, 0.3, 0.2, 0]]
+  assert adherence.key_agreement([(9, True)], [(0, False)]).tolist() == [[0.3]]

@@ -1,15 +1,24 @@
 """The built-in corpus: its records, its errors, and the same bytes on any number of workers."""
 
 import itertools
+import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from musiclm_jax import audio
-from musiclm_jax.datasets import corpus_builder, corpus_clips, soundfonts, synthesis
+from musiclm_jax.datasets import (
+  corpus_builder,
+  corpus_clips,
+  corpus_sizes,
+  instruments,
+  passages,
+  soundfonts,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +37,7 @@ def splits(corpus):
 
 
 def test_corpus_has_the_size_that_was_asked_for(splits):
-  assert set(splits) == set(corpus_builder.SPLITS)
+  assert set(splits) == set(corpus_sizes.SPLITS)
   assert 60 <= sum(map(len, splits.values())) <= 80
   assert len(splits["test"]) >= 8
   for record in itertools.chain(*splits.values()):
@@ -55,7 +64,7 @@ def test_splits_share_no_work_and_pair_every_melody(splits):
 
 
 def test_held_out_pairs_never_occur_in_train(splits):
-  held_out = {(each.program, each.held_out) for each in synthesis.instruments() if each.held_out}
+  held_out = {(each.program, each.held_out) for each in instruments.instruments() if each.held_out}
   for split, records in splits.items():
     for record in records:
       pairs = {(int(program), record["tempo_word"].decode()) for program in record["programs"]}
@@ -67,9 +76,15 @@ def test_truth_is_within_the_clip(splits):
     onsets = record["onsets"]
     assert onsets.dtype == np.float32 and len(onsets) >= 2
     assert np.all((onsets[:, 0] >= 0) & (onsets[:, 0] < 4.0) & (onsets[:, 1] > 20))
-    low, high = synthesis.TEMPI[record["tempo_word"].decode()]
+    low, high = passages.TEMPI[record["tempo_word"].decode()]
     assert low <= record["bpm"] <= high and record["start_s"] >= 0
     assert set(record["instruments"]) <= set(record["aspect_list"])
+
+
+def test_every_clip_has_several_captions(splits):
+  for record in itertools.chain(*splits.values()):
+    texts = [text.decode() for text in record["captions"]]
+    assert len(set(texts)) == len(texts) >= 3 and texts[0] == record["caption"].decode()
 
 
 def test_second_call_builds_nothing(corpus, capsys):
@@ -84,8 +99,8 @@ def test_works_do_not_depend_on_each_other(splits, tmp_path):
   """Alone and in another order they are what the build made."""
   records = {record["id"].decode(): record for record in splits["train"]}
   soundfont = soundfonts.write_corrected("", tmp_path)
-  config = corpus_builder.Rendered.builder_configs["tiny"]
-  for job in corpus_builder.split_jobs(config, "train", soundfont)[5::-1]:
+  made = dict(seed=0, soundfont=soundfont, scores="")
+  for job in corpus_sizes.jobs(corpus_sizes.SIZES["tiny"], "train", **made)[5::-1]:
     for example in corpus_clips.render_work(job):
       record = records[example["id"]]
       assert example["waveform"].tobytes() == record["waveform"].tobytes()
@@ -117,14 +132,37 @@ def test_same_bytes_from_one_process_that_imports_no_tensorflow(corpus, tmp_path
     assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
 
 
-def test_full_size_is_more_than_200_hours():
-  config = corpus_builder.Rendered.builder_configs["full"]
-  works = sum(len(corpus_builder.split_jobs(config, split, "")) for split in corpus_builder.SPLITS)
-  assert works * config.passages * config.renditions * config.clip_seconds / 3600 > 200
+@pytest.mark.parametrize("size, hours", [("small", 60), ("full", 200)])
+def test_sizes_have_all_works_of_train_and_enough_of_test(size, hours):
+  size = corpus_sizes.SIZES[size]
+  made = dict(seed=0, soundfont="", scores="")
+  works = {split: corpus_sizes.jobs(size, split, **made) for split in corpus_sizes.SPLITS}
+  clips = size.passages * size.renditions
+  assert corpus_sizes.clip_count(size) * size.clip_seconds / 3600 > hours
+  assert len(works["train"]) == 2663
+  assert len(works["test"]) >= 76 and len(works["test"]) * clips >= 228
+
+
+def test_the_plan_is_printed_and_a_small_disk_is_refused(tmp_path, monkeypatch):
+  size = corpus_sizes.SIZES["small"]
+  free = 40e9
+
+  def usage(path):
+    assert path.exists()
+    return types.SimpleNamespace(free=free)
+
+  monkeypatch.setattr(shutil, "disk_usage", usage)
+  line = corpus_builder.forecast(size, tmp_path / "rendered/small/1.0.0")
+  assert "11316 clips, 94.30 h; at most 16.3 GB stay on disk, 32.6 GB while it is built" in line
+  assert line.endswith("40.0 GB are free")
+  free = 30e9
+  with pytest.raises(ValueError, match="wanted 32.6 GB while it is built and 16.3 GB afterwards"):
+    corpus_builder.prepare(str(tmp_path), "small", seed=0, workers=1)
+  assert not list(tmp_path.rglob("*.array_record*"))
 
 
 def test_wrong_requests_are_one_line(tmp_path):
-  with pytest.raises(ValueError, match="size: wanted one of tiny, demo, full, got 'huge'"):
+  with pytest.raises(ValueError, match="size: wanted one of tiny, demo, small, full, got 'huge'"):
     corpus_builder.prepare(str(tmp_path), "huge", seed=0, workers=1)
   with pytest.raises(ValueError, match="workers: wanted at least 1, got 0"):
     corpus_builder.prepare(str(tmp_path), "tiny", seed=0, workers=0)

@@ -14,12 +14,16 @@ import soundfile
 
 from musiclm_jax.evaluation import (
   codec,
+  families,
   generated,
   held_out,
+  joint_embedding,
   layers,
   metrics,
   report,
+  resynthesis,
   retrieval,
+  round_trip,
   semantic,
   stages,
 )
@@ -36,9 +40,21 @@ def world(tmp_path_factory):
   return build(tmp_path_factory.mktemp("world"))
 
 
+FAMILIES = families.Families(clips=24, seconds=0.4, batch_size=6)
+
+
 def sections():
   return (
     codec.Codec(clips=4, seconds=1.0, levels=(1, 2, 3, 4, 12), opus_kbps=(6, 24), batch_size=3),
+    round_trip.RoundTrip(
+      clips=8,
+      seconds=1.0,
+      levels=2,
+      opus_kbps=12,
+      families=FAMILIES,
+      wanted={"notes_share": ">= 0.8", "log_mel_over_opus": "< 1"},
+      batch_size=4,
+    ),
     semantic.W2vBert(
       clips=8,
       seconds=1.0,
@@ -48,7 +64,11 @@ def sections():
       batch_size=4,
       seed=0,
     ),
-    retrieval.MuLan(batch_size=8),
+    retrieval.MuLan(batch_size=8, wanted={}),
+    joint_embedding.Codes(batch_size=8, wanted={"level_1_agreement": ">= 0.5"}),
+    joint_embedding.Probes(
+      train_clips=24, penalty=1.0, batch_size=8, wanted={"family_from_text": ">= 0.8"}
+    ),
     retrieval.Melody(hums={"hummed_melody": (1.0, 0), "higher": (1.25, 3)}, batch_size=8),
     stages.StageLoss(stage="semantic", swapped="mulan", clips=9, batch_size=4),
     stages.StageLoss(stage="coarse", swapped="semantic", clips=9, batch_size=4),
@@ -57,15 +77,29 @@ def sections():
       num_prompts=9,
       num_shown=2,
       seconds=0.4,
-      train_clips=24,
+      families=FAMILIES,
       permutations=100,
       batch_size=6,
+      seed=0,
+    ),
+    resynthesis.Resynthesis(
+      stage="coarse",
+      swapped="semantic",
+      clips=9,
+      wanted={"chroma_correlation": ">= 0.3"},
+      batch_size=4,
       seed=0,
     ),
     layers.Layers(
       clips=12, seconds=1.0, triples=20, codebook_size=4, folds=2, batch_size=4, seed=0
     ),
   )
+
+
+def named(*names: str):
+  """The sections of these names."""
+  found = {section.name: section for section in sections()}
+  return tuple(found[name] for name in names)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +115,7 @@ TARGETS = {
     "perplexity_share_of_first_levels": ">= 0.1",
     "largest_step_up_to_4_levels": "< 0",
   },
+  "round_trip": {"notes_share": ">= 0.8", "log_mel_over_opus": "< 1"},
   "w2v_bert": {
     "masked_accuracy_0_over_most_frequent": ">= 2",
     "kmeans_codes_used": "> 0.9",
@@ -93,6 +128,8 @@ TARGETS = {
     "text_to_audio_recall_at_10_over_chance": ">= 4",
     "audio_to_text_recall_at_10_over_chance": ">= 4",
   },
+  "mulan_codes": {"level_1_agreement": ">= 0.5"},
+  "mulan_probes": {"family_from_text": ">= 0.8"},
   "melody": {},
   **dict.fromkeys(
     ("semantic", "coarse", "fine"),
@@ -106,6 +143,7 @@ TARGETS = {
     "most_clipped_samples_share": "<= 0.001",
     "adherence_best_p_corrected": "< 0.05",
   },
+  "resynthesis": {"chroma_correlation": ">= 0.3"},
   "layers": {},
 }
 
@@ -121,7 +159,7 @@ def test_everything_is_measured_against_its_targets_and_written(done):
   }
   assert wanted == TARGETS
   marked = [name for each in figures.values() for name, f in each.items() if f["too_few"]]
-  assert marked == ["frechet_mfcc_generated"]  # 9 prompts for 20 dimensions
+  assert marked == ["frechet_distance"] * 2  # 8 and 9 patches for 200 dimensions
 
 
 def test_audio_files_have_exactly_the_length_that_was_asked_for(done):
@@ -138,7 +176,14 @@ def test_the_report_shows_every_section_on_one_page(done, world, tmp_path):
   path = report.report(out_dir=str(out), runs_dir=world["runs_dir"], progress="none", title="Test")
   text = pathlib.Path(path).read_text()
   assert text.count("<article>") == 2 and text.count("Losses of") == 10
-  for title in ("Codec", "Semantic codes", "MuLan: text and audio", "Melodies", "Fine stage"):
+  for title in (
+    "Codec",
+    "What is heard after the codec",
+    "Semantic codes",
+    "MuLan: text and audio",
+    "Melodies",
+    "Fine stage",
+  ):
     assert f"<h2>{title}</h2>" in text
 
 
@@ -186,15 +231,54 @@ def test_the_section_in_the_documentation_measures_and_shows(world, tmp_path, mo
   assert "<h2>Loudness</h2>" in pathlib.Path(path).read_text()
 
 
+def test_every_figure_of_a_round_trip_stands_beside_real_clips(done):
+  result = done[1]["round_trip"]
+  assert result["levels"] == [2, 3] and set(result["distances"]) == {"real", "2 levels", "3 levels"}
+  figures = result["figures"]
+  assert set(result["rows"][0]) <= set(figures)
+  for name in ("note_f_measure", "chroma_correlation", "mulan_cosine", "persistence_of_level_1"):
+    low, high = figures[name]["interval"]
+    assert low <= figures[name]["value"] <= high
+  assert 0 <= figures["note_f_measure"]["value"] < 0.5  # random weights
+  assert figures["parameters"]["value"] > 100 and figures["seconds_decoded_per_second"]["value"] > 0
+
+
+def test_every_set_of_generated_music_is_heard_and_measures_have_their_accuracy(done):
+  result = done[1]["generation"]
+  kinds = {"real", "roundtrip", "generated"}
+  assert set(result["notes_at_once"]) == set(result["distances"]) == kinds
+  for name in ("family_accuracy", "tempo_accuracy", "key_score", "key_exact"):
+    figure = done[1]["round_trip"]["figures"][f"{name}_on_real_clips"]
+    assert 0 <= figure["interval"][0] <= figure["value"] <= figure["interval"][1] <= 1
+
+
+def test_a_stage_of_random_weights_writes_no_music_of_its_conditions(done):
+  result = done[1]["resynthesis"]
+  assert set(result["rows"]) == {"own", "swapped", "round_trip"}
+  figure = result["figures"]["chroma_correlation"]
+  assert abs(figure["value"] - figure["baseline"]) < 0.2  # the codec's own sound
+  assert figure["baseline"] == result["rows"]["swapped"]["chroma_correlation"]["value"]
+
+
+def test_a_target_of_no_figure_is_named_before_anything_is_measured():
+  for section in named("round_trip", "resynthesis"):
+    with pytest.raises(ValueError, match="no figure 'note_share'; nearest notes_share"):
+      dataclasses.replace(section, wanted={"note_share": ">= 0.8"})
+
+
+def test_every_figure_that_may_have_a_target_is_measured(done):
+  assert set(round_trip.TARGETS) <= set(done[1]["round_trip"]["figures"])
+
+
 def test_two_sections_of_one_name_are_refused(world, tmp_path):
   with pytest.raises(ValueError, match="each name may occur once, found codec, codec"):
-    evaluate(**world, out_dir=str(tmp_path), sections=sections()[:1] * 2)
+    evaluate(**world, out_dir=str(tmp_path), sections=named("codec", "codec"))
 
 
 def test_what_changed_and_what_was_deleted_is_measured_again(done, world, tmp_path):
   copy = tmp_path / "out"
   shutil.copytree(done[0], copy)
-  some = [dataclasses.replace(sections()[0], clips=3), *sections()[3:5]]
+  some = [dataclasses.replace(*named("codec"), clips=3), *named("melody", "semantic")]
   kept = (copy / "metrics" / "melody.json").stat().st_mtime_ns
   (copy / "metrics" / "semantic.json").unlink()
   results = evaluate(**world, out_dir=str(copy), sections=tuple(some))
@@ -319,14 +403,18 @@ def _other_tokenizer(w):
 @pytest.mark.parametrize(
   ("damage", "section", "message"),
   [
-    (_without("melody"), 3, "runs/melody: model.json is missing"),
-    (_unfinished, 6, "runs/fine: weights.safetensors is missing; its training has not ended"),
-    (_no_test, 0, "tokens: no split 'test'"),
-    (_no_shard, 0, "shard is missing"),
-    (_other_tokenizer, 6, "its acoustic is of encoder xyz"),
-    (lambda w: pathlib.Path(w["bundle"], "bundle.json").unlink(), 2, "bundle: no bundle here"),
-    (lambda w: shutil.rmtree(w["data_dir"]), 0, "data: no data set here"),
-    (lambda w: shutil.rmtree(w["tokens_dir"]), 0, "tokens: no token shards here"),
+    (_without("melody"), "melody", "runs/melody: model.json is missing"),
+    (_unfinished, "fine", "runs/fine: weights.safetensors is missing; its training has not ended"),
+    (_no_test, "codec", "tokens: no split 'test'"),
+    (_no_shard, "codec", "shard is missing"),
+    (_other_tokenizer, "fine", "its acoustic is of encoder xyz"),
+    (
+      lambda w: pathlib.Path(w["bundle"], "bundle.json").unlink(),
+      "mulan",
+      "bundle: no bundle here",
+    ),
+    (lambda w: shutil.rmtree(w["data_dir"]), "codec", "data: no data set here"),
+    (lambda w: shutil.rmtree(w["tokens_dir"]), "codec", "tokens: no token shards here"),
   ],
 )
 def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, section, message):
@@ -335,7 +423,7 @@ def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, sect
     copy[name] = str(shutil.copytree(directory, tmp_path / pathlib.Path(directory).name))
   damage(copy)
   with pytest.raises(ValueError) as caught:
-    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=sections()[section : section + 1])
+    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=named(section))
   assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

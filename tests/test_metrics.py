@@ -222,3 +222,36 @@ def test_frechet_distance_has_the_closed_form(rng):
   assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
   assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
   assert metrics.frechet_distance(x, x + 2) == pytest.approx(16)
+
+
+def test_figures_have_the_targets_that_are_wanted_and_a_misspelt_one_is_named():
+  measures = {
+    "notes": {"value": 0.5, "baseline": 1.0, "baseline_is": "real"},
+    "chroma": {"value": 1},
+  }
+  found = metrics.figures(measures, {"notes": ">= 0.8"})
+  assert found["notes"] == metrics.figure(0.5, ">= 0.8", baseline=1.0, baseline_is="real")
+  assert found["chroma"]["met"] is None
+  metrics.check_wanted({"notes": ">= 0.8"}, tuple(measures))
+  with pytest.raises(ValueError, match="no figure 'note'; nearest notes"):
+    metrics.check_wanted({"note": ">= 0.8"}, tuple(measures))
+
+
+@hypothesis.given(st.integers(2, 30), st.integers(2, 30), st.integers(0, 2**32 - 1))
+def test_kernel_distance_does_not_depend_on_order_scale_and_place(n, m, seed):
+  rng = np.random.default_rng(seed)
+  x, y = rng.normal(size=(n, 3)), rng.normal(size=(m, 3))
+  found = metrics.kernel_distance(x, y)
+  assert -2000 <= found <= 2000
+  moved = metrics.kernel_distance(7 * rng.permutation(x) + 5, 7 * rng.permutation(y) + 5)
+  assert moved == pytest.approx(found, abs=1e-6)
+
+
+def test_kernel_distance_is_unbiased_for_few_rows_and_grows_with_the_shift(rng):
+  x, y = rng.normal(size=(2, 400, 50, 2))
+  same = [metrics.kernel_distance(a[:5], b) for a, b in zip(x, y)]
+  assert abs(np.mean(same)) < 3 * np.std(same) / 20
+  shifted = [metrics.kernel_distance(x[0] + shift, y[0]) for shift in (0, 1, 2, 4)]
+  assert shifted == sorted(shifted)
+  with pytest.raises(ValueError, match="two rows or more, found 1 and 50"):
+    metrics.kernel_distance(x[0, :1], y[0])

@@ -34,6 +34,7 @@ def results():
   test = {"value": 0.3, "shuffled": 0.1, "z": 2.0, "p": 0.01}
   kinds = ("real", "roundtrip", "generated")
   shown = {"caption": CAPTION, "bpm": 90.0, "family": "brass", "key": "D major"}
+  heard = metrics.figure(0.7, baseline=1.0, baseline_is="real clips", interval=(0.6, 0.8))
   losses = {"loss": 3.0, "other_condition": 3.2, "unigram": 4.0, "held_out_entropy": 3.9}
   return {
     "codec": {
@@ -44,6 +45,19 @@ def results():
       "levels": [level | {"levels": n, "log_mel_ratio": 1 / n} for n in (1, 2, 4)],
       "opus": [level | {"kbps": 12, "log_mel_ratio": 0.1}],
       "usage": USAGE,
+    },
+    "round_trip": {
+      "section": "musiclm_jax.evaluation.round_trip.RoundTrip",
+      "figures": {"note_f_measure": heard},
+      "levels": [4, 12],
+      "rows": [{"note_f_measure": heard}] * 2,
+      "distances": {"real": {"kernel": -1.0, "frechet": 2.0, "rows": 4}},
+    },
+    "resynthesis": {
+      "section": "musiclm_jax.evaluation.resynthesis.Resynthesis",
+      "figures": {"chroma_correlation": heard},
+      "rows": dict.fromkeys(("own", "swapped", "round_trip"), {"chroma_correlation": heard}),
+      "stage": "coarse",
     },
     "layers": {
       "section": "musiclm_jax.evaluation.layers.Layers",
@@ -67,12 +81,13 @@ def results():
       "section": "musiclm_jax.evaluation.generated.Generation",
       "figures": {
         "prompts": metrics.figure(1, ">= 1"),
-        "frechet_mfcc_generated": metrics.figure(3.0, too_few="4 clips, at least 21 are needed"),
+        "frechet_distance": metrics.figure(3.0, too_few="4 patches, at least 201 are needed"),
+        "notes_share": metrics.figure(0.4, interval=(0.3, 0.5)),
       },
       "shown": [shown | {kind: f"audio/00_{kind}.wav" for kind in kinds}],
       "adherence": {"family": {kind: test for kind in kinds}},
-      "accuracy": {"held_out": 0.7},
-      "frechet": {"generated": 3.0},
+      "distances": dict.fromkeys(kinds, {"kernel": 3.0, "frechet": 2.0, "rows": 4}),
+      "notes_at_once": dict.fromkeys(kinds, 1.5),
     },
   }
 
@@ -147,6 +162,12 @@ def test_what_was_missed_is_at_the_top(out):
   assert text.count("class=bad>missed") == 1
 
 
+def test_intervals_are_beside_their_values(out):
+  assert (
+    write_report(out).count("0.7 (0.6 to 0.8)") == 7
+  )  # in the tables of two sections and of all
+
+
 def test_charts_tables_and_commands_are_there(out):
   text = write_report(out)
   for wanted in ("Losses of soundstream", "Rate and distortion", "train demo/soundstream", "64.2"):
@@ -176,7 +197,15 @@ def change(out, edit):
 
 def test_sections_are_shown_in_the_order_of_the_results_and_one_alone_is_enough(out):
   text = write_report(out)
-  shown = ["Codec", "Layers of w2v-BERT", "MuLan: text and audio", "Coarse stage", "Listen"]
+  shown = [
+    "Codec",
+    "What is heard after the codec",
+    "Resynthesis from real conditions",
+    "Layers of w2v-BERT",
+    "MuLan: text and audio",
+    "Coarse stage",
+    "Listen",
+  ]
   titles = [*shown, "Does it follow the prompt?", "Trainings", "All figures", "How it was made"]
   assert re.findall(r"<h2>(.*?)</h2>", text) == titles
 
@@ -185,12 +214,12 @@ def test_sections_are_shown_in_the_order_of_the_results_and_one_alone_is_enough(
       del found[name]
 
   change(out, keep_coarse)
-  assert re.findall(r"<h2>(.*?)</h2>", write_report(out)) == [titles[3], *titles[-3:]]
+  assert re.findall(r"<h2>(.*?)</h2>", write_report(out)) == [titles[5], *titles[-3:]]
 
 
 def test_a_figure_of_too_few_observations_is_marked(out):
   text = write_report(out)
-  assert text.count("4 clips, at least 21 are needed") == 2  # its table and all figures
+  assert text.count("4 patches, at least 201 are needed") == 1
 
 
 class Silent:

@@ -38,20 +38,25 @@ def test_correcting_twice_changes_nothing_more():
   assert list(zones(soundfonts.corrected(once))) == list(zones(once))
 
 
-def test_loops_continue_after_their_end():
-  """A sample of 4 points, all loop, has room after it; the second is followed by the third."""
-  headers = np.zeros(4, soundfonts.HEADER)
-  headers[0]["start"], headers[0]["end"], headers[0]["loop_end"] = 0, 4, 4
-  headers[1]["start"], headers[1]["end"], headers[1]["loop_start"] = 50, 54, 51
-  headers[1]["loop_end"] = 54
-  headers[2]["start"], headers[2]["end"] = 56, 70
-  points = np.zeros(70, np.int16)
-  points[:4], points[50:70] = [1, 2, 3, 4], 9
-  after, content = soundfonts.continue_loops(headers, points)
+def test_loops_are_long_and_continue_after_their_end():
+  """A loop of three points is repeated; a sample that a zone plays without its loop is kept."""
+  headers = np.zeros(3, soundfonts.HEADER)
+  for header, start in zip(headers, (0, 50)):
+    header["start"], header["end"] = start, start + 5
+    header["loop_start"], header["loop_end"] = start + 1, start + 4
+  points = np.zeros(60, np.int16)
+  points[:5], points[50:55] = [9, 1, 2, 3, 7], [9, 1, 2, 3, 7]
+  zones = [soundfonts.Zone(0, 0, None, True), soundfonts.Zone(1, 1, None, False)]
+  after, content = soundfonts.lengthen_loops(headers, points, zones)
   longer = np.frombuffer(content, np.int16)
-  np.testing.assert_array_equal(longer[:13], [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 0])
-  np.testing.assert_array_equal(longer[13:], points[13:])
-  assert after["end"].tolist() == [12, 54, 70, 0]
+  first, second = (longer[header["start"] : header["end"]] for header in after[:2])
+  loop = int(after[0]["loop_end"]) - int(after[0]["loop_start"])
+  assert loop >= soundfonts.LOOP and loop % 3 == 0
+  assert len(first) == 1 + loop + soundfonts.GUARD and first[0] == 9
+  np.testing.assert_array_equal(first[1:], np.resize([1, 2, 3], len(first) - 1))
+  np.testing.assert_array_equal(second, [9, 1, 2, 3, 7])
+  assert after[1]["loop_end"] - after[1]["start"] == 4
+  assert not longer[after[0]["end"] : after[1]["start"]].any()
 
 
 def test_chunks_are_read_as_written():

@@ -4,19 +4,32 @@ Every random choice depends on (seed, work, passage, number) alone.
 """
 
 import dataclasses
-import itertools
+from typing import NamedTuple
 
 import numpy as np
 
-from musiclm_jax.datasets import scores, synthesis
+from musiclm_jax.datasets import accompaniment, draws, instruments, passages, scores
 from musiclm_jax.datasets.catalogue import Work
+from musiclm_jax.datasets.instruments import Instrument
+from musiclm_jax.datasets.passages import Passage
+from musiclm_jax.datasets.rendition import PREROLL_SECONDS, Rendition, Voice
 from musiclm_jax.datasets.scores import Music
-from musiclm_jax.datasets.synthesis import Instrument, Passage, Rendition, Voice
+from musiclm_jax.datasets.synthesis import LEVELS
 
-ACCOMPANIMENTS = ("solo", "drone", "bass", "chords", "band")
+ARTICULATION = {"legato": 0.97, "detached": 0.6}  # sounding share of a note's value
+TAIL_SECONDS = 0.8  # what a closing passage leaves for its last note to ring
 OCTAVES = (0, -12, 12, -24, 24)
-# Onset and duration in quarters, pitch classes from the root.
-Chord = tuple[float, float, tuple[int, ...]]
+LOWER_PARTS = -2.0  # dB, relative to the highest part
+
+
+class Casting(NamedTuple):
+  """A tempo, the start in quarters, and voices transposed by `shift` semitones that can play it."""
+
+  tempo_word: str
+  bpm: float
+  start: float
+  shift: int
+  voices: tuple[Voice, ...]
 
 
 def arrange(
@@ -30,7 +43,7 @@ def arrange(
   renditions: int,
   held_out: bool,
 ) -> Rendition:
-  """Rendition `number` (of `renditions`) of a passage of a work from `synthesis.repeated`.
+  """Rendition `number` (of `renditions`) of a passage of a work from `passages.repeated`.
 
   The renditions of a passage are one melody: they share the tempo word and, where the instruments
   allow it, the key; the leading instrument, the accompaniment, the exact tempo, dynamics and
@@ -39,47 +52,76 @@ def arrange(
   ValueError where no instrument can play the passage.
   """
   place = (seed, work.id, passage.name, held_out)
-  shared, own = synthesis.generator(*place), synthesis.generator(*place, number)
-  tempo = str(shared.choice(list(synthesis.TEMPI)))
-  accompaniment = str(shared.permutation(ACCOMPANIMENTS)[number % len(ACCOMPANIMENTS)])
-  leads = shared.permutation(np.array(synthesis.with_role("lead"), object))
-  shifts = shared.permutation(np.arange(-5, 7))
-  leads = np.roll(leads, -number * (len(leads) // renditions))
-  for shift, lead in itertools.product(shifts, leads):
+  shared, own = draws.generator(*place), draws.generator(*place, number)
+  tempo = str(shared.choice(list(passages.TEMPI)))
+  kind = str(shared.permutation(accompaniment.KINDS)[number % len(accompaniment.KINDS)])
+  leads = shared.permutation(np.array(instruments.with_role("lead"), object))
+  shifts = shared.permutation(np.arange(-5, 7)).tolist()
+  found: list[Casting | None] = [None] * len(leads)
+  for i, lead in enumerate(leads):
     word = lead.held_out if held_out else tempo
-    if not word or (lead.held_out == word) != held_out:
-      continue
-    low, high = synthesis.TEMPI[word]
-    bpm = float(synthesis.generator(*place, number, word).integers(low, high + 1))
-    start, parts = excerpt(music, work, passage, bpm, clip_seconds)
-    voices = cast(parts, lead, int(shift), word)
-    if voices:
-      break
-  else:
-    raise ValueError(
-      f"{work.id}: wanted an instrument for passage {passage.name}, found none whose range holds it"
-    )
-  key = transpose_key(work.key, int(shift))
+    if word and (lead.held_out == word) == held_out:
+      bpm = draw_bpm(word, draws.generator(*place, number, word))
+      start, parts = excerpt(music, work, passage, bpm, clip_seconds)
+      found[i] = first_casting(parts, lead, shifts, word, bpm, start)
+  if not any(found):
+    raise ValueError(f"{work.id}: no instrument's range holds passage {passage.name}")
+  word, bpm, start, shift, voices = found[choose([*map(bool, found)], number, renditions)]
+  key = transpose_key(work.key, shift)
   melody = scores.melody_of(voices[0].notes)
   articulation, voices = articulate(voices, passage, own)
-  if len(parts) == 1:
+  if len(voices) == 1:
     downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
-    voices += accompany(
-      accompaniment, melody, key, work.metre, downbeat=downbeat, word=word, rng=own
+    lead = voices[0].instrument
+    voices += accompaniment.accompany(
+      kind, melody, key, work.metre, downbeat=downbeat, lead=lead, word=word, rng=own
     )
+  else:
+    kind = "parts"
   return Rendition(
     work=work,
     passage=passage,
     start=start,
+    pickup=music.pickup,
     bpm=bpm,
     tempo_word=word,
     key=key,
-    arrangement=accompaniment if len(parts) == 1 else "parts",
-    dynamics=str(own.choice(list(synthesis.DYNAMICS))),
+    arrangement=kind,
+    dynamics=str(own.choice(list(LEVELS))),
     articulation=articulation,
     voices=voices,
     melody=melody,
   )
+
+
+def draw_bpm(word: str, rng: np.random.Generator) -> float:
+  """Beats a minute that a tempo word allows."""
+  low, high = passages.TEMPI[word]
+  return float(rng.integers(low, high + 1))
+
+
+def first_casting(
+  parts: list[np.ndarray], lead: Instrument, shifts: list[int], word: str, bpm: float, start: float
+) -> Casting | None:
+  """The casting by the first of `shifts` at which all parts are in range, or None."""
+  for shift in shifts:
+    if voices := cast(parts, lead, shift, word):
+      return Casting(word, bpm, start, shift, voices)
+  return None
+
+
+def choose(able: list[bool], number: int, renditions: int) -> int:
+  """The index of an instrument that is able to play, for rendition `number`.
+
+  The renditions search from places that are equally far apart, and no two have the same instrument
+  where enough are able.
+  """
+  chosen: list[int] = []
+  for each in range(number + 1):
+    begin = each * (len(able) // renditions)
+    order = [i for i in (*range(begin, len(able)), *range(begin)) if able[i]]
+    chosen.append(next((i for i in order if i not in chosen), order[0]))
+  return chosen[-1]
 
 
 def excerpt(
@@ -87,15 +129,17 @@ def excerpt(
 ) -> tuple[float, list[np.ndarray]]:
   """Start in quarters and the notes [notes, 3] of each part of a clip.
 
-  An ending starts on a beat and leaves `TAIL_SECONDS` for the last note.
+  Onsets count from the start, and the notes of `PREROLL_SECONDS` before it are there. An ending
+  starts on a beat and leaves `TAIL_SECONDS` for the last note.
   """
   beat = scores.BEAT_QUARTERS[work.metre]
   start = passage.start
   if passage.place == "ending":
-    start = music.length - np.floor((clip_seconds - synthesis.TAIL_SECONDS) * bpm / 60.0) * beat
-  stop = start + clip_seconds * bpm / 60.0 * beat
-  parts = [synthesis.between(part, start, stop) for part in music.parts]
-  return float(start), [part for part in parts if len(part)]
+    start = music.length - np.floor((clip_seconds - TAIL_SECONDS) * bpm / 60.0) * beat
+  preroll, length = (x * bpm / 60.0 * beat for x in (PREROLL_SECONDS, clip_seconds))
+  begun = [part[part[:, 0] < start + length] for part in music.parts]
+  parts = [passages.between(part, start - preroll, np.inf) for part in begun]
+  return float(start), [part - [[preroll, 0.0, 0.0]] for part in parts if len(part)]
 
 
 def cast(parts: list[np.ndarray], lead: Instrument, shift: int, word: str) -> tuple[Voice, ...]:
@@ -110,11 +154,11 @@ def cast(parts: list[np.ndarray], lead: Instrument, shift: int, word: str) -> tu
     for octave in OCTAVES:
       notes = parts[0] + (shift + octave) * step
       if in_range(notes, lead):
-        return (Voice(lead, notes, 1.0),)
+        return (Voice(lead, notes, 0.0),)
     return ()
   members = [lead]
   if "consort" in lead.roles:
-    family = [each for each in synthesis.with_role("consort") if each.family == lead.family]
+    family = [each for each in instruments.with_role("consort") if each.family == lead.family]
     members = [each for each in family if each is lead or each.held_out != word]
   voices = []
   for part in parts:
@@ -124,7 +168,7 @@ def cast(parts: list[np.ndarray], lead: Instrument, shift: int, word: str) -> tu
       return ()
     middle = notes[:, 2].mean()
     best = min(able, key=lambda each: abs((each.low + each.high) / 2 - middle))
-    voices.append(Voice(best, notes, 0.85 if voices else 1.0))
+    voices.append(Voice(best, notes, LOWER_PARTS if voices else 0.0))
   return tuple(voices)
 
 
@@ -135,7 +179,7 @@ def articulate(
   articulation = str(rng.choice(["legato", "legato", "detached"]))
   if passage.place == "ending":
     articulation = "legato"  # so that the last note rings out
-  share = np.array([[1.0, synthesis.ARTICULATION[articulation], 1.0]])
+  share = np.array([[1.0, ARTICULATION[articulation], 1.0]])
   return articulation, tuple(
     dataclasses.replace(voice, notes=voice.notes * share) for voice in voices
   )
@@ -150,99 +194,3 @@ def transpose_key(key: str, shift: int) -> str:
   """transpose_key("D dorian", 3) == "F dorian"."""
   tonic, mode = scores.split_key(key)
   return f"{scores.TONICS[(tonic + shift) % 12]} {mode}"
-
-
-def accompany(
-  kind: str,
-  melody: np.ndarray,
-  key: str,
-  metre: str,
-  *,
-  downbeat: float,
-  word: str,
-  rng: np.random.Generator,
-) -> tuple[Voice, ...]:
-  """The accompaniment of a melody [notes, 3] whose first downbeat is at `downbeat` quarters.
-
-  `kind` is one of `ACCOMPANIMENTS`; () for "solo".
-  """
-  if kind == "solo":
-    return ()
-  end = float((melody[:, 0] + melody[:, 1]).max())
-
-  def pick(role):
-    able = [each for each in synthesis.with_role(role) if each.held_out != word]
-    return able[int(rng.integers(len(able)))]
-
-  if kind == "drone":
-    tonic = 48 + scores.split_key(key)[0] - (12 if scores.split_key(key)[0] > 5 else 0)
-    notes = np.array([[0.0, end, tonic], [0.0, end, tonic + 7]])
-    return (Voice(pick("drone"), notes, 0.5),)
-  harmony = harmonise(melody, key, metre, downbeat=downbeat, end=end)
-  bass = [(onset, length, 28 + (triad[0] - 28) % 12) for onset, length, triad in harmony]
-  voices = []
-  if kind in ("bass", "band"):
-    voices.append(Voice(pick("bass"), within(bass, end), 0.85))
-  if kind in ("chords", "band"):
-    voices.append(
-      Voice(pick("chords"), within(strum(harmony, scores.BEAT_QUARTERS[metre]), end), 0.6)
-    )
-  if kind == "band":
-    voices.append(Voice(pick("percussion"), within(drum_pattern(metre, downbeat, end), end), 0.7))
-  return tuple(voices)
-
-
-def within(rows: list, end: float) -> np.ndarray:
-  """Rows (onset, duration, pitch) as notes [notes, 3], cut to [0, end)."""
-  return synthesis.between(np.array(rows, np.float64).reshape(-1, 3), 0.0, end)
-
-
-def harmonise(
-  melody: np.ndarray, key: str, metre: str, *, downbeat: float, end: float
-) -> list[Chord]:
-  """Chords for a melody [notes, 3] from its first beat to `end` quarters.
-
-  One chord a bar, two in long bars. Each is the triad of the key (on degrees 1, 4, 5, and 2 or 6,
-  or 7 in minor-like modes) that has most of the melody's sounding time; the last one is the tonic
-  where the melody ends on it.
-  """
-  tonic, mode = scores.split_key(key)
-  scale = scores.SCALES[mode]
-  degrees = (0, 3, 4, 6) if scale[6] == 10 else (0, 3, 4, 1, 5)
-  triads = [tuple((tonic + scale[(degree + i) % 7]) % 12 for i in (0, 2, 4)) for degree in degrees]
-  bar = scores.BAR_QUARTERS[metre]
-  unit = bar / 2 if metre in ("4/4", "12/8") else bar
-  chords = []
-  for onset in np.arange(downbeat - bar, end - 1e-6, unit):
-    heard = synthesis.between(melody, onset, onset + unit)
-    pitch_classes = heard[:, 2].astype(int) % 12
-    fit = [
-      heard[np.isin(pitch_classes, triad), 1].sum() + 0.1 * unit * (i < 3)
-      for i, triad in enumerate(triads)
-    ]
-    chords.append((float(onset), unit, triads[int(np.argmax(fit))]))
-  if int(melody[-1, 2]) % 12 == tonic:
-    chords[-1] = (*chords[-1][:2], triads[0])
-  return chords
-
-
-def strum(harmony: list[Chord], beat: float) -> list[tuple[float, float, float]]:
-  """The chords' notes on every beat, voiced from G3 to F#4."""
-  return [
-    (onset + i * beat, 0.9 * beat, 55 + (pitch_class - 55) % 12)
-    for onset, length, triad in harmony
-    for i in range(round(length / beat))
-    for pitch_class in triad
-  ]
-
-
-def drum_pattern(metre: str, downbeat: float, end: float) -> list[tuple[float, float, float]]:
-  """Bass drum on strong beats, snare on the others, hi-hat on every eighth."""
-  bar, beat = scores.BAR_QUARTERS[metre], scores.BEAT_QUARTERS[metre]
-  strong = (0, 2) if metre in ("4/4", "12/8") else (0,)
-  rows = []
-  for start in np.arange(downbeat - bar, end - 1e-6, bar):
-    for i in range(round(bar / beat)):
-      rows.append((start + i * beat, 0.2, synthesis.KICK if i in strong else synthesis.SNARE))
-    rows += [(start + x, 0.1, synthesis.HAT) for x in np.arange(0, bar - 1e-6, 0.5)]
-  return rows

@@ -12,9 +12,12 @@ import re
 
 import numpy as np
 
-from musiclm_jax.datasets import catalogue, scores, synthesis
+from musiclm_jax.datasets import catalogue, scores
+from musiclm_jax.datasets.rendition import Rendition
 
 LOW, HIGH = 58.0, 76.0  # the register is low below, high above this mean MIDI pitch of a melody
+CAPTIONS = 4  # of each clip
+CAPITALS = ("tempo", "articulation", "lead", "mood", "family", "dynamics")  # begin sentences, too
 SPARSE, BUSY = 1.6, 4.0  # a melody is sparse below, busy above this number of notes per second
 
 
@@ -24,21 +27,34 @@ def phrasings() -> dict:
   return json.loads((catalogue.data_folder() / "phrasings.json").read_text("utf-8"))
 
 
-def describe(rendition: synthesis.Rendition, rng: np.random.Generator) -> tuple[str, list[str]]:
-  """A caption of one to four sentences that do not repeat a fact, and an aspect list, as in
-  MusicCaps."""
+def describe(rendition: Rendition, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+  """`CAPTIONS` different captions of one to four sentences, and an aspect list, as in MusicCaps.
+
+  The first caption names all instruments and does not repeat a fact; the others mention few facts
+  or other ones.
+  """
   words = choose_words(rendition, rng)
+  texts = [write(rendition, "openings", words, rng)]
+  listed = aspects(rendition, words, rng)
+  while len(texts) < CAPTIONS:
+    kind = "openings" if len(texts) == 1 else "briefs"
+    text = write(rendition, kind, choose_words(rendition, rng), rng)
+    texts += [text] if text not in texts else []
+  return texts, listed
+
+
+def write(rendition: Rendition, kind: str, words: dict[str, str], rng: np.random.Generator) -> str:
+  """A caption that begins with one of the phrasings `kind` and goes on with other facts."""
   table = phrasings()
-  sentences = [str(rng.choice(table["openings"]))]
-  count = 1 + int(rng.integers(0, 3))
+  sentences = [str(rng.choice(table[kind]))]
+  count = int(rng.integers(1, 4)) if kind == "openings" else int(rng.integers(1, 3))
   for detail in rng.permutation(table["details"]):
     if len(sentences) < count and not slots(detail) & slots(" ".join(sentences)):
       sentences.append(str(detail))
   place = table["places"][rendition.passage.place]
   if place and rng.random() < 0.5:
     sentences.append(str(rng.choice(place)))
-  caption = " ".join(sentences).format(**words)
-  return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", caption), aspects(rendition, words, rng)
+  return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", " ".join(sentences).format(**words))
 
 
 def slots(template: str) -> set[str]:
@@ -47,7 +63,7 @@ def slots(template: str) -> set[str]:
   return {"tempo" if name == "tempo_word" else name for name in found}
 
 
-def choose_words(rendition: synthesis.Rendition, rng: np.random.Generator) -> dict[str, str]:
+def choose_words(rendition: Rendition, rng: np.random.Generator) -> dict[str, str]:
   """{slot: words} for the sentences' templates."""
   table, work = phrasings(), rendition.work
   names = unique(voice.instrument.name for voice in rendition.voices)
@@ -77,13 +93,11 @@ def choose_words(rendition: synthesis.Rendition, rng: np.random.Generator) -> di
     "played": played,
     "texture": texture,
   }
-  words |= {key.capitalize(): capital(words[key]) for key in ("tempo", "articulation", "lead")}
+  words |= {key.capitalize(): capital(words[key]) for key in CAPITALS}
   return words
 
 
-def aspects(
-  rendition: synthesis.Rendition, words: dict[str, str], rng: np.random.Generator
-) -> list[str]:
+def aspects(rendition: Rendition, words: dict[str, str], rng: np.random.Generator) -> list[str]:
   """Phrases that are true of the clip, in random order, always with its instruments."""
   sure = unique(voice.instrument.name for voice in rendition.voices)
   sure += [
@@ -113,15 +127,15 @@ def brightness(key: str) -> str:
   return "bright" if scores.SCALES[scores.split_key(key)[1]][2] == 4 else "dark"
 
 
-def register(rendition: synthesis.Rendition) -> str:
+def register(rendition: Rendition) -> str:
   """ "low", "middle" or "high" by the mean pitch of the melody."""
   middle = rendition.melody[:, 2].mean()
   return "low" if middle < LOW else "high" if middle > HIGH else "middle"
 
 
-def density(rendition: synthesis.Rendition) -> str:
+def density(rendition: Rendition) -> str:
   """ "sparse", "flowing" or "busy" by the melody's notes per second."""
-  melody = rendition.melody
+  melody = rendition.melody[rendition.melody[:, 0] >= 0]
   seconds = float((melody[:, 0] + melody[:, 1]).max()) * rendition.seconds_per_quarter
   rate = len(melody) / max(seconds, 1e-9)
   return "sparse" if rate < SPARSE else "busy" if rate > BUSY else "flowing"

@@ -5,7 +5,16 @@ import re
 
 import numpy as np
 
-from musiclm_jax.datasets import arrangement, captions, scores, synthesis
+from musiclm_jax.datasets import (
+  arrangement,
+  captions,
+  draws,
+  passages,
+  performance,
+  score_arrays,
+  scores,
+  synthesis,
+)
 from musiclm_jax.datasets.catalogue import Work
 
 
@@ -13,13 +22,15 @@ from musiclm_jax.datasets.catalogue import Work
 class Job:
   """What is rendered of one work.
 
-  `soundfont` is the path of one that `soundfonts` corrected; `held_out` asks for the pairs of
-  instrument and tempo that training never has.
+  `soundfont` is the path of one that `soundfonts` corrected, `scores` that of a file of
+  `score_arrays` or ""; `held_out` asks for the pairs of instrument and tempo that training never
+  has.
   """
 
   work: Work
   seed: int
   soundfont: str
+  scores: str
   clip_seconds: float
   passages: int
   renditions: int
@@ -31,18 +42,18 @@ class Job:
 
 def render_work(job: Job) -> list[dict]:
   """Records of a work, as the features of `corpus_builder`: `renditions` clips of each passage."""
-  music = scores.read_music(job.work)
-  music = synthesis.repeated(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
-  found = synthesis.passages_of(music, job.work, job.clip_seconds)
-  order = synthesis.generator(job.seed, job.work.id, "passages").permutation(len(found))
+  music = score_arrays.read_music(job.work, job.scores)
+  rng = draws.generator(job.seed, job.work.id, "passages")
+  found = passages.draw_passages(music, job.work, job.clip_seconds, job.passages, rng)
+  music = passages.repeated(music, job.clip_seconds, scores.BEAT_QUARTERS[job.work.metre])
   return [
-    render_clip(job, music, found[index], number)
-    for index in sorted(order[: job.passages])
+    render_clip(job, music, passage, number)
+    for passage in found
     for number in range(job.renditions)
   ]
 
 
-def render_clip(job: Job, music: scores.Music, passage: synthesis.Passage, number: int) -> dict:
+def render_clip(job: Job, music: scores.Music, passage: passages.Passage, number: int) -> dict:
   """One record: waveform [samples] int16 at 24 kHz and the facts of it."""
   work = job.work
   rendition = arrangement.arrange(
@@ -57,26 +68,32 @@ def render_clip(job: Job, music: scores.Music, passage: synthesis.Passage, numbe
   )
   melody = f"{work.id}/{passage.name}"
   name = f"{melody}/{'combination' if job.held_out else 'rendition'}{number}"
-  caption, aspect_list = captions.describe(
-    rendition, synthesis.generator(job.seed, name, "caption")
-  )
-  seconds = rendition.seconds_per_quarter
+
+  def rng(what):
+    return draws.generator(job.seed, name, what)
+
+  texts, aspect_list = captions.describe(rendition, rng("caption"))
+  parts = performance.perform(rendition, rng("performance"))
+  played = scores.melody_of(parts[0].notes[:, :3])
+  heard = (played[:, 0] >= 0) & (played[:, 0] < job.clip_seconds)
   players = {voice.instrument.program: voice.instrument.name for voice in rendition.voices}
-  onsets = rendition.melody[:, [0, 2]] * np.array([[seconds, 1.0]])
   return {
     "id": re.sub(r"[^A-Za-z0-9]+", "-", name),
-    "waveform": synthesis.render(rendition, job.soundfont, job.clip_seconds),
-    "caption": caption,
+    "waveform": synthesis.render(
+      parts, rendition.dynamics, job.soundfont, job.clip_seconds, rng("room")
+    ),
+    "caption": texts[0],
+    "captions": texts,
     "aspect_list": aspect_list,
     "work": work.id,
     "melody": melody,
-    "start_s": rendition.start * seconds,
+    "start_s": rendition.start * rendition.seconds_per_quarter,
     "bpm": rendition.bpm,
     "key": rendition.key,
     "instruments": list(players.values()),
     "programs": list(players),
     "meter": work.metre,
-    "onsets": onsets.astype(np.float32),
+    "onsets": played[heard][:, [0, 2]].astype(np.float32),
     "tempo_word": rendition.tempo_word,
     "family": rendition.voices[0].instrument.family,
   }

@@ -2,20 +2,24 @@
 
 symusic 0.5.9 reads a sample's root key from the sample header alone and ignores the generator
 `overridingRootKey`: with pretty_midi's soundfont it plays a violin's A4 19 semitones too high, and
-some high notes never end. Where a loop ends with its sample, it interpolates with the memory after
-the sample. So clips are rendered with a copy that has the right keys in its headers and whose loops
-continue a little after their ends. Chunks, records and generator numbers are those of the SoundFont
-2.01 specification, sections 5 to 8.
+some high notes never end. It rounds a loop to whole samples of the rate at which it renders, so
+that notes of short loops are out of tune. Where a loop ends with its sample, it interpolates with
+the memory after the sample. So clips are rendered with a copy that has the right keys in its
+headers, and loops that are long and continue a little after their ends. Chunks, records and
+generator numbers are those of the SoundFont 2.01 specification, sections 5 to 8.
 """
 
+import dataclasses
 import importlib.util
 import pathlib
 import struct
 
 import numpy as np
 
-ROOT_KEY, SAMPLE = 58, 53  # generators overridingRootKey and sampleID
-GUARD = 8  # points after a loop that an interpolation may read; fonts leave 46 between samples
+SAMPLE, LOOPS, ROOT_KEY = 53, 54, 58  # generators sampleID, sampleModes, overridingRootKey
+LOOP = 4096  # points of a loop, so that a length rounded to whole points is in tune
+GUARD = 8  # points after a loop that an interpolation may read
+GAP = 46  # silent points between samples
 HEADER = np.dtype(
   [
     ("name", "S20"),
@@ -54,63 +58,97 @@ def write_corrected(soundfont: str, folder: pathlib.Path) -> str:
 
 
 def corrected(content: bytes) -> bytes:
-  """A soundfont with root keys in its sample headers and loops that continue after their ends."""
+  """A soundfont with root keys in its sample headers and with long loops."""
   chunks = read_chunks(content[12:])
   place = {body[:4]: i for i, (_, body) in enumerate(chunks)}
   samples = dict(read_chunks(chunks[place[b"sdta"]][1][4:]))
   tables = dict(read_chunks(chunks[place[b"pdta"]][1][4:]))
   headers = np.frombuffer(tables[b"shdr"], HEADER)
   points = np.frombuffer(samples[b"smpl"], "<i2")
-  headers, samples[b"smpl"] = continue_loops(headers, points)
-  tables[b"shdr"], tables[b"igen"] = move_root_keys(headers, tables)
+  zones = read_zones(tables)
+  headers, samples[b"smpl"] = lengthen_loops(headers, points, zones)
+  tables[b"shdr"], tables[b"igen"] = move_root_keys(headers, zones, tables)
   chunks[place[b"sdta"]] = (b"LIST", b"sdta" + write_chunks(list(samples.items())))
   chunks[place[b"pdta"]] = (b"LIST", b"pdta" + write_chunks(list(tables.items())))
   return write_chunks([(b"RIFF", b"sfbk" + write_chunks(chunks))])
 
 
-def continue_loops(headers: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, bytes]:
-  """Headers and sample points [points] int16 in which loops continue for `GUARD` points.
+@dataclasses.dataclass(frozen=True)
+class Zone:
+  """A zone of an instrument that plays a sample.
 
-  Only after samples that end with their loop, and where no other sample follows at once.
+  `place` is the row of its generator sampleID; `key` is its root key (None: the sample's), `loops`
+  tells whether it plays the sample's loop.
   """
-  headers, longer = headers.copy(), points.copy()
-  taken = np.zeros(len(points), bool)
-  for header in headers[:-1]:
-    taken[header["start"] : header["end"]] = True
-  for header in headers[:-1]:
-    end, loop_end = int(header["end"]), int(header["loop_end"])
-    loop = loop_end - int(header["loop_start"])
-    after = slice(end, end + GUARD)
-    if loop > 0 and 0 <= end - loop_end < GUARD and not taken[after].any():
-      steps = (np.arange(len(points[after])) + end - loop_end) % loop
-      longer[after] = points[int(header["loop_start"]) + steps]
-      header["end"] = end + len(steps)
-  return headers, longer.tobytes()
+
+  place: int
+  sample: int
+  key: int | None
+  loops: bool
 
 
-def move_root_keys(headers: np.ndarray, tables: dict[bytes, bytes]) -> tuple[bytes, bytes]:
-  """Sample headers and the instruments' generators, with one header for each root key of a zone."""
-  generators = np.frombuffer(tables[b"igen"], "<u2").reshape(-1, 2).copy()
+def read_zones(tables: dict[bytes, bytes]) -> list[Zone]:
+  """All zones that play samples, with what they take from the global zone of their instrument."""
+  generators = np.frombuffer(tables[b"igen"], "<i2").reshape(-1, 2)
   bags = np.frombuffer(tables[b"ibag"], "<u2").reshape(-1, 2)[:, 0].astype(int)
   instruments = np.frombuffer(tables[b"inst"], np.dtype([("name", "S20"), ("zone", "<u2")]))
   firsts = set(instruments["zone"].tolist())
+  zones, shared = [], {}
+  for zone, (begin, stop) in enumerate(zip(bags[:-1], bags[1:])):
+    own = {int(kind): int(value) for kind, value in generators[begin:stop]}
+    if zone in firsts:
+      shared = {} if SAMPLE in own else own  # an instrument's first zone may be global
+    if SAMPLE not in own:
+      continue
+    place = begin + next(i for i in range(stop - begin) if generators[begin + i, 0] == SAMPLE)
+    found = shared | own
+    zones.append(Zone(place, own[SAMPLE], found.get(ROOT_KEY), bool(found.get(LOOPS, 0) & 1)))
+  return zones
+
+
+def lengthen_loops(
+  headers: np.ndarray, points: np.ndarray, zones: list[Zone]
+) -> tuple[np.ndarray, bytes]:
+  """Headers and sample points [points] int16 in which loops are at least `LOOP` points long.
+
+  Loops are repeated, and continue for `GUARD` points after their ends. Samples that any zone plays
+  without its loop stay as they are.
+  """
+  headers, pieces, length = headers.copy(), [], 0
+  plain = {zone.sample for zone in zones if not zone.loops}
+  for number, header in enumerate(headers[:-1]):
+    start, end, loop_start, loop_end = (
+      int(header[name]) for name in ("start", "end", "loop_start", "loop_end")
+    )
+    piece, period = points[start:end], loop_end - loop_start
+    if number not in plain and period > 0:
+      times = -(-LOOP // period)
+      rest = (np.arange(GUARD + (times - 1) * period)) % period
+      piece = np.concatenate([points[start:loop_end], points[loop_start + rest]])
+      loop_end = loop_start + times * period
+    header["start"], header["end"] = length, length + len(piece)
+    header["loop_start"], header["loop_end"] = (length + x - start for x in (loop_start, loop_end))
+    pieces += [piece, np.zeros(GAP, np.int16)]
+    length += len(piece) + GAP
+  return headers, np.concatenate(pieces).astype("<i2").tobytes()
+
+
+def move_root_keys(
+  headers: np.ndarray, zones: list[Zone], tables: dict[bytes, bytes]
+) -> tuple[bytes, bytes]:
+  """Sample headers and the instruments' generators, with one header for each pair of a sample and
+  a root key."""
+  generators = np.frombuffer(tables[b"igen"], "<u2").reshape(-1, 2).copy()
   rows = list(headers[:-1])  # the last record marks the end
   places: dict[tuple[int, int], int] = {}
-  shared = None
-  for zone, (begin, stop) in enumerate(zip(bags[:-1], bags[1:])):
-    at = {int(generators[i, 0]): i for i in range(begin, stop)}
-    key = int(generators[at[ROOT_KEY], 1]) if ROOT_KEY in at else None
-    if zone in firsts:
-      shared = key if SAMPLE not in at else None  # an instrument's first zone may be global
-    key = shared if key is None else key
-    if SAMPLE not in at or key is None:
+  for zone in zones:
+    if zone.key is None:
       continue
-    sample = int(generators[at[SAMPLE], 1])
-    if (sample, key) not in places:
-      places[sample, key] = len(rows)
-      rows.append(headers[sample].copy())
-      rows[-1]["key"] = key
-    generators[at[SAMPLE], 1] = places[sample, key]
+    if (zone.sample, zone.key) not in places:
+      places[zone.sample, zone.key] = len(rows)
+      rows.append(headers[zone.sample].copy())
+      rows[-1]["key"] = zone.key
+    generators[zone.place, 1] = places[zone.sample, zone.key]
   return np.array([*rows, headers[-1]], HEADER).tobytes(), generators.tobytes()
 
 

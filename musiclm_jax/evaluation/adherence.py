@@ -1,68 +1,21 @@
-"""Whether audio has what its prompt asked for, by methods that are independent of the models.
-
-Tempo and onsets are librosa's; the family of the leading instrument is estimated by a logistic
-regression on MFCC statistics of real train clips.
-"""
+"""Tempo, onsets and key of audio, to compare with what its prompt asked for."""
 
 import warnings
 
 import librosa
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-NUM_MFCC = 20
-_WINDOW, _HOP = 1024, 512
-
-
-def timbre(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
-  """Mean and standard deviation over time, [batch, 2 * NUM_MFCC], of the MFCCs of [batch, samples].
-
-  Coefficient 0, the level, is left out.
-  """
-  rows = []
-  for waveform in waveforms:
-    mfcc = librosa.feature.mfcc(
-      y=waveform, sr=sample_rate, n_mfcc=NUM_MFCC + 1, n_fft=_WINDOW, hop_length=_HOP
-    )[1:]
-    rows.append(np.concatenate([mfcc.mean(axis=1), mfcc.std(axis=1)]))
-  return np.stack(rows)
-
-
-class FamilyClassifier:
-  """The family of the leading instrument by timbre, learned from real clips [clips, dim] alone.
-
-  Raises ValueError where all clips are of one family.
-  """
-
-  def __init__(self, features: np.ndarray, families: list[str]):
-    if len(set(families)) < 2:
-      raise ValueError(
-        f"{len(families)} train clips of {sorted(set(families))}: the classifier of instrument "
-        "families needs clips of at least two families"
-      )
-    self._model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
-    self._model.fit(features, families)
-    self.families = list(self._model.classes_)
-
-  def standardise(self, features: np.ndarray) -> np.ndarray:
-    """Features [batch, dim] scaled so that those of the train clips have mean 0, deviation 1."""
-    return self._model[0].transform(features)
-
-  def accuracy(self, features: np.ndarray, families: list[str]) -> float:
-    """Share of rows with the given family as the most probable."""
-    return float(self._model.score(features, families))
-
-  def scores(self, features: np.ndarray, families: list[str]) -> np.ndarray:
-    """Probability [prompts, outputs] of the family of prompt i in the features of output j.
-
-    0 for a family that no train clip has.
-    """
-    shares = self._model.predict_proba(features)
-    column = {family: i for i, family in enumerate(self.families)}
-    zeros = np.zeros(len(features))
-    return np.stack([shares[:, column[f]] if f in column else zeros for f in families])
+_HOP = 512
+_TEMPO_TOLERANCE = 0.08  # of MIREX's audio tempo estimation
+_TONICS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+_ACCIDENTALS = {"": 0, "#": 1, "b": -1}
+_MINOR = ("minor", "dorian", "phrygian", "aeolian", "locrian")
+# How well each pitch class fits a key, from its tonic (Temperley, The Cognition of Basic Musical
+# Structures, 2001, Chapter 7).
+_PROFILES = {
+  False: (5.0, 2.0, 3.5, 2.0, 4.5, 4.0, 2.0, 4.5, 2.0, 3.5, 1.5, 4.0),
+  True: (5.0, 2.0, 3.5, 4.5, 2.0, 4.0, 2.0, 4.5, 3.5, 2.0, 1.5, 4.0),
+}
 
 
 def tempo(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -75,6 +28,14 @@ def tempo(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
   )
 
 
+def tempo_agreement(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+  """Whether found tempi [m] are within 8 % of the wanted ones [n], of half or of twice: [n, m]."""
+  ratio = np.asarray(found)[None] / np.asarray(wanted)[:, None]
+  octaves = np.array([0.5, 1.0, 2.0])
+  near = np.abs(ratio[..., None] / octaves.reshape(1, 1, -1) - 1) <= _TEMPO_TOLERANCE
+  return near.any(axis=-1).astype(float)
+
+
 def onset_rate(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
   """Onsets per second [batch]."""
   rates = []
@@ -82,6 +43,52 @@ def onset_rate(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
     onsets = librosa.onset.onset_detect(onset_envelope=envelope, sr=sample_rate, hop_length=_HOP)
     rates.append(len(onsets) * sample_rate / waveforms.shape[1])
   return np.array(rates)
+
+
+def parse_key(name: str) -> tuple[int, bool]:
+  """The pitch class of the tonic and whether the third is minor, of a key such as "Eb dorian".
+
+  Raises ValueError for another form.
+  """
+  tonic, _, mode = name.partition(" ")
+  if tonic[:1] not in _TONICS or tonic[1:] not in _ACCIDENTALS or not mode:
+    raise ValueError(f"wanted a key such as 'Eb major', found {name!r}")
+  return (_TONICS[tonic[0]] + _ACCIDENTALS[tonic[1:]]) % 12, mode in _MINOR
+
+
+def keys(pitch_classes: np.ndarray) -> list[tuple[int, bool]]:
+  """The keys [batch], as of `parse_key`, of pitch classes [batch, frames, 12] from C.
+
+  The one whose profile correlates most with the mean over frames (Krumhansl and Schmuckler). Of
+  notes that sound (transcriber) it is right more often than of a spectrum.
+  """
+  candidates = [(tonic, minor) for minor in _PROFILES for tonic in range(12)]
+  profiles = np.stack([np.roll(_PROFILES[minor], tonic) for tonic, minor in candidates])
+  means = pitch_classes.mean(axis=1)
+  fits = _standard(means) @ _standard(profiles).T
+  return [candidates[i] for i in fits.argmax(axis=1)]
+
+
+def key_agreement(wanted: list[tuple[int, bool]], found: list[tuple[int, bool]]) -> np.ndarray:
+  """Scores [n, m] of found keys [m] for the wanted ones [n], by MIREX's audio key detection.
+
+  1 for the same key, 0.5 a fifth away, 0.3 for the relative and 0.2 for the parallel key, else 0.
+  """
+  return np.array([[_key_score(a, b) for b in found] for a in wanted])
+
+
+def _key_score(wanted: tuple[int, bool], found: tuple[int, bool]) -> float:
+  interval, same_mode = (found[0] - wanted[0]) % 12, found[1] == wanted[1]
+  if same_mode:
+    return {0: 1.0, 5: 0.5, 7: 0.5}.get(interval, 0.0)
+  relative = 3 if wanted[1] else 9
+  return {0: 0.2, relative: 0.3}.get(interval, 0.0)
+
+
+def _standard(rows: np.ndarray) -> np.ndarray:
+  """rows [n, 12] with mean 0 and length 1; constant ones are 0."""
+  centred = rows - rows.mean(axis=1, keepdims=True)
+  return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
 
 
 def _envelopes(waveforms: np.ndarray, sample_rate: int):

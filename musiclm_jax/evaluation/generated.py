@@ -11,14 +11,22 @@ import numpy as np
 import soundfile
 
 from musiclm_jax import audio
-from musiclm_jax.evaluation import adherence, metrics, page, pictures
-from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_split
-from musiclm_jax.evaluation.retrieval import text_rows
+from musiclm_jax.evaluation import (
+  listeners,
+  metrics,
+  packages,
+  page,
+  pictures,
+  prompted,
+  transcriber,
+)
+from musiclm_jax.evaluation.families import Families
+from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches
+from musiclm_jax.evaluation.retrieval import caption_cosines
 from musiclm_jax.lm.composer import Composer
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 _CLIPPED = 0.999  # the level from which a sample counts as clipped
-_SETS = {"generated": "generated", "real": "real clip", "roundtrip": "codec round trip"}
 
 
 def choose_prompts(clips: list[dict], count: int, seed: int) -> list[int]:
@@ -50,19 +58,23 @@ class Generation:
   """Music of `seconds` for `num_prompts` captions; `num_shown` of them are shown on the page.
 
   Adherence is tested by `permutations` of the prompts, on the real clips, their codec round trips
-  and the generated audio alike; the classifier of instruments learns from `train_clips` clips.
+  and the generated audio alike, with the classifiers of `families`. Raises ValueError where a
+  package of the listeners is not installed.
   """
 
   num_prompts: PositiveInt
   num_shown: NonNegativeInt
   seconds: PositiveFloat
-  train_clips: PositiveInt
+  families: Families
   permutations: NonNegativeInt
   batch_size: PositiveInt
   seed: Seed
 
   name = "generation"
   parts = ("soundstream", "mulan", "bundle")
+
+  def __post_init__(self):
+    packages.check()
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     indices = choose_prompts(held_out.clips, self.num_prompts, self.seed)
@@ -89,19 +101,20 @@ class Generation:
       | {kind: _path(i, kind) for kind in sets}
       for i, c in enumerate(clips[: self.num_shown])
     ]
-    result = self._adherence(held_out, clips, sets, rate)
+    result = self._listen(held_out, clips, sets, rate)
     return {"figures": figures | result.pop("figures"), "shown": shown, "files": files, **result}
 
   @staticmethod
   def show(results: dict, out_dir: str) -> str:
-    """A card with players for each shown prompt, and the tests of adherence."""
+    """A card with players for each shown prompt, and what the listeners hear."""
     cards = "".join(_card(shown, out_dir) for shown in results["shown"])
     note = (
       "Prompts are captions of held-out clips. Generated: from the text alone. Real clip: the one "
       "the caption was written for. Round trip: that clip through the codec, the best the music "
-      "could sound. Pictures: 64 mel bands over time."
+      "could sound. Pictures: time and frequency from 0 to 8 kHz, loud is bright."
     )
-    return page.section("Listen", note, cards) + _adherence_section(results)
+    heard = prompted.show(results["adherence"], results["distances"], results["notes_at_once"])
+    return page.section("Listen", note, cards) + heard
 
   def _compose(self, composer: Composer, prompts: list[str]) -> np.ndarray:
     """Music [prompts, samples]; the last batch is padded, so that all have one shape."""
@@ -122,58 +135,34 @@ class Generation:
         audio.write(str(pathlib.Path(out_dir, files[-1])), waveform, rate)
     return files
 
-  def _adherence(self, held_out: HeldOut, clips, sets, rate: int) -> dict:
-    """{"figures", "adherence": {measure: {set: its test}}, ...}."""
+  def _listen(self, held_out: HeldOut, clips, sets: dict[str, np.ndarray], rate: int) -> dict:
+    """{"figures", "adherence": {measure: {set: its test}}, "distances", "notes_at_once"}."""
     rng = np.random.default_rng(self.seed)
-    families, bpm = [c["family"] for c in clips], np.array([c["bpm"] for c in clips])
-    train = read_split(held_out.data_dir, "train")
-    if len(train) < self.train_clips:
-      raise ValueError(
-        f"{held_out.data_dir}: {self.train_clips} train clips wanted for the classifier of "
-        f"instrument families, split 'train' has {len(train)}"
-      )
-    train = train[: self.train_clips]
-    samples = round(self.seconds * rate)
-    classifier = adherence.FamilyClassifier(
-      adherence.timbre(crop(train, samples), rate), [c["family"].decode() for c in train]
-    )
-    timbre = {kind: adherence.timbre(x, rate) for kind, x in sets.items()}
-    scores = {
-      "family": {k: classifier.scores(x, families) for k, x in timbre.items()},
-      "tempo": {k: metrics.rank_agreement(bpm, adherence.tempo(x, rate)) for k, x in sets.items()},
-      "onset_rate": {
-        k: metrics.rank_agreement(bpm, adherence.onset_rate(x, rate)) for k, x in sets.items()
-      },
-      "own_mulan": self._own_mulan(held_out, clips, sets, rate),
+    works = [clip["work"] for clip in clips]
+    heard = {kind: listeners.listen(x, rate) for kind, x in sets.items()}
+    scores = prompted.scores(clips, sets, heard, self.families.classifiers(held_out), rate)
+    scores["own_mulan"] = {
+      kind: caption_cosines(held_out, clips, x, self.batch_size) for kind, x in sets.items()
     }
     tests = {
       measure: {k: metrics.matched(x, self.permutations, rng) for k, x in each.items()}
       for measure, each in scores.items()
     }
-    everything = adherence.timbre(crop(held_out.clips, samples), rate)
-    accuracies = {
-      "held_out": classifier.accuracy(everything, [c["family"] for c in held_out.clips])
-    } | {k: classifier.accuracy(x, families) for k, x in timbre.items()}
-    means = [
-      classifier.standardise(x)[:, : adherence.NUM_MFCC] for x in (everything, *timbre.values())
-    ]
-    distances = {k: metrics.frechet_distance(means[0], x) for k, x in zip(timbre, means[1:])}
-    common = max(collections.Counter(c["family"] for c in held_out.clips).values())
-    few = metrics.too_few(min(map(len, means)), means[0].shape[1] + 1, "clips")
-    figures = _adherence_figures(tests, distances, accuracies, common / len(held_out.clips), few)
-    return {"figures": figures, "adherence": tests, "accuracy": accuracies, "frechet": distances}
-
-  def _own_mulan(self, held_out: HeldOut, clips, sets, rate: int) -> dict[str, np.ndarray]:
-    """Cosines [prompts, outputs] by the same MuLan that conditioned the music."""
-    model = held_out.part("mulan")
-    text = model("embed_text", text_rows(held_out.bundle, [c["caption"] for c in clips]))
-    samples = round(held_out.source("mulan")["window_seconds"] * rate)
-
-    def embed(x):
-      x = np.pad(x[:, :samples], ((0, 0), (0, max(0, samples - x.shape[1]))))
-      return in_batches(lambda rows: model("embed_audio", rows), x, self.batch_size)
-
-    return {kind: np.asarray(text) @ embed(x).T for kind, x in sets.items()}
+    distances = listeners.distances(
+      self.families.real_embeddings(held_out),
+      {kind: each.embeddings for kind, each in heard.items()},
+    )
+    measures = listeners.compare(heard["real"], heard["generated"], works)
+    kept = {name: measures[name] for name in ("notes_at_once", "notes_share")}
+    kept |= listeners.distance_figures(distances, "generated")
+    return {
+      "figures": metrics.figures(kept, {}) | prompted.figures(tests),
+      "adherence": tests,
+      "distances": distances,
+      "notes_at_once": {
+        kind: float(transcriber.notes_at_once(each.notes).mean()) for kind, each in heard.items()
+      },
+    }
 
 
 def _path(index: int, kind: str) -> str:
@@ -201,46 +190,15 @@ def _signal_figures(music: np.ndarray, samples: int) -> dict:
   }
 
 
-_MEASURES = {
-  "family": "mean probability of the prompted instrument family (MFCC classifier of real clips)",
-  "tempo": "rank correlation of prompted bpm and estimated tempo",
-  "onset_rate": "rank correlation of prompted bpm and onsets per second",
-}
-
-
-def _adherence_figures(tests, distances, accuracies, common: float, few: str) -> dict:
-  figures = {}
-  for measure in _MEASURES:
-    test = tests[measure]["generated"]
-    figures[f"adherence_{measure}"] = metrics.figure(
-      test["value"], baseline=test["shuffled"], baseline_is="shuffled prompts"
-    )
-    figures[f"adherence_{measure}_p"] = metrics.figure(test["p"])
-  best = min(tests[measure]["generated"]["p"] for measure in _MEASURES)
-  figures["adherence_best_p_corrected"] = metrics.figure(
-    min(1.0, len(_MEASURES) * best), "< 0.05", baseline_is=f"{len(_MEASURES)} measures (Bonferroni)"
-  )
-  figures["family_accuracy_on_real_clips"] = metrics.figure(
-    accuracies["held_out"], baseline=common, baseline_is="always the most frequent family"
-  )
-  figures["frechet_mfcc_generated"] = metrics.figure(
-    distances["generated"],
-    baseline=distances["roundtrip"],
-    baseline_is="codec round trips",
-    too_few=few,
-  )
-  return figures
-
-
 def _card(shown: dict, out_dir: str) -> str:
   """Caption, players and spectrograms of one prompt, as HTML."""
   players = []
-  for kind, label in _SETS.items():
+  for kind, label in prompted.SETS.items():
     picture = pictures.spectrogram(*_read(pathlib.Path(out_dir, shown[kind])))
     source = html.escape(shown[kind], quote=True)
     players.append(
       f"<figure><figcaption>{label}</figcaption>"
-      f'<img src="{picture}" alt="mel spectrogram, {label}">'
+      f'<img src="{picture}" alt="spectrogram, {label}">'
       f'<audio controls preload="none" src="{source}"></audio></figure>'
     )
   facts = f"{shown['family']}, {shown['bpm']:.0f} bpm, {shown['key']}"
@@ -256,29 +214,3 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, int]:
     return soundfile.read(path, dtype="float32")
   except soundfile.LibsndfileError as error:
     raise ValueError(f"{path}: {error.error_string} Run the evaluation again.") from None
-
-
-def _adherence_section(results: dict) -> str:
-  rows = []
-  for measure, tests in results["adherence"].items():
-    for kind, label in _SETS.items():
-      test = tests[kind]
-      values = [page.amount(test["value"]), page.amount(test["shuffled"]), f"{test['p']:.2g}"]
-      rows.append([measure.replace("_", " "), label, *values])
-  labels = {**_SETS, "held_out": "all held-out clips"}
-  accuracies = [[labels[k], page.amount(v)] for k, v in results["accuracy"].items()]
-  distances = [[_SETS[k], page.amount(v)] for k, v in results["frechet"].items()]
-  few = results["figures"]["frechet_mfcc_generated"]["too_few"]
-  inner = page.table(["measure", "audio", "own prompt", "shuffled", "p"], rows)
-  inner += page.table(["audio", "accuracy of the family classifier"], accuracies)
-  title = "Fréchet distance of MFCC means" + (f" ({few})" if few else "")
-  inner += page.table(["audio", title], distances)
-  note = (
-    "Does the output fit its own prompt better than shuffled prompts? One-sided permutation tests; "
-    "family: mean probability of the prompted instrument family by a classifier of MFCC statistics "
-    "that learned from real clips; tempo and onset rate: rank correlation with the prompted bpm. "
-    "Own MuLan is the model that conditioned the music, so it is not independent. Real clips and "
-    "round trips show the best that a measure can reach. The Fréchet distance is that of the MFCC "
-    "means to all held-out clips; it is not FAD."
-  )
-  return page.section("Does it follow the prompt?", note, inner)

@@ -1,66 +1,147 @@
 """What independent listeners hear in clips, and how much of it is in other renderings of them.
 
 They are methods and published models that share nothing with what is judged: basic-pitch for notes,
-librosa for chroma.
+librosa for chroma, musicnn for embeddings.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
-from musiclm_jax.evaluation import chroma, metrics, transcriber
+from musiclm_jax.evaluation import chroma, metrics, musicnn, transcriber
+
+BANDS = (0, 500, 1000, 2000, 4000, 8000)  # Hz
 
 
 @dataclasses.dataclass(frozen=True)
 class Heard:
-  """Of [clips, samples]: notes and onsets [clips, frames, 88] (transcriber.transcribe), chroma
-  [clips, frames, 12] and whether its frames are audible [clips, frames] (module chroma)."""
+  """What `listen` hears in [clips, samples].
+
+  notes and onsets [clips, frames, 88] (transcriber.transcribe), chroma [clips, frames, 12] and
+  whether those frames are audible [clips, frames], energies [clips, 5] in BANDS, and musicnn's
+  embeddings [clips, patches, 200].
+  """
 
   notes: np.ndarray
   onsets: np.ndarray
   chroma: np.ndarray
   audible: np.ndarray
+  energies: np.ndarray
+  embeddings: np.ndarray
 
 
 def listen(waveforms: np.ndarray, sample_rate: int) -> Heard:
   """What is heard in waveforms [clips, samples] float at sample_rate Hz.
 
-  Raises ValueError where a package that this takes is not installed.
+  Raises ValueError where a package of `packages` is not installed.
   """
-  notes, onsets = transcriber.transcribe(waveforms, sample_rate)
-  return Heard(notes, onsets, chroma.chroma(waveforms, sample_rate), chroma.audible(waveforms))
+  return Heard(
+    *transcriber.transcribe(waveforms, sample_rate),
+    chroma.chroma(waveforms, sample_rate),
+    chroma.audible(waveforms),
+    energies(waveforms, sample_rate),
+    musicnn.embed(waveforms, sample_rate)[0],
+  )
+
+
+def energies(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
+  """Energy [clips, 5] of waveforms [clips, samples] in each of BANDS."""
+  power = np.square(np.abs(np.fft.rfft(waveforms, axis=1)))
+  edges = np.round(np.array(BANDS) * waveforms.shape[1] / sample_rate).astype(int)
+  return np.stack([power[:, a:b].sum(axis=1) for a, b in itertools.pairwise(edges)], axis=1)
 
 
 def compare(real: Heard, other: Heard, works: list[str]) -> dict[str, dict]:
-  """{measure: {value, interval, real}} of renderings of real clips, clip by clip.
+  """{measure: arguments of metrics.figure} of renderings of real clips, clip by clip.
 
-  `works` [clips] names the work of each clip: intervals are bootstraps over works (95 %, None where
-  there is one work). `real` is the same measure of the real clips.
+  `works` [clips] names the work of each clip, for the intervals. The baseline is what the real
+  clips themselves give.
 
   notes_at_once: notes sounding at once. notes_share: those over the real clips'. note_f_measure:
   F-measure of (frame, pitch) against the real clips' transcription. chroma_correlation and
   note_chroma_correlation: the correlation of pitch classes by frame, of audible frames by librosa
-  and of frames with a note by the transcriber.
+  and of frames with a note by the transcriber. energy_LOW_to_HIGH_hz_db: over the real clips'.
+  band_difference_to_N_khz_db: the largest of these without sign.
   """
   at_once = [transcriber.notes_at_once(heard.notes) for heard in (real, other)]
-  counts = transcriber.frame_agreement(real.notes, other.notes)
   classes = [transcriber.note_chroma(heard.notes) for heard in (real, other)]
-  by_clip = {
-    "notes_at_once": (at_once[1], None, at_once[0].mean()),
-    "notes_share": (at_once[1], at_once[0], 1.0),
-    "note_f_measure": (*counts.T, 1.0),
-    "chroma_correlation": (
-      chroma.agreement(real.chroma, other.chroma, real.audible), None, 1.0
-    ),
-    "note_chroma_correlation": (
-      chroma.agreement(*classes, transcriber.sounding(real.notes).any(axis=2)), None, 1.0
-    ),
-  }  # fmt: skip
+  with_notes = transcriber.sounding(real.notes).any(axis=2)
+  measures = {
+    "notes_at_once": measure(works, at_once[1], real=at_once[0].mean()),
+    "notes_share": measure(works, at_once[1], at_once[0]),
+    "note_f_measure": measure(works, *transcriber.frame_agreement(real.notes, other.notes).T),
+    "chroma_correlation": measure(works, chroma.agreement(real.chroma, other.chroma, real.audible)),
+    "note_chroma_correlation": measure(works, chroma.agreement(*classes, with_notes)),
+  }
+  return measures | _bands(real.energies, other.energies, works)
+
+
+def measure(works: list[str], values: np.ndarray, weights=None, *, real: float = 1.0) -> dict:
+  """Arguments of metrics.figure for metrics.ratio of values and weights [clips], beside `real`.
+
+  `real` is the value of the real clips; the interval is a bootstrap over works [clips].
+  """
+  return {
+    "value": metrics.ratio(values, weights),
+    "interval": metrics.bootstrap(values, works, weights),
+    "baseline": float(real),
+    "baseline_is": "real clips",
+  }
+
+
+def _bands(real: np.ndarray, other: np.ndarray, works: list[str]) -> dict[str, dict]:
+  """The energy of all clips in each of BANDS in decibels over that of the real clips."""
+  measures = {}
+  for i, (low, high) in enumerate(itertools.pairwise(BANDS)):
+    each = measure(works, other[:, i], real[:, i], real=0.0)
+    bounds = each["interval"]
+    measures[f"energy_{low}_to_{high}_hz_db"] = each | {
+      "value": _decibels(each["value"]),
+      "interval": bounds and tuple(map(_decibels, bounds)),
+    }
+  values = [abs(each["value"]) for each in measures.values()]
+  for khz, last in ((4, 4), (8, 5)):
+    largest = {"value": max(values[:last]), "baseline": 0.0, "baseline_is": "real clips"}
+    measures[f"band_difference_to_{khz}_khz_db"] = largest
+  return measures
+
+
+def _decibels(ratio: float) -> float:
+  return float(10 * np.log10(max(ratio, 1e-10)))
+
+
+def distances(reference: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+  """{set: {kernel, frechet, rows}} of sets {set: embeddings [clips, patches, dim]}.
+
+  Their distances to the reference [clips, patches, dim]: real clips of other works. That of a set
+  of real clips is what two samples of real music differ by. `rows` is the smaller number of patches
+  of the two.
+  """
+  rows = _rows(reference)
   return {
     name: {
-      "value": metrics.ratio(values, weights),
-      "interval": metrics.bootstrap(values, works, weights),
-      "real": float(reference),
+      "kernel": metrics.kernel_distance(_rows(each), rows),
+      "frechet": metrics.frechet_distance(_rows(each), rows),
+      "rows": min(len(_rows(each)), len(rows)),
     }
-    for name, (values, weights, reference) in by_clip.items()
+    for name, each in sets.items()
   }
+
+
+def distance_figures(found: dict[str, dict], judged: str) -> dict[str, dict]:
+  """Arguments of metrics.figure for the distances of one of the sets, "real" being another."""
+  few = metrics.too_few(found[judged]["rows"], musicnn.EMBED_DIM + 1, "patches")
+  return {
+    f"{kind}_distance": {
+      "value": found[judged][kind],
+      "baseline": found["real"][kind],
+      "baseline_is": "real clips",
+      "too_few": few if kind == "frechet" else "",
+    }
+    for kind in ("kernel", "frechet")
+  }
+
+
+def _rows(embeddings: np.ndarray) -> np.ndarray:
+  return embeddings.reshape(-1, embeddings.shape[-1])

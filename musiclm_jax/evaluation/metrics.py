@@ -1,5 +1,6 @@
 """Measures and their statistical tests as pure functions."""
 
+import difflib
 import math
 import operator
 
@@ -42,6 +43,19 @@ def figure(
     "met": met,
     "too_few": too_few,
   }
+
+
+def figures(measures: dict[str, dict], wanted: dict[str, str]) -> dict[str, dict]:
+  """{name: figure} of {name: arguments of `figure`}, with the targets {name: comparison}."""
+  return {name: figure(**each, wanted=wanted.get(name, "")) for name, each in measures.items()}
+
+
+def check_wanted(wanted: dict[str, str], names: tuple[str, ...]) -> None:
+  """Raises ValueError where a target {name: comparison} is that of none of the figures `names`."""
+  for name in wanted:
+    if name not in names:
+      close = difflib.get_close_matches(name, names, 3) or names
+      raise ValueError(f"wanted: no figure {name!r}; nearest {', '.join(close)}")
 
 
 def too_few(count: int, needed: int, unit: str) -> str:

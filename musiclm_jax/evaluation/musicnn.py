@@ -6,8 +6,6 @@ musicnn 0.1.0 (ISC); its own code needs TensorFlow 1 and is not used.
 """
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +13,7 @@ import librosa
 import numpy as np
 import soxr
 
+from musiclm_jax.evaluation import packages
 from musiclm_jax.quiet import quiet
 
 EMBED_DIM = 200
@@ -22,7 +21,7 @@ EMBED_DIM = 200
 _RATE, _WINDOW, _HOP, _MELS = 16000, 512, 256, 96
 _PATCH = 187  # frames, 3 s
 _BATCH = 8  # patches
-_CHECKPOINT = "MTT_musicnn"
+_INDEX = "MTT_musicnn/.index"
 _EPSILON = 1e-3  # of batch normalisation
 
 
@@ -35,7 +34,7 @@ def embed(waveforms: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarr
 
   Raises ValueError where the package musicnn is not installed.
   """
-  weights = _weights()
+  weights = _weights(str(packages.file("musicnn", _INDEX)).removesuffix(".index"))
   mels = np.stack([_log_mel(waveform, sample_rate) for waveform in waveforms])
   size = min(_PATCH, mels.shape[1])
   count = mels.shape[1] // size
@@ -50,7 +49,7 @@ def embed(waveforms: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarr
 
 def tag_names() -> list[str]:
   """The names of the 50 tags. Raises as `embed`."""
-  _directory()
+  packages.file("musicnn")
   from musicnn.configuration import MTT_LABELS
 
   return list(MTT_LABELS)
@@ -111,22 +110,12 @@ def _row(x, ndim: int):
   return x.reshape((1,) * (ndim - 1) + (-1,))
 
 
-def _directory() -> pathlib.Path:
-  found = importlib.util.find_spec("musicnn")
-  if found is None:
-    raise ValueError("musicnn is not installed: pip install --no-deps musicnn==0.1.0")
-  return pathlib.Path(found.submodule_search_locations[0], _CHECKPOINT)
-
-
 @functools.cache
-def _weights() -> dict:
+def _weights(prefix: str) -> dict:
   """{name: array} of the checkpoint, without the state of its optimizer."""
-  directory = _directory()
   with quiet():
     from tensorflow.compat.v1.train import NewCheckpointReader
 
-  if not (directory / ".index").is_file():
-    raise ValueError(f"{directory}/.index: missing; musicnn 0.1.0 is needed")
-  reader = NewCheckpointReader(f"{directory}/")
+  reader = NewCheckpointReader(prefix)
   names = [n for n in reader.get_variable_to_shape_map() if "Adam" not in n and "power" not in n]
   return {name: reader.get_tensor(name) for name in names}

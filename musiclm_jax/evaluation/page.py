@@ -104,6 +104,14 @@ def table(head: list[str], rows: list[list[str]], safe: bool = False) -> str:
   )
 
 
+def distances(rows: dict[str, dict]) -> str:
+  """A table of {set: {kernel, frechet, rows}} (listeners.distances), as HTML."""
+  keys = ("kernel", "frechet", "rows")
+  cells = [[name, *(amount(row[key]) for key in keys)] for name, row in rows.items()]
+  head = ["audio", "kernel distance × 1000", "Fréchet distance", "patches of 3 s"]
+  return table(head, cells)
+
+
 def charts(*svgs: str) -> str:
   """Charts (see pictures.svg) side by side, as HTML."""
   return f"<div class=charts>{''.join(f'<div>{svg}</div>' for svg in svgs)}</div>"

@@ -1,4 +1,4 @@
-"""Pictures for the report: mel spectrograms as PNG, charts as SVG in the colours of the page."""
+"""Pictures for the report: spectrograms as PNG, charts as SVG in the colours of the page."""
 
 import base64
 import io
@@ -8,23 +8,27 @@ import numpy as np
 
 from musiclm_jax import spectrograms
 
-_WINDOW, _HOP, _MELS = 1024, 480, 64
+_WINDOW, _HOP, _BINS_PER_ROW = 2048, 480, 3
+_HIGHEST_HZ = 8000
 INK = "#010203"  # replaced by the page's text colour in the SVG
 SERIES = {"train": "#6f8fb8", "eval": "#d0662f", "chance": "#8a8a8a"}
 
 
 def spectrogram(waveform: np.ndarray, sample_rate: int) -> str:
-  """A data URI of a PNG: log-mel spectrogram of [samples], low frequencies at the bottom."""
+  """A data URI of a PNG of [samples]: level from 0 to 8 kHz, low frequencies at the bottom.
+
+  Frequencies are linear, so that overtones are even lines; 35 Hz are one row. Brightness is from
+  90 to 10 dB below a sine of full scale.
+  """
   from matplotlib import colormaps
   from PIL import Image
 
-  x = np.asarray(
-    spectrograms.log_mel(
-      waveform, sample_rate=sample_rate, window=_WINDOW, hop=_HOP, num_mels=_MELS, fmin=30.0
-    )
-  )
-  low, high = np.log(spectrograms.LOG_FLOOR), np.log(1.0)
-  levels = (255 * np.clip((x.T[::-1] - low) / (high - low), 0, 1)).astype(np.uint8)
+  padded = np.pad(waveform, (0, max(0, _WINDOW - len(waveform))))
+  magnitudes = np.abs(spectrograms.stft(padded, window=_WINDOW, hop=_HOP))
+  rows = int(_HIGHEST_HZ * _WINDOW / sample_rate) // _BINS_PER_ROW
+  bins = magnitudes[:, : rows * _BINS_PER_ROW].reshape(len(magnitudes), rows, _BINS_PER_ROW)
+  decibels = 20 * np.log10(np.maximum(bins.max(axis=2), 1e-9) / (_WINDOW / 4))
+  levels = (255 * np.clip((decibels.T[::-1] + 90) / 80, 0, 1)).astype(np.uint8)
   image = Image.fromarray(levels, "P")
   image.putpalette((colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes())
   buffer = io.BytesIO()

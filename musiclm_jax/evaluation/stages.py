@@ -15,6 +15,7 @@ from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.sequences import codes_of, decoder_features, sequence
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokens import Stage, Stream
 
 
@@ -54,30 +55,31 @@ class StageLoss:
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     part = held_out.part(self.stage)
     stage = part.module.stage
-    _check_tokens(held_out, part, self.stage)
+    check_tokens(held_out, part, self.stage)
     names = [stream.name for stream in stage.conditions]
     if self.swapped not in names:
       raise ValueError(f"stage {self.stage}: no condition {self.swapped!r} among {names}")
     count = len(held_out.first(self.clips))
-    codes = self._codes(held_out, stage, count)
+    codes = first_crops(held_out, stage, self.parts, count)
     partner = other_work(held_out.clips[:count])
     swapped = [own | {self.swapped: codes[p][self.swapped]} for own, p in zip(codes, partner)]
     own, other = self._losses(part, codes), self._losses(part, swapped)
-    target, known = _padded([each[stage.target.name] for each in codes], stage)
-    return self._result(held_out, stage, own, other, target, known)
-
-  def _codes(self, held_out: HeldOut, stage: Stage, count: int) -> list[dict[str, np.ndarray]]:
-    """The codes of each clip's first crop, by stream."""
-    entries, parts = held_out.manifest["sources"], held_out.directories(self.parts)
-    makers = {s.name: s.made.open(s, entries, parts) for s in stage.streams}
-    return [codes_of(stage, makers, record, 0.0) for record in held_out.shards[:count]]
+    target, known = padded([each[stage.target.name] for each in codes], stage)
+    result = self._result(held_out, stage, own, other, target, known)
+    if (prompted := of_text(stage, self.swapped)) != stage:  # what generation is conditioned on
+      losses = self._losses(part, first_crops(held_out, prompted, self.parts, count))
+      gain = metrics.paired(_by_clip(losses, known), _by_clip(other, known))
+      result["figures"]["text_condition_gain_nats"] = metrics.figure(
+        gain["difference"], baseline=0.0, baseline_is=f"{self.swapped} of another work"
+      )
+    return result
 
   def _losses(self, part, codes: list[dict[str, np.ndarray]]) -> np.ndarray:
     """Nats [clips, frames, levels], in batches of one shape; where there is no code, of code 0."""
     stage = part.module.stage
     ids = [sequence(stage, part.module.vocabulary, each, stage.crop_seconds) for each in codes]
     tokens = np.stack([decoder_features(*each)["decoder_input_tokens"] for each in ids])
-    target, _ = _padded([each[stage.target.name] for each in codes], stage)
+    target, _ = padded([each[stage.target.name] for each in codes], stage)
     results = []
     for start in range(0, len(tokens), self.batch_size):
       rows = np.arange(start, start + self.batch_size) % len(tokens)
@@ -104,9 +106,7 @@ class StageLoss:
         }
       )
     loss, unigram = (float(np.mean([row[key] for row in levels])) for key in ("loss", "unigram"))
-    weight = known.sum(axis=1)
-    per_clip = [(x.mean(axis=-1) * known).sum(axis=1)[weight > 0] for x in (own, other)]
-    test = metrics.paired(*(x / weight[weight > 0] for x in per_clip))
+    test = metrics.paired(_by_clip(own, known), _by_clip(other, known))
     entropy = float(held_out_entropy.mean())
     figures = {
       "nats_per_token": metrics.figure(
@@ -137,7 +137,37 @@ class StageLoss:
     return page.section(f"{results['stage'].capitalize()} stage", note, page.table(head, rows))
 
 
-def _check_tokens(held_out: HeldOut, part, name: str) -> None:
+def of_text(stage: Stage, condition: str) -> Stage:
+  """The stage with the texts' codes for those of audio in a condition that can have both."""
+
+  def prompted(stream: Stream) -> Stream:
+    has_text = isinstance(stream.made, MeanQuantized) and stream.made.text
+    if stream.name != condition or not has_text:
+      return stream
+    return dataclasses.replace(stream, made=stream.made.of_text())
+
+  return dataclasses.replace(stage, conditions=tuple(map(prompted, stage.conditions)))
+
+
+def _by_clip(losses: np.ndarray, known: np.ndarray) -> np.ndarray:
+  """The mean [clips] of losses [clips, frames, levels] over known frames, where any is."""
+  frames = known.sum(axis=1)
+  return (losses.mean(axis=-1) * known).sum(axis=1)[frames > 0] / frames[frames > 0]
+
+
+def first_crops(
+  held_out: HeldOut, stage: Stage, parts: tuple[str, ...], count: int
+) -> list[dict[str, np.ndarray]]:
+  """The codes {stream: [frames, levels]} of the first crop of each of the first `count` clips.
+
+  `parts` are the runs that make codes from what the shards hold.
+  """
+  entries, directories = held_out.manifest["sources"], held_out.directories(parts)
+  makers = {s.name: s.made.open(s, entries, directories) for s in stage.streams}
+  return [codes_of(stage, makers, record, 0.0) for record in held_out.shards[:count]]
+
+
+def check_tokens(held_out: HeldOut, part, name: str) -> None:
   """The stage must have been trained on tokens of the tokenizers that made these shards."""
   for source, made in part.provenance["sources"].items():
     found = held_out.source(source)["encoder"]
@@ -148,7 +178,7 @@ def _check_tokens(held_out: HeldOut, part, name: str) -> None:
       )
 
 
-def _padded(codes: list[np.ndarray], stage: Stage) -> tuple[np.ndarray, np.ndarray]:
+def padded(codes: list[np.ndarray], stage: Stage) -> tuple[np.ndarray, np.ndarray]:
   """Codes [clips, frames, levels] int32 of a target, and where there are any [clips, frames]."""
   frames = stage.target.frames(stage.crop_seconds)
   known = np.arange(frames) < np.array([len(each) for each in codes])[:, None]

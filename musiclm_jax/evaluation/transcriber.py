@@ -6,11 +6,11 @@ basic-pitch 0.4.0 (Apache-2.0), whose own code is not used.
 """
 
 import functools
-import importlib.util
-import pathlib
 
 import numpy as np
 import soxr
+
+from musiclm_jax.evaluation import packages
 
 LOWEST_PITCH = 21  # MIDI; column 0 of the notes
 FRAME_RATE = 22050 / 256  # Hz
@@ -40,7 +40,8 @@ def transcribe(waveforms: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.
 
   Raises ValueError where basic-pitch or onnxruntime is not installed.
   """
-  network = _network()
+  packages.file("onnxruntime")
+  network = _network(str(packages.file("basic_pitch", _NETWORK)))
   results = []
   for waveform in waveforms:
     x = soxr.resample(np.asarray(waveform, np.float32), sample_rate, _RATE)
@@ -82,24 +83,18 @@ def frame_agreement(real: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def note_chroma(notes: np.ndarray) -> np.ndarray:
-  """Summed probabilities [clips, frames, 12] of each pitch class, from C.
+  """How many notes of each pitch class sound, [clips, frames, 12] float32 from C.
 
   notes [clips, frames, 88] of `transcribe`.
   """
   classes = (LOWEST_PITCH + np.arange(notes.shape[2])) % 12
-  return notes @ np.eye(12, dtype=notes.dtype)[classes]
+  return sounding(notes).astype(np.float32) @ np.eye(12, dtype=np.float32)[classes]
 
 
 @functools.cache
-def _network():
-  try:
-    import onnxruntime
-  except ImportError:
-    raise ValueError("onnxruntime is not installed, see docs/evaluate.md") from None
-  found = importlib.util.find_spec("basic_pitch")
-  if found is None:
-    raise ValueError("basic-pitch is not installed: pip install --no-deps basic-pitch==0.4.0")
-  path = pathlib.Path(found.submodule_search_locations[0], _NETWORK)
-  if not path.is_file():
-    raise ValueError(f"{path}: missing; basic-pitch 0.4.0 is needed")
-  return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+def _network(path: str):
+  import onnxruntime
+
+  options = onnxruntime.SessionOptions()
+  options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
+  return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+from musiclm_jax.layers import norm
 from musiclm_jax.partitioning import constrain
 from musiclm_jax.ranges import PositiveInt
 
@@ -96,6 +97,26 @@ class ResidualUnit(nn.Module):
     return x + last(nn.elu(dilated(nn.elu(x))))
 
 
+class FrameUnit(nn.Module):
+  """x plus a dilated convolution and one of kernel 1 of its norm; [batch, frames, channels] stays.
+
+  `ResidualUnit` with a norm before, which lets wide stacks learn faster.
+  """
+
+  kernel: int
+  dilation: int
+  dtype: str
+  causal: bool
+
+  @nn.compact
+  def __call__(self, x):
+    dilated = Convolution(
+      x.shape[-1], self.kernel, self.dilation, self.dtype, causal=self.causal, name="dilated"
+    )
+    last = Convolution(x.shape[-1], 1, 1, self.dtype, init_scale=0.1, name="pointwise")
+    return x + last(nn.gelu(dilated(norm("norm", self.dtype)(x))))
+
+
 class FrameStack(nn.Module):
   """Residual units at one rate: [batch, frames, any] to [batch, frames, channels].
 
@@ -117,8 +138,8 @@ class FrameStack(nn.Module):
     for repeat in range(self.repeats):
       for unit, dilation in enumerate(self.dilations):
         name = f"unit_{repeat}_{unit}"
-        x = ResidualUnit(self.kernel, dilation, self.dtype, self.causal, name=name)(x)
-    return nn.elu(x)
+        x = FrameUnit(self.kernel, dilation, self.dtype, self.causal, name=name)(x)
+    return norm("norm", self.dtype)(x)
 
 
 class Encoder(nn.Module):

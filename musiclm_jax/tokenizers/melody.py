@@ -46,7 +46,10 @@ class LogPitch:
     """
     if waveform.shape[-1] < self.window:
       raise ValueError(f"wanted {self.window} samples or more, found {waveform.shape[-1]}")
-    x = spectrograms.magnitudes(waveform, window=self.window, hop=self.hop) @ self.filters()
+    filters = self.filters()
+    used = 1 + np.flatnonzero(filters.any(axis=1))[-1]  # frequencies above the last band cost time
+    magnitudes = spectrograms.magnitudes(waveform, window=self.window, hop=self.hop)
+    x = magnitudes[..., :used] @ filters[:used]
     x = jnp.log(jnp.maximum(x, spectrograms.LOG_FLOOR))
     return x - x.mean(axis=(1, 2), keepdims=True)
 
