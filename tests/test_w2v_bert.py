@@ -253,14 +253,14 @@ def test_every_parameter_has_a_gradient(kind, waveform):
 def test_losses_of_several_targets_add_up_and_each_teaches(waveform):
   bands = MelBands(20, 0.0, 12000.0)
   kinds = (
-    Spectrum("notes", bands, 1024, 480, 0.3, 0.1),
-    Envelope("timbre", bands, 1024, 480, 6, 0.2, 0.001),
+    Spectrum("notes", bands, 1024, 480, 0.3, 0.1, 1.0),
+    Envelope("timbre", bands, 1024, 480, 6, 0.2, 0.001, 1.0),
   )
   clusters = [
     Clusters(kind.name, ResidualQuantizer(1, size, dim, 1.0, 0.0, None, 5, False), 8, "float32")
     for kind, size, dim in zip(kinds, (12, 7), (40, 6))
   ]
-  front_end = Views(kinds, 24000, 960, 0.9, 16, 16, "float32")
+  front_end = Views(kinds, ("notes",), 24000, 960, 0.9, 16, 16, "float32")
   model = encoder(front_end=front_end, targets=tuple(clusters))
   variables = filled(model, 960)
   (loss, metrics), gradients = jax.jit(functools.partial(one_step, model))(

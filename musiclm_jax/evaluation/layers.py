@@ -82,15 +82,15 @@ class Layers:
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     part = held_out.part("w2v_bert")
     waveforms = held_out.waveforms(self.seconds, self.clips)
-    depth = part.module.num_layers
     rows, triples = [], None
-    for layer in range(depth + 1):
+    for layer in part.module.layers:
       embed = functools.partial(part, "embed", layer=layer)
       embeddings = in_batches(embed, waveforms, self.batch_size)
       if triples is None:
         triples = self._triples(held_out, *embeddings.shape[:2])
       flat = embeddings.reshape(-1, embeddings.shape[-1])
-      flat = (flat - flat.mean(axis=0)) / np.maximum(flat.std(axis=0), 1e-6)
+      if layer is not None:  # the views are scaled as they are quantized
+        flat = (flat - flat.mean(axis=0)) / np.maximum(flat.std(axis=0), 1e-6)
       row = {name: abx(flat, chosen) for name, chosen in triples.items()}
       codes, use = self._codes(flat)
       codes = codes.reshape(*embeddings.shape[:2], 1)
@@ -101,11 +101,11 @@ class Layers:
     figures = {
       f"best_layer_{name}": each for name, each in probes.figures(best["probes"], {}).items()
     }
-    figures["best_layer"] = metrics.figure(best["layer"])
+    figures["best_layer"] = metrics.figure(_number(best["layer"]))
     for name in triples:
       best = max(rows, key=lambda row: row[name])  # noqa: B023
       figures[f"{name}_abx_best"] = metrics.figure(best[name], baseline=0.5, baseline_is="chance")
-      figures[f"{name}_abx_best_layer"] = metrics.figure(best["layer"])
+      figures[f"{name}_abx_best_layer"] = metrics.figure(_number(best["layer"]))
     return {"figures": figures, "rows": rows}
 
   @staticmethod
@@ -115,7 +115,7 @@ class Layers:
     names = ("pitch_class", "family", "onset")
     rows = [
       [
-        str(row["layer"]),
+        "views" if row["layer"] is None else str(row["layer"]),
         *(page.interval(*(row["probes"][key][x] for x in ("value", "interval"))) for key in names),
         *(page.amount(row[key]) for key in keys),
       ]
@@ -126,7 +126,8 @@ class Layers:
     note = (
       "Linear probes of k-means codes, as for the semantic codes, with a smaller codebook. ABX: is "
       "a frame nearer to one of the same pitch class (instrument) in another work than to one "
-      "that differs in that alone? Chance is 0.5. Layer 0 is the input of the masked Conformer."
+      "that differs in that alone? Chance is 0.5. Layer 0 is the input of the masked Conformer; "
+      "the views are what codes can be made of without any layer."
     )
     return page.section("Layers of w2v-BERT", note, page.table(head, rows))
 
@@ -152,6 +153,11 @@ class Layers:
     centres, counts = _kmeans(key, x, weights, codebook_size=self.codebook_size, iterations=10)
     codes = np.asarray(nearest(x, centres, squared_lengths(centres)))
     return codes, float(np.exp(metrics.entropy(np.asarray(counts)))) / self.codebook_size
+
+
+def _number(layer: int | None) -> int:
+  """The layer as a figure has it: -1 for the views."""
+  return -1 if layer is None else layer
 
 
 def _total(probed: dict[str, dict]) -> float:

@@ -2,7 +2,8 @@
 
 `LogMel` is the paper's (arXiv 2108.06209). `Views` reads level-normalised spectra that resolve
 semitones (tokenizers/views.py). Both give `views(waveform)`, {name: [batch, frames, dim] float32},
-of which targets cluster one, and map these views to features [batch, frames, embed].
+of which targets cluster one, and `vectors(waveform)`, those of which codes can be made without the
+layers; and they map views to features [batch, frames, embed].
 """
 
 import math
@@ -59,6 +60,10 @@ class LogMel(nn.Module):
     x = x.reshape(x.shape[0], frames, -1)
     return {"log_mel": 1 - 2 * x / math.log(spectrograms.LOG_FLOOR)}
 
+  def vectors(self, waveform: jax.Array) -> jax.Array:
+    """The view [batch, frames, 4 * num_mels] float32. Raises as `views`."""
+    return self.views(waveform)["log_mel"]
+
   @nn.compact
   def __call__(self, views: dict[str, jax.Array], train: bool) -> jax.Array:
     """The view of 4 * num_mels to features [batch, frames, embed]."""
@@ -92,10 +97,11 @@ class Views(nn.Module):
   Every dimension is brought to mean 0 and variance 1 first: over the batch in training, by moving
   averages of `decay` (collection "batch_stats") in evaluation. Magnitudes are positive, and what
   all frames have in common would hide how they differ. There is a frame for every `frame` samples
-  at `sample_rate` Hz.
+  at `sample_rate` Hz. `coded` names the views that are side by side in `vectors`.
   """
 
   kinds: tuple[View, ...]
+  coded: tuple[str, ...]
   sample_rate: PositiveInt
   frame: PositiveInt
   decay: Fraction
@@ -110,6 +116,16 @@ class Views(nn.Module):
     """
     whole_frames(waveform, self.frame)
     return {kind.name: kind(waveform, self.sample_rate, self.frame) for kind in self.kinds}
+
+  def vectors(self, waveform: jax.Array) -> jax.Array:
+    """The views `coded` side by side, [batch, frames, the sum of their dims] float32.
+
+    Raises as `views`, and where there is no such view.
+    """
+    views = self.views(waveform)
+    if unknown := sorted(set(self.coded) - set(views)):
+      raise ValueError(f"coded: wanted some of {', '.join(views)}, found {unknown[0]!r}")
+    return jnp.concatenate([views[name] for name in self.coded], axis=-1)
 
   @nn.compact
   def __call__(self, views: dict[str, jax.Array], train: bool) -> jax.Array:

@@ -5,7 +5,8 @@ timbre. MERT (arXiv 2306.00107) and MuQ (arXiv 2501.01108) add targets of pitch;
 one aspect of the sound: pitch, onsets or timbre. A gain of the clip changes none of them.
 
 A view maps waveforms [batch, samples] at sample_rate Hz to rows [batch, samples // frame, dim]
-float32, a row for every `frame` samples. Its window and hop are in samples; hops fill a frame.
+float32, a row for every `frame` samples. Its window and hop are in samples; hops fill a frame. Rows
+are multiplied by `scale`: the weight of a view among others that are quantized together.
 """
 
 import dataclasses
@@ -17,7 +18,13 @@ import numpy as np
 import scipy.fft
 
 from musiclm_jax import spectrograms
-from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from musiclm_jax.ranges import (
+  Fraction,
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+)
 
 _SILENT = 1e-6  # the magnitude under which a clip is silent: 40 dB below a sample's last bit
 
@@ -65,6 +72,7 @@ class Spectrum:
   hop: PositiveInt
   compression: PositiveFloat
   softness: Fraction
+  scale: PositiveFloat
 
   def __call__(self, waveform: jax.Array, sample_rate: int, frame: int) -> jax.Array:
     """[batch, samples] to [batch, samples // frame, frame // hop * num_bands] float32."""
@@ -73,7 +81,7 @@ class Spectrum:
     x = x.reshape(x.shape[0], waveform.shape[1] // frame, -1)
     power = jnp.square(x).mean(axis=2, keepdims=True)
     power = power + self.softness * power.mean(axis=1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(power, _SILENT))
+    return self.scale * x / jnp.sqrt(jnp.maximum(power, _SILENT))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,21 +100,23 @@ class Envelope:
   num_coefficients: PositiveInt
   seconds: PositiveFloat
   floor: PositiveFloat
+  scale: PositiveFloat
 
   def __call__(self, waveform: jax.Array, sample_rate: int, frame: int) -> jax.Array:
     """[batch, samples] to [batch, samples // frame, num_coefficients] float32."""
     x = jnp.log(_relative(_bands(waveform, self, sample_rate, frame)) + self.floor)
     x = x @ _cosines(self.bands.num_bands, self.num_coefficients)
     x = x.reshape(x.shape[0], waveform.shape[1] // frame, -1, x.shape[-1]).mean(axis=2)
-    return _moving_average(x, round(self.seconds * sample_rate / frame))
+    return self.scale * _moving_average(x, round(self.seconds * sample_rate / frame))
 
 
 @dataclasses.dataclass(frozen=True)
 class Flux:
-  """How much each band grows from hop to hop: log(1 + compression * magnitude / the clip's mean)
-  less that of the hop before, where it is more. Onsets, whatever their pitch.
+  """How much each band grows in a frame and in the `context` frames on each side: onsets, whatever
+  their pitch.
 
-  Rows are divided by the root of the clip's mean square.
+  The growth is that of log(1 + compression * magnitude / the clip's mean) from hop to hop where it
+  is positive, summed over a frame, over the root of the clip's mean square.
   """
 
   name: str
@@ -114,14 +124,20 @@ class Flux:
   window: PositiveInt
   hop: PositiveInt
   compression: PositiveFloat
+  context: NonNegativeInt
+  scale: PositiveFloat
 
   def __call__(self, waveform: jax.Array, sample_rate: int, frame: int) -> jax.Array:
-    """[batch, samples] to [batch, samples // frame, frame // hop * num_bands] float32."""
+    """[batch, samples] to [batch, samples // frame, (1 + 2 * context) * num_bands] float32."""
     x = jnp.log1p(self.compression * _relative(_bands(waveform, self, sample_rate, frame)))
     x = jnp.maximum(jnp.diff(x, axis=1, prepend=x[:, :1]), 0)
+    frames = waveform.shape[1] // frame
+    x = x.reshape(x.shape[0], frames, -1, self.bands.num_bands).sum(axis=2)
     power = jnp.square(x).mean(axis=(1, 2), keepdims=True)
-    x = x / jnp.sqrt(jnp.maximum(power, _SILENT))
-    return x.reshape(x.shape[0], waveform.shape[1] // frame, -1)
+    x = self.scale * x / jnp.sqrt(jnp.maximum(power, _SILENT))
+    padded = jnp.pad(x, ((0, 0), (self.context, self.context), (0, 0)))
+    shifts = range(1 + 2 * self.context)
+    return jnp.concatenate([padded[:, i : i + frames] for i in shifts], axis=2)
 
 
 View = Spectrum | Envelope | Flux

@@ -84,9 +84,9 @@ class W2vBert(nn.Module):
     return self.front_end.sample_rate
 
   @property
-  def num_layers(self) -> int:
-    """Layers that `embed` can give, besides layer 0."""
-    return self.masked.num_layers
+  def layers(self) -> tuple[int | None, ...]:
+    """What `embed` can give."""
+    return (None, *range(self.masked.num_layers + 1))
 
   def setup(self):
     if self.contrastive is self.masked:
@@ -140,12 +140,15 @@ class W2vBert(nn.Module):
       metrics |= {f"{name}_{index}": each for name, each in sums.items()}
     return loss, {"loss": (loss * weight, weight), "chance": (chance * weight, weight)} | metrics
 
-  def embed(self, waveform: jax.Array, layer: int) -> jax.Array:
-    """Output [batch, samples // (4 * hop), embed] of layer `layer` of the masked-prediction module.
+  def embed(self, waveform: jax.Array, layer: int | None = None) -> jax.Array:
+    """Output [batch, frames, embed] of layer `layer` of the masked-prediction module.
 
-    Layers count from 1; 0 is the module's input. Nothing is masked and later layers are not
-    computed. Raises ValueError where there is no such layer or not one frame.
+    Layers count from 1; 0 is the module's input; None gives the front end's `vectors`, before any
+    layer. Nothing is masked and later layers are not computed. Raises ValueError where there is no
+    such layer or not one frame.
     """
+    if layer is None:
+      return self.front_end.vectors(waveform)
     x = self.front_end(self.front_end.views(waveform), False)
     x = self.contrastive(x, depth=self.contrastive.num_layers)
     return self.masked(x, depth=layer)
