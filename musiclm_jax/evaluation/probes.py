@@ -70,9 +70,10 @@ def probe(codes: np.ndarray, known: Truth, *, folds: int, seed: int) -> dict[str
     shuffled = labels[order]
     other = measure(_scores(codes, shuffled, known.works, folds), shuffled, known.works)[0]
     counts = np.bincount(labels[labels >= 0])
+    interval = metrics.bootstrap(values, groups)
     found[name] = {
       "value": float(values.mean()),
-      "interval": metrics.bootstrap(values, groups),
+      "interval": interval and list(interval),  # as JSON has it
       "shuffled": float(other.mean()),
       "majority": 0.5 if measure is _area else float(counts.max() / counts.sum()),
     }
