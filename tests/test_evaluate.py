@@ -87,6 +87,12 @@ def sections():
   )
 
 
+def named(*names: str):
+  """The sections of these names."""
+  found = {section.name: section for section in sections()}
+  return tuple(found[name] for name in names)
+
+
 @pytest.fixture(scope="module")
 def done(world, tmp_path_factory):
   """(directory, results) of one evaluation of everything."""
@@ -245,7 +251,7 @@ def test_a_stage_of_random_weights_writes_no_music_of_its_conditions(done):
 
 
 def test_a_target_of_no_figure_is_named_before_anything_is_measured():
-  for section in (s for s in sections() if s.name in ("round_trip", "resynthesis")):
+  for section in named("round_trip", "resynthesis"):
     with pytest.raises(ValueError, match="no figure 'note_share'; nearest notes_share"):
       dataclasses.replace(section, wanted={"note_share": ">= 0.8"})
 
@@ -256,14 +262,13 @@ def test_every_figure_that_may_have_a_target_is_measured(done):
 
 def test_two_sections_of_one_name_are_refused(world, tmp_path):
   with pytest.raises(ValueError, match="each name may occur once, found codec, codec"):
-    evaluate(**world, out_dir=str(tmp_path), sections=sections()[:1] * 2)
+    evaluate(**world, out_dir=str(tmp_path), sections=named("codec", "codec"))
 
 
 def test_what_changed_and_what_was_deleted_is_measured_again(done, world, tmp_path):
   copy = tmp_path / "out"
   shutil.copytree(done[0], copy)
-  others = [section for section in sections() if section.name in ("melody", "semantic")]
-  some = [dataclasses.replace(sections()[0], clips=3), *others]
+  some = [dataclasses.replace(*named("codec"), clips=3), *named("melody", "semantic")]
   kept = (copy / "metrics" / "melody.json").stat().st_mtime_ns
   (copy / "metrics" / "semantic.json").unlink()
   results = evaluate(**world, out_dir=str(copy), sections=tuple(some))
@@ -407,9 +412,8 @@ def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, sect
   for name, directory in world.items():
     copy[name] = str(shutil.copytree(directory, tmp_path / pathlib.Path(directory).name))
   damage(copy)
-  only = tuple(each for each in sections() if each.name == section)
   with pytest.raises(ValueError) as caught:
-    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=only)
+    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=named(section))
   assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
