@@ -28,8 +28,9 @@ from musiclm_jax.evaluation import (
   stages,
 )
 from musiclm_jax.evaluation.evaluate import evaluate
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokens import flatten
-from tests.small_world import CODES, RATE, SECONDS, build
+from tests.small_world import CODES, RATE, SECONDS, STAGES, STREAMS, build
 
 pytestmark = pytest.mark.slow
 
@@ -425,6 +426,16 @@ def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, sect
   with pytest.raises(ValueError) as caught:
     evaluate(**copy, out_dir=str(tmp_path / "out"), sections=named(section))
   assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_codes_of_texts_take_the_place_of_one_condition():
+  mulan = dataclasses.replace(STREAMS["mulan"], made=MeanQuantized("mulan_rvq", "mulan_text"))
+  stage = dataclasses.replace(STAGES[1], conditions=(mulan, STREAMS["semantic"]))
+  found = stages.of_text(stage, "mulan")
+  assert found.conditions[0].made == MeanQuantized("mulan_rvq", "mulan_text", text_share=1.0)
+  assert found.conditions[1:] == stage.conditions[1:]
+  assert stages.of_text(stage, "semantic") == stage
+  assert stages.of_text(STAGES[1], "mulan") == STAGES[1]  # its shards have no texts
 
 
 def test_a_condition_that_a_stage_has_not_is_named(world, tmp_path):
