@@ -5,13 +5,19 @@ import numpy as np
 from musiclm_jax.tokens import PAD, Make, Stage, Stream, Vocabulary, flatten
 
 
-def codes_of(stage: Stage, makers: dict[str, Make], record: dict, start: float) -> dict:
+def codes_of(
+  stage: Stage,
+  makers: dict[str, Make],
+  record: dict,
+  start: float,
+  rng: np.random.Generator | None = None,
+) -> dict:
   """The codes {stream: [frames, num_quantizers] int32} of a crop of a record, `start` in seconds.
 
-  `makers` are those of the stage's streams, by their names: `Source.open`.
+  `makers` are those of the stage's streams, by their names, and take `rng`: `Source.open`.
   """
   names = [stream.name for stream in stage.streams]
-  return {name: makers[name](record, start, stage.crop_seconds) for name in names}
+  return {name: makers[name](record, start, stage.crop_seconds, rng) for name in names}
 
 
 def sequence(

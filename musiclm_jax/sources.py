@@ -5,10 +5,12 @@ A stage's streams name them, so that training, held-out losses and generation re
 
 import bisect
 import dataclasses
+import math
 
 import numpy as np
 
 from musiclm_jax import part_files, windows
+from musiclm_jax.ranges import Fraction, NonNegativeFloat
 from musiclm_jax.tokenizers.quantizer import quantize, squared_lengths
 from musiclm_jax.tokens import Make, Stream
 
@@ -25,25 +27,51 @@ def mean_embedding(
   return mean.astype(np.float32)
 
 
+def _moved(embedding: np.ndarray, noise: float, rng: np.random.Generator | None) -> np.ndarray:
+  """The embedding [dim] plus a random vector of about length `noise`, of length 1 again."""
+  if not noise or rng is None:
+    return embedding
+  moved = embedding + noise / math.sqrt(len(embedding)) * rng.standard_normal(len(embedding))
+  return (moved / max(np.linalg.norm(moved), 1e-6)).astype(np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class MeanQuantized:
   """The mean of the embeddings of a span's windows, quantized (MusicLM Section 3.1).
 
   The mean is brought back to length 1, where the text embeddings lie too. `part` is the role of the
-  residual quantizer.
+  residual quantizer. Generation has codes of texts, so that training may have some of them: a share
+  `text_share` of the examples has those of one of the record's embeddings `text`, and the mean of
+  the others is moved by a random vector of about length `noise` before it is quantized. Without
+  random numbers the codes are those of the mean itself, or of the first text where all are texts.
   """
 
   part: str
+  text: str = ""
+  text_share: Fraction = 0.0
+  noise: NonNegativeFloat = 0.0
+
+  def __post_init__(self):
+    if self.text_share and not self.text:
+      raise ValueError(f"text_share: {self.text_share:g} of the codes want embeddings `text`")
+
+  def of_text(self) -> "MeanQuantized":
+    """The source of the texts' codes alone, as generation has them."""
+    return dataclasses.replace(self, text_share=1.0)
 
   def features(self, stream: Stream) -> tuple[str, ...]:
-    """The embeddings of the stream's source."""
-    return (stream.source,)
+    """The embeddings of the stream's source, and those of texts where it reads them."""
+    return (stream.source, self.text) if self.text_share else (stream.source,)
 
   def check(self, stream: Stream, entries: dict[str, dict]) -> None:
-    """Raises ValueError where the feature is no embedding of windows."""
+    """Raises ValueError where the feature is no embedding of windows, or the texts' is of another
+    encoder.
+    """
     entry = entries[stream.source]
     if "codebook_size" in entry or not entry.get("window_seconds"):
       raise ValueError(f"{stream.source} holds no embeddings of windows, as {stream.name} wants")
+    if self.text_share and entries[self.text]["encoder"] != entry["encoder"]:
+      raise ValueError(f"{self.text} is of another encoder than {stream.source}")
 
   def open(self, stream: Stream, entries: dict[str, dict], parts: dict[str, str]) -> Make:
     """A function to codes [1, num_quantizers] of the span's windows.
@@ -55,12 +83,22 @@ class MeanQuantized:
     squares = squared_lengths(codebooks)
     window, hop = entry["window_seconds"], entry["hop_seconds"]
 
-    def make(record: dict, start: float, seconds: float) -> np.ndarray:
-      mean = mean_embedding(record[stream.source], start, seconds, window, hop)
-      codes = quantize(mean[None], codebooks, squares)[0]
+    def make(record: dict, start: float, seconds: float, rng=None) -> np.ndarray:
+      if self._draws_text(rng):
+        texts = record[self.text]
+        embedding = texts[0 if rng is None else rng.integers(len(texts))]
+      else:
+        embedding = mean_embedding(record[stream.source], start, seconds, window, hop)
+        embedding = _moved(embedding, self.noise, rng)
+      codes = quantize(embedding[None], codebooks, squares)[0]
       return stream.slice(codes, 0.0, seconds)
 
     return make
+
+  def _draws_text(self, rng: np.random.Generator | None) -> bool:
+    if self.text_share in (0.0, 1.0) or rng is None:
+      return self.text_share == 1.0
+    return bool(rng.random() < self.text_share)
 
   def _codebooks(self, stream: Stream, parts: dict[str, str]) -> np.ndarray:
     """[levels, codebook_size, dim] of the quantizer."""
@@ -126,8 +164,8 @@ class Label:
     """A function to codes [1, num_quantizers] of the record, whatever the span."""
     del entries, parts
 
-    def make(record: dict, start: float, seconds: float) -> np.ndarray:
-      del start, seconds
+    def make(record: dict, start: float, seconds: float, rng=None) -> np.ndarray:
+      del start, seconds, rng
       row = np.zeros((1, stream.last_quantizer), np.int32)
       found = self.codes(record[self.field])[: stream.last_quantizer]
       row[0, : len(found)] = found
@@ -162,7 +200,8 @@ class Place:
     """A function to one code [1, 1]."""
     del entries, parts
 
-    def make(record: dict, start: float, seconds: float) -> np.ndarray:
+    def make(record: dict, start: float, seconds: float, rng=None) -> np.ndarray:
+      del rng
       begin, length = (np.ravel(record[name])[0] for name in (self.start, self.length))
       spare = max(length - seconds, 1e-6)  # a span that ends with the piece is its end
       share = np.clip((begin + start) / spare, 0.0, 1.0)

@@ -25,6 +25,16 @@ def frame(waveform: jnp.ndarray, window: int, hop: int) -> jnp.ndarray:
   return joined[..., :window]
 
 
+def centred(waveform: jnp.ndarray, *, window: int, hop: int) -> jnp.ndarray:
+  """[..., samples] with zeros at both ends, of which `frame` makes samples // hop frames.
+
+  The hop of a frame is the middle of its window, which is at least as long.
+  """
+  pad = window - hop
+  ends = [(0, 0)] * (waveform.ndim - 1) + [(pad // 2, pad - pad // 2)]
+  return jnp.pad(waveform[..., : waveform.shape[-1] // hop * hop], ends)
+
+
 def stft(waveform: jnp.ndarray, *, window: int, hop: int) -> jnp.ndarray:
   """Short-time Fourier transform [..., frames, window // 2 + 1] complex64 of [..., samples].
 
@@ -116,11 +126,39 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
   return np.minimum(mel, corner) * _LINEAR * above
 
 
-def mel(waveform, *, sample_rate, window, hop, num_mels, fmin=0.0, fmax=None) -> jnp.ndarray:
-  """Mel magnitudes [..., frames, num_mels] float32 of [..., samples] at `sample_rate` Hz."""
+@functools.lru_cache(maxsize=64)
+def pitch_filters(
+  sample_rate: int, window: int, num_bands: int, bands_per_octave: int, fmin: float
+) -> np.ndarray:
+  """Triangular filters [window // 2 + 1, num_bands] float32 on a logarithmic axis of frequency.
+
+  The centres are `bands_per_octave` to the octave from `fmin` Hz up, the sum of each filter is 1. A
+  filter narrower than the resolution of the transform is widened to it. Raises ValueError where the
+  highest filter exceeds half the sample rate.
+  """
+  centres = fmin * 2.0 ** (np.arange(num_bands) / bands_per_octave)
+  resolution = sample_rate / window
+  widths = np.maximum(centres * (2 ** (1 / bands_per_octave) - 1), resolution)
+  if centres[-1] + widths[-1] > sample_rate / 2:
+    raise ValueError(
+      f"wanted bands below {sample_rate / 2} Hz, found {num_bands} of them from"
+      f" {fmin} Hz up to {centres[-1]:.0f} Hz"
+    )
+  frequencies = np.arange(window // 2 + 1)[:, None] * resolution
+  weights = np.maximum(1 - np.abs(frequencies - centres) / widths, 0)
+  return (weights / weights.sum(axis=0)).astype(np.float32)
+
+
+def magnitudes(waveform: jnp.ndarray, *, window: int, hop: int) -> jnp.ndarray:
+  """Magnitudes [..., frames, window // 2 + 1] float32 of the `stft` of [..., samples]."""
   spectrum = stft(waveform, window=window, hop=hop)
   # The gradient of |z| at 0 is NaN; the offset is 60 dB below LOG_FLOOR.
-  magnitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-16)
+  return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-16)
+
+
+def mel(waveform, *, sample_rate, window, hop, num_mels, fmin=0.0, fmax=None) -> jnp.ndarray:
+  """Mel magnitudes [..., frames, num_mels] float32 of [..., samples] at `sample_rate` Hz."""
+  magnitude = magnitudes(waveform, window=window, hop=hop)
   return magnitude @ mel_filters(sample_rate, window, num_mels, fmin, fmax)
 
 

@@ -114,6 +114,11 @@ class Tokenizer:
     return length - around
 
 
+def captions_of(record: dict) -> list[str]:
+  """The texts of an audio record: its `captions`, or its one `caption` where it has none."""
+  return [text.decode() for text in record.get("captions", ())] or [record["caption"].decode()]
+
+
 def file_name(path: str) -> str:
   """The name of a copy that is read as the same kind of file; "" for bytes."""
   return _KINDS[_kind(path)][0]

@@ -20,7 +20,8 @@ PAD = 0  # padding, and the first decoder input
 PATTERNS = ("flat", "delayed")
 _ROUND_TO = 128  # the table is as long as a multiple of this, so that it shards
 
-Make = Callable[[dict, float, float], np.ndarray]  # (record, start, seconds) to [frames, levels]
+# (record, start, seconds, random numbers of the example) to codes [frames, levels]
+Make = Callable[[dict, float, float, np.random.Generator | None], np.ndarray]
 
 
 class Source(Protocol):
@@ -33,9 +34,10 @@ class Source(Protocol):
     """Raises ValueError where the manifest's entries of the features do not fit the stream."""
 
   def open(self, stream: "Stream", entries: dict[str, dict], parts: dict[str, str]) -> Make:
-    """make(record, start, seconds): codes [frames, levels] int32 of a span that starts `start`
+    """make(record, start, seconds, rng): codes [frames, levels] int32 of a span that starts `start`
     seconds into the record; fewer frames where the record ends before the span.
 
+    What is random in a training is drawn from `rng`; without one the codes are always the same.
     `parts` are directories of parts by role. Raises ValueError where a part does not fit.
     """
 
@@ -66,7 +68,9 @@ class Stored:
   def open(self, stream: "Stream", entries: dict[str, dict], parts: dict[str, str]) -> Make:
     """A function that slices the record's codes."""
     del entries, parts
-    return lambda record, start, seconds: stream.slice(record[stream.source], start, seconds)
+    return lambda record, start, seconds, rng=None: stream.slice(
+      record[stream.source], start, seconds
+    )
 
 
 @dataclasses.dataclass(frozen=True)

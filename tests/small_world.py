@@ -21,6 +21,7 @@ from musiclm_jax.tokenizers import (
   conformer,
   convolutions,
   discriminators,
+  front_ends,
   melody,
   mulan,
   soundstream,
@@ -89,11 +90,16 @@ def self_supervised():
   rest = dict(dropout_rate=0.0, num_buckets=8, max_distance=32, remat="none", unroll=True)
   stack = conformer.Conformer(**layers, **rest, dtype="float32")
   return w2v_bert.W2vBert(
-    front_end=w2v_bert.FrontEnd(RATE, 600, 240, 16, 2, 8, "float32"),
+    front_end=front_ends.LogMel(RATE, 600, 240, 16, 2, 8, "float32"),
     contrastive=stack,
     masked=stack.clone(),
-    targets=targets.Clusters(
-      quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, None, 2, False), 4, "float32"
+    targets=(
+      targets.Clusters(
+        "log_mel",
+        quantizers.ResidualQuantizer(1, CODES, 64, 1.0, 0.0, None, 2, False),
+        4,
+        "float32",
+      ),
     ),
     start_rate=0.1,
     span=5,
@@ -102,6 +108,7 @@ def self_supervised():
     contrastive_weight=1.0,
     diversity_weight=0.1,
     masked_weight=1.0,
+    unmasked_weight=0.0,
   )
 
 
@@ -161,7 +168,7 @@ def tone(index: int) -> dict:
     "work": f"work {index // 4}",
     "melody": f"melody {index // 2}",
     "bpm": np.float32(bpm),
-    "key": "C major",
+    "key": f"C {('major', 'minor')[index // 2 % 2]}",
     "instruments": [family],
     "aspect_list": [family, ("low", "high")[index % 2]],
     "onsets": onsets.astype(np.float32),

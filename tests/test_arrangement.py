@@ -106,6 +106,13 @@ def test_seed_decides():
     np.testing.assert_array_equal(a.melody, b.melody)
 
 
+def test_renditions_choose_instruments_that_are_able_and_others_where_they_can():
+  assert [arrangement.choose([True] * 6, number, 3) for number in range(3)] == [0, 2, 4]
+  able = [False, True, False, False, True, False]
+  assert [arrangement.choose(able, number, 3) for number in range(3)] == [1, 4, 4]
+  assert [arrangement.choose([False, False, True, True], n, 2) for n in range(2)] == [2, 3]
+
+
 def test_transpose_key():
   assert arrangement.transpose_key("D dorian", 3) == "F dorian"
   assert arrangement.transpose_key("B major", 1) == "C major"

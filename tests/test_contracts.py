@@ -37,6 +37,13 @@ CHANGES = {
     "discriminators.WaveDiscriminator.channels": 16,
     "discriminators.WaveDiscriminator.max_channels": 32,
   },
+  "spectral_codec": {
+    "CROP_SECONDS": 0.24,
+    "CODEBOOK_SIZE": 4,
+    "discriminators.StftDiscriminator.channels": 16,
+    "discriminators.WaveDiscriminator.channels": 16,
+    "discriminators.WaveDiscriminator.max_channels": 32,
+  },
   "w2v_bert": {"CROP_SECONDS": 1.0, "FRONT_END_CHANNELS": 16},
   "w2v_bert model/learned_codes": {"CROP_SECONDS": 1.0, "FRONT_END_CHANNELS": 16},
   "mulan": {"CROP_SECONDS": 1.0, "towers.ResNet.width": 16, "towers.ResNet.expansion": 2},

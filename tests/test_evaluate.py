@@ -17,6 +17,7 @@ from musiclm_jax.evaluation import (
   families,
   generated,
   held_out,
+  joint_embedding,
   layers,
   metrics,
   report,
@@ -27,8 +28,9 @@ from musiclm_jax.evaluation import (
   stages,
 )
 from musiclm_jax.evaluation.evaluate import evaluate
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokens import flatten
-from tests.small_world import CODES, RATE, SECONDS, build
+from tests.small_world import CODES, RATE, SECONDS, STAGES, STREAMS, build
 
 pytestmark = pytest.mark.slow
 
@@ -54,8 +56,20 @@ def sections():
       wanted={"notes_share": ">= 0.8", "log_mel_over_opus": "< 1"},
       batch_size=4,
     ),
-    semantic.W2vBert(clips=8, seconds=1.0, shuffles=20, batch_size=4, seed=0),
-    retrieval.MuLan(batch_size=8),
+    semantic.W2vBert(
+      clips=8,
+      seconds=1.0,
+      shuffles=20,
+      folds=2,
+      wanted={"codes_used": "> 0.9", "pitch_class": ">= 0.1"},
+      batch_size=4,
+      seed=0,
+    ),
+    retrieval.MuLan(batch_size=8, wanted={}),
+    joint_embedding.Codes(batch_size=8, wanted={"level_1_agreement": ">= 0.5"}),
+    joint_embedding.Probes(
+      train_clips=24, penalty=1.0, batch_size=8, wanted={"family_from_text": ">= 0.8"}
+    ),
     retrieval.Melody(hums={"hummed_melody": (1.0, 0), "higher": (1.25, 3)}, batch_size=8),
     stages.StageLoss(stage="semantic", swapped="mulan", clips=9, batch_size=4),
     stages.StageLoss(stage="coarse", swapped="semantic", clips=9, batch_size=4),
@@ -77,8 +91,16 @@ def sections():
       batch_size=4,
       seed=0,
     ),
-    layers.Layers(clips=12, seconds=1.0, triples=20, codebook_size=4, batch_size=4, seed=0),
+    layers.Layers(
+      clips=12, seconds=1.0, triples=20, codebook_size=4, folds=2, batch_size=4, seed=0
+    ),
   )
+
+
+def named(*names: str):
+  """The sections of these names."""
+  found = {section.name: section for section in sections()}
+  return tuple(found[name] for name in names)
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +118,9 @@ TARGETS = {
   },
   "round_trip": {"notes_share": ">= 0.8", "log_mel_over_opus": "< 1"},
   "w2v_bert": {
-    "masked_accuracy_over_most_frequent": ">= 2",
+    "masked_accuracy_0_over_most_frequent": ">= 2",
     "kmeans_codes_used": "> 0.9",
+    "probe_pitch_class": ">= 0.1",
     "information_pitch_class_z": "> 5",
     "information_instrument_z": "> 5",
   },
@@ -106,6 +129,8 @@ TARGETS = {
     "text_to_audio_recall_at_10_over_chance": ">= 4",
     "audio_to_text_recall_at_10_over_chance": ">= 4",
   },
+  "mulan_codes": {"level_1_agreement": ">= 0.5"},
+  "mulan_probes": {"family_from_text": ">= 0.8"},
   "melody": {},
   **dict.fromkeys(
     ("semantic", "coarse", "fine"),
@@ -237,7 +262,7 @@ def test_a_stage_of_random_weights_writes_no_music_of_its_conditions(done):
 
 
 def test_a_target_of_no_figure_is_named_before_anything_is_measured():
-  for section in (s for s in sections() if s.name in ("round_trip", "resynthesis")):
+  for section in named("round_trip", "resynthesis"):
     with pytest.raises(ValueError, match="no figure 'note_share'; nearest notes_share"):
       dataclasses.replace(section, wanted={"note_share": ">= 0.8"})
 
@@ -248,13 +273,13 @@ def test_every_figure_that_may_have_a_target_is_measured(done):
 
 def test_two_sections_of_one_name_are_refused(world, tmp_path):
   with pytest.raises(ValueError, match="each name may occur once, found codec, codec"):
-    evaluate(**world, out_dir=str(tmp_path), sections=sections()[:1] * 2)
+    evaluate(**world, out_dir=str(tmp_path), sections=named("codec", "codec"))
 
 
 def test_what_changed_and_what_was_deleted_is_measured_again(done, world, tmp_path):
   copy = tmp_path / "out"
   shutil.copytree(done[0], copy)
-  some = [dataclasses.replace(sections()[0], clips=3), *sections()[4:6]]
+  some = [dataclasses.replace(*named("codec"), clips=3), *named("melody", "semantic")]
   kept = (copy / "metrics" / "melody.json").stat().st_mtime_ns
   (copy / "metrics" / "semantic.json").unlink()
   results = evaluate(**world, out_dir=str(copy), sections=tuple(some))
@@ -379,14 +404,18 @@ def _other_tokenizer(w):
 @pytest.mark.parametrize(
   ("damage", "section", "message"),
   [
-    (_without("melody"), 4, "runs/melody: model.json is missing"),
-    (_unfinished, 7, "runs/fine: weights.safetensors is missing; its training has not ended"),
-    (_no_test, 0, "tokens: no split 'test'"),
-    (_no_shard, 0, "shard is missing"),
-    (_other_tokenizer, 7, "its acoustic is of encoder xyz"),
-    (lambda w: pathlib.Path(w["bundle"], "bundle.json").unlink(), 3, "bundle: no bundle here"),
-    (lambda w: shutil.rmtree(w["data_dir"]), 0, "data: no data set here"),
-    (lambda w: shutil.rmtree(w["tokens_dir"]), 0, "tokens: no token shards here"),
+    (_without("melody"), "melody", "runs/melody: model.json is missing"),
+    (_unfinished, "fine", "runs/fine: weights.safetensors is missing; its training has not ended"),
+    (_no_test, "codec", "tokens: no split 'test'"),
+    (_no_shard, "codec", "shard is missing"),
+    (_other_tokenizer, "fine", "its acoustic is of encoder xyz"),
+    (
+      lambda w: pathlib.Path(w["bundle"], "bundle.json").unlink(),
+      "mulan",
+      "bundle: no bundle here",
+    ),
+    (lambda w: shutil.rmtree(w["data_dir"]), "codec", "data: no data set here"),
+    (lambda w: shutil.rmtree(w["tokens_dir"]), "codec", "tokens: no token shards here"),
   ],
 )
 def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, section, message):
@@ -395,8 +424,18 @@ def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, sect
     copy[name] = str(shutil.copytree(directory, tmp_path / pathlib.Path(directory).name))
   damage(copy)
   with pytest.raises(ValueError) as caught:
-    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=sections()[section : section + 1])
+    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=named(section))
   assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_codes_of_texts_take_the_place_of_one_condition():
+  mulan = dataclasses.replace(STREAMS["mulan"], made=MeanQuantized("mulan_rvq", "mulan_text"))
+  stage = dataclasses.replace(STAGES[1], conditions=(mulan, STREAMS["semantic"]))
+  found = stages.of_text(stage, "mulan")
+  assert found.conditions[0].made == MeanQuantized("mulan_rvq", "mulan_text", text_share=1.0)
+  assert found.conditions[1:] == stage.conditions[1:]
+  assert stages.of_text(stage, "semantic") == stage
+  assert stages.of_text(STAGES[1], "mulan") == STAGES[1]  # its shards have no texts
 
 
 def test_a_condition_that_a_stage_has_not_is_named(world, tmp_path):

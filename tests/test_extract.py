@@ -7,8 +7,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from musiclm_jax import sources
-from musiclm_jax.datasets import arrays, extract, features
+from musiclm_jax.datasets import arrays, captions, extract, features
 from musiclm_jax.datasets.tfds_reader import Records
+from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers import frozen
 from musiclm_jax.tokenizers.quantizer import EmbeddingQuantizer
 from musiclm_jax.tokens import Stage, Stream, Vocabulary
@@ -124,6 +125,36 @@ def test_a_quantizer_of_another_encoder_is_refused(parts):
   message = "source mulan: quantizer .*other_rvq was trained on .* feedfeedfeed, not of .*mulan"
   with pytest.raises(ValueError, match=message):
     features.Encoder(joint(parts, quantizer=parts["other_rvq"]), RATE)
+
+
+def words(parts, text_model, **changes):
+  fields = dict(name="mulan_text", encoder=parts["mulan"], text_model=text_model, text_length=16)
+  return features.TextFeature(**(fields | changes))
+
+
+def test_captions_are_embedded_beside_the_audio(parts, audio, tmp_path):
+  manifest = run(parts, audio, tmp_path, sources=(joint(parts), words(parts, "")))
+  entry = manifest["sources"]["mulan_text"]
+  assert entry == {"width": 6, "encoder": manifest["sources"]["mulan"]["encoder"]}
+  clips = Records(audio, "train").rows(("id", "caption"), 7)
+  captions = {clip["id"]: clip["caption"].decode() for clip in clips}
+  found = list(Records(str(tmp_path), "train").rows(("id", "mulan_text"), 7))
+  rows = Tokenizer("").rows([captions[row["id"]] for row in found], 16)
+  wanted = frozen.load(parts["mulan"])("embed_text", rows)
+  np.testing.assert_allclose([row["mulan_text"][0] for row in found], wanted, atol=1e-6)
+
+
+def test_each_of_several_captions_is_embedded(parts):
+  clips = [{"captions": [b"slow", b"a fast march"]}, {"caption": b"slow", "captions": []}]
+  found = words(parts, "").open(RATE).encode(clips, 4)
+  assert [each.shape for each in found] == [(2, 6), (1, 6)]
+  np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
+
+
+def test_another_text_model_than_that_of_the_training_is_refused(parts, tmp_path):
+  captions.train_text_model(["a slow flute plays"] * 3, tmp_path / "text.model", 300)
+  with pytest.raises(ValueError, match="mulan was trained with text model bytes, found .*text.mod"):
+    words(parts, str(tmp_path / "text.model")).open(RATE)
 
 
 def test_a_quantizer_makes_codes_of_embeddings(parts):

@@ -49,8 +49,8 @@ def test_a_part_states_its_rates_and_sizes_whoever_made_it():
   assert (ours.sample_rate, ours.hop, ours.frame_rate) == (rate, hop, rate / hop)
   assert (ours.num_quantizers, ours.codebook_size) == (3, small_world.CODES)
   assert (torch.hop, torch.frame_rate, torch.num_quantizers) == (480, 50, 8)
-  assert PARTS["torch/w2v_bert"][0]().num_layers == 3
-  assert PARTS["ours/w2v_bert"][0]().num_layers == 1
+  assert PARTS["torch/w2v_bert"][0]().layers == (0, 1, 2, 3)
+  assert PARTS["ours/w2v_bert"][0]().layers == (None, 0, 1)
   assert (PARTS["torch/mulan"][0]().embed_dim, PARTS["ours/mulan"][0]().embed_dim) == (12, 6)
   assert (PARTS["torch/mulan"][0]().max_tokens, PARTS["ours/mulan"][0]().max_tokens) == (512, 64)
   assert PARTS["ours/mulan"][0]().sample_rate == PARTS["ours/melody"][0]().sample_rate == rate

@@ -219,7 +219,7 @@ def test_sections_are_shown_in_the_order_of_the_results_and_one_alone_is_enough(
 
 def test_a_figure_of_too_few_observations_is_marked(out):
   text = write_report(out)
-  assert text.count("4 clips, at least 21 are needed") == 2  # its table and all figures
+  assert text.count("4 patches, at least 201 are needed") == 1
 
 
 class Silent:

@@ -28,7 +28,7 @@ def test_texts_fill_the_levels_in_their_order():
   assert make(label, (0, 4, 4), record) == [[2, 0, 3, 0]]
   assert make(label, (2, 1, 4), record) == [[3]]
   assert make(label, (0, 2, 4), {"instruments": np.array([], object)}) == [[0, 0]]
-  assert label.code("flute") == 1  # what a prompt says is coded alike
+  assert label.code("flute") == 1  # words of a prompt are coded alike
 
 
 def test_a_codebook_that_is_too_small_and_a_rate_are_refused():

@@ -183,6 +183,68 @@ def test_mulan_windows_are_averaged_over_the_crop_and_quantised(tmp_path, quanti
   assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, wanted.tolist()))
 
 
+def text_makers(quantizer, **changes):
+  """make(record, rng) of a source, and the codes of any vectors, both as lists of codes."""
+  source = dataclasses.replace(MeanQuantized("mulan_rvq", "mulan_text"), **changes)
+  stream = dataclasses.replace(MULAN, made=source)
+  entries = MANIFEST | {"mulan_text": {"encoder": "joint", "width": 4}}
+  source.check(stream, entries)
+  made = source.open(stream, entries, {"mulan_rvq": quantizer})
+  codebooks = part_files.read_weights(quantizer)["codebooks"]["quantizer"]["vectors"]
+
+  def codes(vectors):
+    return [tuple(each) for each in quantize(np.asarray(vectors, np.float32), codebooks)[0]]
+
+  return lambda record, rng: tuple(made(record, 0.0, 4.0, rng)[0]), codes
+
+
+@pytest.mark.slow
+def test_a_share_of_the_examples_has_the_codes_of_a_text(quantizer):
+  record = token_row(0, 4.0)
+  record["mulan_text"] = -record["mulan"][1:3]
+  make, codes = text_makers(quantizer, text_share=0.25)
+  texts, mean = codes(record["mulan_text"]), make(record, None)
+  assert mean not in texts and len(set(texts)) == 2
+  drawn = [make(record, np.random.default_rng(i)) for i in range(400)]
+  assert set(drawn) == {mean, *texts}
+  assert 60 < sum(each in texts for each in drawn) < 140
+  assert drawn[:9] == [make(record, np.random.default_rng(i)) for i in range(9)]
+
+
+@pytest.mark.slow
+def test_a_source_of_texts_has_the_first_where_nothing_is_random(quantizer):
+  record = token_row(0, 4.0)
+  record["mulan_text"] = -record["mulan"][1:3]
+  source = MeanQuantized("mulan_rvq", "mulan_text").of_text()
+  make, codes = text_makers(quantizer, text_share=source.text_share)
+  assert make(record, None) == codes(record["mulan_text"])[0]
+  assert {make(record, np.random.default_rng(i)) for i in range(20)} == set(
+    codes(record["mulan_text"])
+  )
+
+
+@pytest.mark.slow
+def test_noise_moves_the_codes_in_training_alone(quantizer):
+  record = token_row(0, 4.0)
+  still, _ = text_makers(quantizer)
+  shares = []
+  for noise in (0.0, 0.3, 3.0):
+    make, _ = text_makers(quantizer, noise=noise)
+    assert make(record, None) == still(record, None)
+    drawn = [make(record, np.random.default_rng(i)) for i in range(200)]
+    shares.append(sum(each == still(record, None) for each in drawn) / 200)
+  assert shares[0] == 1 and 1 > shares[1] > shares[2]
+
+
+def test_texts_of_another_encoder_and_a_share_of_none_are_refused():
+  source = MeanQuantized("mulan_rvq", "mulan_text", text_share=0.5)
+  entries = MANIFEST | {"mulan_text": {"encoder": "other", "width": 4}}
+  with pytest.raises(ValueError, match="mulan_text is of another encoder than mulan"):
+    source.check(MULAN, entries)
+  with pytest.raises(ValueError, match="text_share: 0.5 of the codes want embeddings `text`"):
+    MeanQuantized("mulan_rvq", text_share=0.5)
+
+
 @pytest.mark.slow
 def test_arrays_give_the_examples_of_the_shards(tmp_path, quantizer):
   """Without TensorFlow: the same batches in the same order, for whichever rows a host reads."""
@@ -270,6 +332,16 @@ def test_captions_become_rows_of_the_text_model(tmp_path):
   assert set(texts_of(made, texts, Tokenizer(str(model)))) == texts
 
 
+def test_one_of_several_captions_is_drawn(tmp_path):
+  features = AUDIO_FEATURES | {"captions": tfds.features.Sequence(tfds.features.Text())}
+  several = ["slow", "a slow flute", "flute"]
+  rows = [audio_row(i, 48) | {"captions": several if i else []} for i in range(8)]
+  made = batches(tmp_path / "data", captioned(""), features, rows)
+  found = texts_of(made, [*several, rows[0]["caption"]], Tokenizer(""))
+  assert set(found) == {*several, rows[0]["caption"]}
+  assert found.count(rows[0]["caption"]) == 6  # once in each of 6 passes
+
+
 def test_aspects_are_some_of_the_list_in_any_order(tmp_path):
   rows = [audio_row(i, 48) for i in range(8)]
   examples = captioned("", text="aspect_list")
@@ -319,15 +391,41 @@ def test_texts_that_are_cut_are_counted_once(tmp_path, capsys):
 
 def test_embeddings_are_random_rows_or_all_of_them_and_padding(tmp_path):
   rows = [token_row(i, 4.0) for i in range(8)]
-  some = token_examples.Embeddings("mulan", 2, 4)
+  some = token_examples.Embeddings(("mulan",), 2, 4)
   batch = next(batches(tmp_path / "a", some, FEATURES, rows))
   assert batch["embeddings"].shape == (8, 2, 4) and (batch["weights"] == 1).all()
   known = np.concatenate([row["mulan"] for row in rows])
   distances = np.abs(batch["embeddings"].reshape(-1, 1, 4) - known).max(axis=-1).min(axis=1)
   np.testing.assert_allclose(distances, 0, atol=1e-6)
-  every = token_examples.Embeddings("mulan", 6, 4)
+  every = token_examples.Embeddings(("mulan",), 6, 4)
   batch = next(batches(tmp_path / "b", every, FEATURES, rows))
   np.testing.assert_array_equal(batch["weights"], [[1, 1, 1, 1, 0, 0]] * 8)
+
+
+def test_embeddings_of_two_names_come_from_each_alike(tmp_path):
+  features = FEATURES | {"mulan_text": FEATURES["mulan"]}
+  rows = [token_row(i, 4.0) for i in range(8)]
+  rows = [row | {"mulan_text": -row["mulan"][:1]} for row in rows]
+  directory = write_records(tmp_path, {"train": rows}, features)
+  entries = MANIFEST | {"mulan_text": {"encoder": "joint", "width": 4}}
+  (tmp_path / "manifest.json").write_text(json.dumps({"sources": entries}))
+  dataset = input_pipeline.Dataset(
+    directory=directory,
+    split="train",
+    examples=token_examples.Embeddings(("mulan", "mulan_text"), 2, 4),
+    order=orders.shuffled,
+    batch_size=8,
+    seed=0,
+    parts={},
+  )
+  assert sorted(dataset.provenance["sources"]) == ["mulan", "mulan_text"]
+  batch = next(dataset.batches(0))
+  assert batch["embeddings"].shape == (8, 4, 4)
+  np.testing.assert_array_equal(batch["weights"], [[1, 1, 1, 0]] * 8)
+  known = np.stack([row["mulan_text"][0] for row in rows])
+  np.testing.assert_allclose(
+    np.sort(batch["embeddings"][:, 2], axis=0), np.sort(known, axis=0), atol=1e-6
+  )
 
 
 def test_melodies_have_one_label_for_all_renditions(tmp_path):

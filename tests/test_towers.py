@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from musiclm_jax.encoder import Encoder
-from musiclm_jax.tokenizers.towers import ResNet, SpectrogramTransformer, TextTower
+from musiclm_jax.tokenizers.towers import (
+  ResNet,
+  SpectrogramTransformer,
+  StatisticsTower,
+  TextTower,
+  harmonics,
+  modulations,
+  pitch_classes,
+)
 
 
 def encoder(norm_first):
@@ -94,3 +102,56 @@ def test_the_residual_network_reads_any_length():
   shape = jax.ShapeDtypeStruct((2, 33, 16), jnp.float32)
   v = jax.eval_shape(lambda x: tower.init(jax.random.key(0), x), shape)
   assert jax.eval_shape(tower.apply, v, shape).shape == (2, 4 * 2 * 2)
+
+
+def pulses(period, start, frames=200, bins=12):
+  """A log spectrogram [1, frames, bins] with a note every `period` frames."""
+  time = (np.arange(frames)[None, :, None] - start) % period
+  return jnp.asarray(np.repeat(-0.2 * time, bins, axis=2), jnp.float32)
+
+
+@pytest.mark.parametrize("period", [10, 20, 25])
+def test_a_beat_is_a_peak_of_the_modulations_wherever_the_clip_begins(period):
+  one, other = (modulations(pulses(period, start), 3, 200) for start in (0, 7))
+  assert one.shape == (1, 3, 101)
+  np.testing.assert_array_equal(one[0, :, 3 : 100 // 2].argmax(axis=1) + 3, [200 // period] * 3)
+  np.testing.assert_allclose(one[..., 200 // period], other[..., 200 // period], atol=0.1)
+
+
+def test_modulations_refuse_what_does_not_fit():
+  for shape in ((1, 201, 12), (1, 200, 13)):
+    with pytest.raises(
+      ValueError, match="wanted at most 200 frames of a multiple of 3 bins, found"
+    ):
+      modulations(jnp.zeros(shape), 3, 200)
+
+
+def test_pitch_classes_are_the_same_in_every_octave():
+  x = np.full((2, 6, 40), -9.0, np.float32)
+  x[0, :, 5], x[1, :, 5 + 24] = 0.0, 0.0
+  found = np.asarray(pitch_classes(jnp.asarray(x), 12))
+  assert found.shape == (2, 12)
+  np.testing.assert_allclose(found.sum(axis=1), [1, 1], rtol=1e-5)
+  np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+  assert found[0].argmax() == 5
+
+
+def test_harmonics_are_the_same_for_every_note():
+  x = np.full((2, 5, 40), -6.0, np.float32)
+  for clip, low in ((0, 8), (1, 20)):
+    x[clip, :, low], x[clip, :, low + 12] = 0.0, -1.0
+  found = np.asarray(harmonics(jnp.asarray(x), 4, 16))
+  wanted = np.full(20, -6.0)
+  wanted[4], wanted[16] = 0.0, -1.0
+  np.testing.assert_allclose(found, [wanted, wanted], atol=1e-6)
+  assert (np.asarray(harmonics(jnp.asarray(x), 30, 1))[0, :10] == 0).all()  # there are no such bins
+
+
+def test_statistics_of_a_spectrogram_do_not_depend_on_where_it_begins(rng):
+  tower = StatisticsTower(200, 12, 4, 12, 3, 2, 60, 1, 16, 32, 0.0, "float32")
+  x = np.concatenate([np.asarray(pulses(20, start, bins=24)) for start in (0, 20, 40)])
+  found = apply(tower, filled(tower, x), x)
+  assert found.shape == (3, 16) and np.isfinite(found).all()
+  np.testing.assert_allclose(found[0], found[2], atol=1e-4)
+  shorter = apply(tower, filled(tower, x), x[:, :150])
+  assert shorter.shape == (3, 16) and np.abs(shorter - found).max() > 1e-3

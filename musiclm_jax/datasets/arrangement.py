@@ -4,7 +4,6 @@ Every random choice depends on (seed, work, passage, number) alone.
 """
 
 import dataclasses
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -58,29 +57,27 @@ def arrange(
   kind = str(shared.permutation(accompaniment.KINDS)[number % len(accompaniment.KINDS)])
   leads = shared.permutation(np.array(instruments.with_role("lead"), object))
   shifts = shared.permutation(np.arange(-5, 7)).tolist()
-  found = []
-  for lead in leads:
+  found: list[Casting | None] = [None] * len(leads)
+  for i, lead in enumerate(leads):
     word = lead.held_out if held_out else tempo
     if word and (lead.held_out == word) == held_out:
-      low, high = passages.TEMPI[word]
-      bpm = float(draws.generator(*place, number, word).integers(low, high + 1))
+      bpm = draw_bpm(word, draws.generator(*place, number, word))
       start, parts = excerpt(music, work, passage, bpm, clip_seconds)
-      casts = (Casting(word, bpm, start, shift, cast(parts, lead, shift, word)) for shift in shifts)
-      found += itertools.islice((each for each in casts if each.voices), 1)
-  if not found:
-    raise ValueError(
-      f"{work.id}: wanted an instrument for passage {passage.name}, found none whose range holds it"
-    )
-  word, bpm, start, shift, voices = found[number * len(found) // renditions]
+      found[i] = first_casting(parts, lead, shifts, word, bpm, start)
+  if not any(found):
+    raise ValueError(f"{work.id}: no instrument's range holds passage {passage.name}")
+  word, bpm, start, shift, voices = found[choose([*map(bool, found)], number, renditions)]
   key = transpose_key(work.key, shift)
   melody = scores.melody_of(voices[0].notes)
   articulation, voices = articulate(voices, passage, own)
-  lead, alone = voices[0].instrument, len(voices) == 1
-  if alone:
+  if len(voices) == 1:
     downbeat = (music.pickup - start) % scores.BAR_QUARTERS[work.metre]
+    lead = voices[0].instrument
     voices += accompaniment.accompany(
       kind, melody, key, work.metre, downbeat=downbeat, lead=lead, word=word, rng=own
     )
+  else:
+    kind = "parts"
   return Rendition(
     work=work,
     passage=passage,
@@ -89,12 +86,42 @@ def arrange(
     bpm=bpm,
     tempo_word=word,
     key=key,
-    arrangement=kind if alone else "parts",
+    arrangement=kind,
     dynamics=str(own.choice(list(LEVELS))),
     articulation=articulation,
     voices=voices,
     melody=melody,
   )
+
+
+def draw_bpm(word: str, rng: np.random.Generator) -> float:
+  """Beats a minute that a tempo word allows."""
+  low, high = passages.TEMPI[word]
+  return float(rng.integers(low, high + 1))
+
+
+def first_casting(
+  parts: list[np.ndarray], lead: Instrument, shifts: list[int], word: str, bpm: float, start: float
+) -> Casting | None:
+  """The casting by the first of `shifts` at which all parts are in range, or None."""
+  for shift in shifts:
+    if voices := cast(parts, lead, shift, word):
+      return Casting(word, bpm, start, shift, voices)
+  return None
+
+
+def choose(able: list[bool], number: int, renditions: int) -> int:
+  """The index of an instrument that is able to play, for rendition `number`.
+
+  The renditions search from places that are equally far apart, and no two have the same instrument
+  where enough are able.
+  """
+  chosen: list[int] = []
+  for each in range(number + 1):
+    begin = each * (len(able) // renditions)
+    order = [i for i in (*range(begin, len(able)), *range(begin)) if able[i]]
+    chosen.append(next((i for i in order if i not in chosen), order[0]))
+  return chosen[-1]
 
 
 def excerpt(

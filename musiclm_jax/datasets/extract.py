@@ -5,7 +5,6 @@ shards that are missing, on any runner and any number of workers. The result is 
 with a manifest that lists the tokenizers that made it.
 """
 
-import collections
 import dataclasses
 import functools
 import json
@@ -20,16 +19,15 @@ import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from musiclm_jax import part_files, storage
-from musiclm_jax.datasets.features import Encoder, Feature
+from musiclm_jax import storage
+from musiclm_jax.datasets.features import Encoder, Feature, TextEncoder, TextFeature
 from musiclm_jax.ranges import PositiveInt
-from musiclm_jax.tokenizers import inputs
 
 
 @functools.lru_cache(maxsize=1)
-def _load(sources: tuple[Feature, ...], sample_rate: int) -> tuple[Encoder, ...]:
+def _load(sources: tuple, sample_rate: int) -> tuple[Encoder | TextEncoder, ...]:
   """The encoders, loaded once per worker process."""
-  return tuple(Encoder(source, sample_rate) for source in sources)
+  return tuple(source.open(sample_rate) for source in sources)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Job:
 
   data_dir: str
   output_dir: str
-  sources: tuple[Feature, ...]
+  sources: tuple[Feature | TextFeature, ...]
   sample_rate: int
   batch_size: int
   num_shards: int
@@ -74,20 +72,9 @@ def extract_shard(job: Job, split: str, shard: int) -> tuple[str, int, int]:
 
 
 def _encode_clips(encoders, clips, batch_size: int) -> list[dict[str, np.ndarray]]:
-  """The features of each clip; clips of equal length are encoded together."""
-  by_length = collections.defaultdict(list)
-  for index, clip in enumerate(clips):
-    by_length[len(clip["waveform"])].append(index)
-  rows: list[dict] = [{} for _ in clips]
-  for length, indices in sorted(by_length.items()):
-    for start in range(0, len(indices), batch_size):
-      some = indices[start : start + batch_size]
-      waveforms = np.zeros((batch_size, length), np.float32)  # one shape, one compilation
-      waveforms[: len(some)] = [inputs.waveform(clips[index]) for index in some]
-      for encoder in encoders:
-        for index, value in zip(some, encoder(waveforms)):
-          rows[index][encoder.source.name] = value
-  return rows
+  """The features of each clip."""
+  columns = {each.source.name: each.encode(clips, batch_size) for each in encoders}
+  return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
 def _features(job: Job, builder, row: dict[str, np.ndarray]) -> tfds.features.FeaturesDict:
@@ -104,7 +91,7 @@ def extract(
   data_dir: str,
   output_dir: str,
   splits: tuple[str, ...],
-  sources: tuple[Feature, ...],
+  sources: tuple[Feature | TextFeature, ...],
   sample_rate: PositiveInt,
   batch_size: PositiveInt,
   num_shards: PositiveInt,
@@ -120,18 +107,13 @@ def extract(
   shards of other tokenizers or of other audio, or the records have no such label, OSError where
   data_dir holds no data set.
   """
-  parts = [p for s in sources for p in (s.encoder, s.quantizer) if p]
-  fingerprints = {part: part_files.fingerprint(_checked(part)) for part in parts}
+  made = [source.fingerprinted() for source in sources]
   audio = pathlib.Path(data_dir, "dataset_info.json").read_text()  # tells its shards and bytes
   known = tfds.builder_from_directory(data_dir).info.features
   for label in labels:
     if label not in known:
       there = ", ".join(sorted(known))
       raise ValueError(f"{data_dir}: no label {label!r}; the records have {there}")
-  made = [
-    dataclasses.replace(s, encoder=fingerprints[s.encoder], quantizer=fingerprints.get(s.quantizer))
-    for s in sources
-  ]
   identity = storage.digest(json.dumps([[*map(dataclasses.astuple, made)], labels, audio]))
   manifest_path = pathlib.Path(output_dir, "manifest.json")
   job = Job(data_dir, output_dir, sources, sample_rate, batch_size, num_shards, identity, labels)
@@ -152,11 +134,6 @@ def extract(
       | beam.MapTuple(lambda split, shard: _report(extract_shard(job, split, shard), began))
     )
   return _write_manifest(job, splits, manifest_path)
-
-
-def _checked(part: str) -> str:
-  part_files.read_part(part)
-  return part
 
 
 def _claim(output_dir: str, identity: str) -> None:

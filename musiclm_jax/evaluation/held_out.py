@@ -139,6 +139,25 @@ class HeldOut:
       return []
     return read_split(self.tokens_dir, "train")
 
+  def train_rows(
+    self, fields: tuple[str, ...], features: tuple[str, ...], count: int
+  ) -> list[tuple[dict, dict]]:
+    """The `fields` that there are of the first `count` train clips, texts decoded, and the
+    `features` of their tokens. Raises ValueError, naming it, where a clip has no tokens.
+    """
+    with quiet():
+      from musiclm_jax.datasets.tfds_reader import Records
+
+    clips, shards = (Records(path, "train") for path in (self.data_dir, self.tokens_dir))
+    tokens = {row["id"]: row for row in shards.rows(("id", *features), len(shards))}
+    names = tuple(name for name in fields if name in clips.features)
+    found = []
+    for clip in clips.rows(("id", *names), count):
+      if clip["id"] not in tokens:
+        raise ValueError(f"{self.tokens_dir}: no tokens of clip {clip['id'].decode()}")
+      found.append((_texts(clip), tokens[clip["id"]]))
+    return found
+
   def first(self, count: int) -> list[dict]:
     """The first `count` held-out clips. Raises ValueError where there are fewer."""
     if count > len(self.clips):
@@ -191,6 +210,8 @@ def _texts(clip: dict) -> dict:
   def text(value):
     if isinstance(value, bytes):
       return value.decode()
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+      value = value.tolist()
     return [text(v) for v in value] if isinstance(value, list) else value
 
   return {name: text(value) for name, value in clip.items()}

@@ -1,4 +1,4 @@
-"""How good the semantic tokens are on held-out works: w2v-BERT, and the k-means of its frames."""
+"""How good the semantic codes are on held-out works: w2v-BERT, and the k-means of its frames."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 
-from musiclm_jax.evaluation import metrics, page
+from musiclm_jax.evaluation import metrics, page, probes
 from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from musiclm_jax.seeds import random_key
@@ -14,8 +14,11 @@ from musiclm_jax.seeds import random_key
 
 @dataclasses.dataclass(frozen=True)
 class W2vBert:
-  """Masked prediction on the first `seconds` of `clips` clips, and the information in the codes.
+  """Masked prediction on the first `seconds` of `clips` clips, and what is in the codes.
 
+  What can be read from the codes linearly is measured in `folds` folds of the works of all clips
+  (module probes); `wanted` has the targets of these probes by label, and that of "codes_used", the
+  share of a level's codes that occur, the least of the levels.
   The mutual information of the codes and the melody's pitch class is compared with that of
   `shuffles` shuffles of the melodies, and with labels shifted in time within their clip, which
   keeps key and clip; that of the codes and the first instrument with shuffles of the clips.
@@ -24,6 +27,8 @@ class W2vBert:
   clips: PositiveInt
   seconds: PositiveFloat
   shuffles: NonNegativeInt
+  folds: PositiveInt
+  wanted: dict[str, str]
   batch_size: PositiveInt
   seed: Seed
 
@@ -32,23 +37,25 @@ class W2vBert:
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     means = self._masked_prediction(held_out)
-    share = means["most_frequent_share"]
-    figures = {
-      "masked_accuracy_over_most_frequent": metrics.figure(
-        means["masked_accuracy"] / share,
-        ">= 2",
-        baseline=1.0,
-        baseline_is="always the most frequent code",
-      ),
-      "masked_accuracy": metrics.figure(
-        means["masked_accuracy"], baseline=share, baseline_is="share of the most frequent code"
-      ),
-    }
-    size = held_out.source("semantic")["codebook_size"]
+    figures = {}
+    for index in range(len(held_out.part("w2v_bert").module.targets)):
+      accuracy, share = means[f"masked_accuracy_{index}"], means[f"most_frequent_share_{index}"]
+      figures[f"masked_accuracy_{index}_over_most_frequent"] = metrics.figure(
+        accuracy / share, ">= 2", baseline=1.0, baseline_is="always the most frequent code"
+      )
+      figures[f"masked_accuracy_{index}"] = metrics.figure(
+        accuracy, baseline=share, baseline_is="share of the most frequent code"
+      )
+    entry = held_out.source("semantic")
     frames = min(len(row["semantic"]) for row in held_out.shards)
-    codes = np.stack([row["semantic"][:frames, 0] for row in held_out.shards]).astype(np.int64)
-    usage = metrics.code_usage(codes.reshape(-1, 1), size)
-    figures["kmeans_codes_used"] = metrics.figure(usage[0]["used"], "> 0.9")
+    levels = np.stack([row["semantic"][:frames] for row in held_out.shards]).astype(np.int64)
+    codes = levels[:, :, 0]
+    usage = metrics.code_usage(levels, entry["codebook_size"])
+    used = min(row["used"] for row in usage)
+    figures["kmeans_codes_used"] = metrics.figure(used, self.wanted.get("codes_used", ""))
+    known = probes.truth(held_out.clips, frames, entry["frame_rate"])
+    probed = probes.probe(levels, known, folds=self.folds, seed=self.seed)
+    figures |= probes.figures(probed, self.wanted)
     pitch, instrument = labels(held_out, frames)
     melodies = [clip["melody"] or clip["id"] for clip in held_out.clips]
     rng = np.random.default_rng(self.seed)
@@ -74,21 +81,35 @@ class W2vBert:
         baseline_is=f"{self.shuffles} shuffles",
         too_few=few,
       )
-    return {"figures": figures, "usage": usage, "information": tests, "means": means}
+    more = {"usage": usage, "information": tests, "probes": probed, "means": means}
+    return {"figures": figures, **more}
 
   @staticmethod
   def show(results: dict, out_dir: str) -> str:
-    """The information of the codes about the music, and the use of the codebook."""
+    """What the codes tell about the music, and the use of the codebook."""
     rows = [
       [name.replace("_", " "), *(page.amount(test[key]) for key in ("value", "shuffled", "z", "p"))]
       for name, test in results["information"].items()
     ]
     table = page.table(["about", "nats", "shuffled", "z", "p"], rows)
     note = (
+      "Linear probes of the codes, fitted on some held-out works and judged on others: of the "
+      "melody's pitch class, of the lead's family, of onsets within a frame. "
       "Mutual information of the semantic codes with the melody's pitch class and the first "
       "instrument, and of the same labels shuffled; z is in standard deviations of the shuffles."
     )
-    return page.section("Semantic codes", note, table + page.usage_table(results["usage"]))
+    probed = [
+      [
+        name.replace("_", " "),
+        page.interval(test["value"], test["interval"]),
+        page.amount(test["shuffled"]),
+        page.amount(test["majority"]),
+      ]
+      for name, test in results["probes"].items()
+    ]
+    head = ["linear probe of", "right (onset: area)", "labels of other clips", "majority"]
+    table = page.table(head, probed) + table + page.usage_table(results["usage"])
+    return page.section("Semantic codes", note, table)
 
   def _masked_prediction(self, held_out: HeldOut) -> dict[str, float]:
     """The model's own metrics, masks fixed by the seed."""
@@ -153,16 +174,10 @@ def _shifted_in_time(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def labels(held_out: HeldOut, frames: int) -> tuple[np.ndarray, np.ndarray]:
   """The melody's pitch class and the index of the first instrument, [clips, frames] int each.
 
-  The pitch class is that of the last onset before the middle of the frame, -1 before the first.
+  The pitch class is that of `probes.truth`.
   """
   rate = held_out.source("semantic")["frame_rate"]
-  middles = (np.arange(frames) + 0.5) / rate
-  pitch = np.full((len(held_out.clips), frames), -1)
-  for row, clip in zip(pitch, held_out.clips):
-    onsets = clip["onsets"][np.argsort(clip["onsets"][:, 0], kind="stable")]
-    last = np.searchsorted(onsets[:, 0], middles, side="right") - 1
-    if len(onsets):
-      row[:] = np.where(last >= 0, np.round(onsets[last, 1]).astype(int) % 12, -1)
+  pitch = probes.truth(held_out.clips, frames, rate).pitch_class
   names = sorted({clip["instruments"][0] for clip in held_out.clips})
   instrument = np.array([names.index(clip["instruments"][0]) for clip in held_out.clips])
   return pitch, np.repeat(instrument[:, None], frames, axis=1)

@@ -15,6 +15,7 @@ from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.sequences import codes_of, decoder_features, sequence
+from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokens import Stage, Stream
 
 
@@ -64,7 +65,14 @@ class StageLoss:
     swapped = [own | {self.swapped: codes[p][self.swapped]} for own, p in zip(codes, partner)]
     own, other = self._losses(part, codes), self._losses(part, swapped)
     target, known = padded([each[stage.target.name] for each in codes], stage)
-    return self._result(held_out, stage, own, other, target, known)
+    result = self._result(held_out, stage, own, other, target, known)
+    if (prompted := of_text(stage, self.swapped)) != stage:  # what generation is conditioned on
+      losses = self._losses(part, first_crops(held_out, prompted, self.parts, count))
+      gain = metrics.paired(_by_clip(losses, known), _by_clip(other, known))
+      result["figures"]["text_condition_gain_nats"] = metrics.figure(
+        gain["difference"], baseline=0.0, baseline_is=f"{self.swapped} of another work"
+      )
+    return result
 
   def _losses(self, part, codes: list[dict[str, np.ndarray]]) -> np.ndarray:
     """Nats [clips, frames, levels], in batches of one shape; where there is no code, of code 0."""
@@ -98,9 +106,7 @@ class StageLoss:
         }
       )
     loss, unigram = (float(np.mean([row[key] for row in levels])) for key in ("loss", "unigram"))
-    weight = known.sum(axis=1)
-    per_clip = [(x.mean(axis=-1) * known).sum(axis=1)[weight > 0] for x in (own, other)]
-    test = metrics.paired(*(x / weight[weight > 0] for x in per_clip))
+    test = metrics.paired(_by_clip(own, known), _by_clip(other, known))
     entropy = float(held_out_entropy.mean())
     figures = {
       "nats_per_token": metrics.figure(
@@ -129,6 +135,24 @@ class StageLoss:
     head = ["level", "loss", "other clip's condition", "unigram", "held-out entropy"]
     note = "Held-out nats per token. Unigram: the code frequencies of the train split alone."
     return page.section(f"{results['stage'].capitalize()} stage", note, page.table(head, rows))
+
+
+def of_text(stage: Stage, condition: str) -> Stage:
+  """The stage with the texts' codes for those of audio in a condition that can have both."""
+
+  def prompted(stream: Stream) -> Stream:
+    has_text = isinstance(stream.made, MeanQuantized) and stream.made.text
+    if stream.name != condition or not has_text:
+      return stream
+    return dataclasses.replace(stream, made=stream.made.of_text())
+
+  return dataclasses.replace(stage, conditions=tuple(map(prompted, stage.conditions)))
+
+
+def _by_clip(losses: np.ndarray, known: np.ndarray) -> np.ndarray:
+  """The mean [clips] of losses [clips, frames, levels] over known frames, where any is."""
+  frames = known.sum(axis=1)
+  return (losses.mean(axis=-1) * known).sum(axis=1)[frames > 0] / frames[frames > 0]
 
 
 def first_crops(

@@ -15,6 +15,7 @@ from musiclm_jax.layers import MASKED, normal, unit
 from musiclm_jax.partitioning import constrain
 from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers import inputs
+from musiclm_jax.tokenizers.melody import LogPitch
 from musiclm_jax.tokenizers.towers import TextTower
 
 
@@ -81,12 +82,13 @@ def decoupled_loss(similarity: jax.Array, same: jax.Array, temperature: jax.Arra
 class MuLan(nn.Module):
   """Meets the model contract with batches {"waveform": [batch, samples], "text": [batch, length]}.
 
-  The waveform is float32 at log_mel.sample_rate, the text int32 ids with 0 for padding. The learned
-  temperature stays between `min_temperature` and 1: the decoupled loss has no lower bound, so that
-  it could fall to 0 in a model that fits its data.
+  The waveform is float32 at log_mel.sample_rate, the text int32 ids with 0 for padding. `log_mel`
+  is any log spectrogram: a LogPitch of melody.py tells semitones apart. The learned temperature
+  stays between `min_temperature` and 1: the decoupled loss has no lower bound, so that it could
+  fall to 0 in a model that fits its data.
   """
 
-  log_mel: LogMel
+  log_mel: LogMel | LogPitch
   augment: SpecAugment
   audio_tower: nn.Module
   text_tower: TextTower

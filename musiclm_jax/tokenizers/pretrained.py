@@ -82,17 +82,17 @@ class TorchEncoder:
     return {"embed": (inputs.Waveform(),)}
 
   @property
-  def num_layers(self) -> int:
-    """Layers that `embed` can give, besides layer 0."""
-    return json.loads(self.config)["num_hidden_layers"]
+  def layers(self) -> tuple[int, ...]:
+    """What `embed` can give."""
+    return tuple(range(json.loads(self.config)["num_hidden_layers"] + 1))
 
   def embed(self, network, waveform: np.ndarray, layer: int) -> np.ndarray:
     """Output [batch, frames, dim] float32 of `layer` for [batch, samples]; 0 is the first's input.
 
     Raises ValueError where there is no such layer.
     """
-    if not 0 <= layer <= self.num_layers:
-      raise ValueError(f"wanted a layer of 0..{self.num_layers}, found {layer}")
+    if layer not in self.layers:
+      raise ValueError(f"wanted a layer of 0..{self.layers[-1]}, found {layer}")
     preprocess = preprocessor_of(json.loads(self.preprocessor))
     features = _features(preprocess, waveform, self.sample_rate)
     return network(**features, output_hidden_states=True).hidden_states[layer].numpy()

@@ -42,12 +42,15 @@ class Codec(Part, Protocol):
 
 @runtime_checkable
 class FrameEncoder(Part, Protocol):
-  """Waveforms to the frames of one of num_layers layers: w2v-BERT."""
+  """Waveforms to the frames of one of `layers`: w2v-BERT.
+
+  Layers are numbers; None is what codes can be made of before any layer.
+  """
 
   sample_rate: int
-  num_layers: int
+  layers: tuple[int | None, ...]
 
-  def embed(self, *arrays, layer: int):
+  def embed(self, *arrays, layer: int | None):
     """Embeddings [batch, frames, dim] of waveforms [batch, samples] float32."""
 
 

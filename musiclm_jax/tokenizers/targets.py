@@ -1,13 +1,14 @@
 """The targets of w2v-BERT: a code and a vector for each frame, of two kinds.
 
-`Clusters` are clusters of the log-mel frames, as in MuQ (arXiv 2501.01108) for music: made from the
-first batch, they stay fixed. `Learned` are the paper's (arXiv 2108.06209, Section 3): the codes of
-a Gumbel-softmax quantizer on the features, learned with them (wav2vec 2.0, arXiv 2006.11477,
-Section 2), which change while the model learns to predict them.
+`Clusters` are clusters of one view of the frames, as in MuQ (arXiv 2501.01108) for music: made from
+the first batch, they stay fixed. Several of them, of pitch and of timbre, make a model hold both,
+as the two teachers of MERT do (arXiv 2306.00107). `Learned` are the paper's (arXiv 2108.06209,
+Section 3): the codes of a Gumbel-softmax quantizer on the features, learned with them (wav2vec 2.0,
+arXiv 2006.11477, Section 2), which change while the model learns to predict them.
 
-Both map (spectrogram [batch, frames, dim], features [batch, frames, embed], train) to codes [batch,
-frames] int32, their vectors [batch, frames, code_dim] float32 of length 1, the diversity loss, a
-float32 in [0, 1), and metrics {name: (sum, weight)}.
+Both map (views {name: [batch, frames, dim]}, features [batch, frames, embed], train) to codes
+[batch, frames] int32, their vectors [batch, frames, code_dim] float32 of length 1, the diversity
+loss, a float32 in [0, 1), and metrics {name: (sum, weight)}.
 """
 
 import math
@@ -35,11 +36,12 @@ def diversity_loss(probabilities: jax.Array) -> jax.Array:
 
 
 class Clusters(nn.Module):
-  """Codes of the spectrogram by `quantizer`, of one level; vectors projected from its centres.
+  """Codes of the view `view` by `quantizer`, of one level; vectors projected from its centres.
 
   The diversity loss is 0: k-means on a batch leaves no code without a frame.
   """
 
+  view: str
   quantizer: ResidualQuantizer
   code_dim: PositiveInt
   dtype: str
@@ -53,9 +55,14 @@ class Clusters(nn.Module):
     init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("embed", "code"))
     self.project = nn.Dense(self.code_dim, use_bias=False, dtype=self.dtype, kernel_init=init)
 
-  def __call__(self, spectrogram: jax.Array, features: jax.Array, train: bool):
-    """(codes, vectors, diversity loss, metrics), as above; features are not used."""
-    codes, metrics = self.quantizer(spectrogram, train)[1:]
+  def __call__(self, views: dict[str, jax.Array], features: jax.Array, train: bool):
+    """(codes, vectors, diversity loss, metrics), as above; features are not used.
+
+    Raises ValueError where there is no such view.
+    """
+    if self.view not in views:
+      raise ValueError(f"view: wanted one of {', '.join(views)}, found {self.view!r}")
+    codes, metrics = self.quantizer(views[self.view], train)[1:]
     codes = codes[:, :, 0]
     centres = self.quantizer.decode(jnp.arange(self.codebook_size)[:, None])
     centres = centres - centres.mean(axis=0, keepdims=True)
@@ -84,8 +91,8 @@ class Learned(nn.Module):
   decay: Fraction
 
   @nn.compact
-  def __call__(self, spectrogram: jax.Array, features: jax.Array, train: bool):
-    """(codes, vectors, diversity loss, metrics), as above; spectrogram is not used."""
+  def __call__(self, views: dict[str, jax.Array], features: jax.Array, train: bool):
+    """(codes, vectors, diversity loss, metrics), as above; views are not used."""
     temperature = self._temperature(train)
     logits = self._logits(features.astype(jnp.float32), train)
     init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("code", "embed"))

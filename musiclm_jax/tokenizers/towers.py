@@ -1,7 +1,7 @@
 """The towers of MuLan and of the melody encoder: one vector for a spectrogram or a text.
 
 ResNet-50 (He et al. 2016, arXiv 1512.03385) and AST (Gong et al. 2021, arXiv 2104.01778) for sound,
-BERT (Devlin et al. 2018, arXiv 1810.04805) for text.
+BERT (Devlin et al. 2018, arXiv 1810.04805) for text. StatisticsTower is ours, for CPUs.
 """
 
 import flax.linen as nn
@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.encoder import Affine, Encoder
-from musiclm_jax.layers import norm, normal
-from musiclm_jax.ranges import NonNegativeInt, PositiveInt
+from musiclm_jax import spectrograms
+from musiclm_jax.encoder import Affine, Encoder, layer_norm
+from musiclm_jax.layers import Dropout, norm, normal
+from musiclm_jax.ranges import Fraction, NonNegativeInt, PositiveInt
 
 _SMALL = nn.initializers.normal(0.02)  # BERT's and ViT's, of tables and position embeddings
 
@@ -115,6 +116,98 @@ class SpectrogramTransformer(nn.Module):
       x = jnp.concatenate([first, x], axis=1)
     x = self.encoder(x + learned("position_embedding", x.shape[1]), train=train)
     return x[:, : count or None].mean(axis=1)
+
+
+def modulations(x: jax.Array, num_bands: int, num_frames: int) -> jax.Array:
+  """Log spectra over time of what rises in a log spectrogram [batch, frames, bins].
+
+  [batch, num_bands, num_frames // 2 + 1] float32: magnitude k of a band of neighbouring bins has k
+  cycles in `num_frames` frames. Beats and notes are peaks in it wherever the clip begins. A shorter
+  spectrogram is followed by zeros. Raises ValueError where there are more frames, or the bins do
+  not divide into the bands.
+  """
+  batch, frames, bins = x.shape
+  if frames > num_frames or bins % num_bands:
+    raise ValueError(
+      f"wanted at most {num_frames} frames of a multiple of {num_bands} bins, found {frames} frames"
+      f" of {bins}"
+    )
+  rises = jnp.maximum(jnp.diff(x, axis=1), 0).reshape(batch, frames - 1, num_bands, -1).mean(-1)
+  rises = (rises - rises.mean(axis=1, keepdims=True)) * np.hanning(frames + 1)[1:-1, None][None]
+  rises = jnp.pad(rises, ((0, 0), (0, num_frames - frames + 1), (0, 0))).astype(jnp.float32)
+  return jnp.log(jnp.abs(spectrograms.fourier_product(rises.swapaxes(1, 2))) + 0.01)
+
+
+def pitch_classes(x: jax.Array, bins_per_octave: int) -> jax.Array:
+  """Shares [batch, bins_per_octave] of the magnitude in a log spectrogram [batch, frames, bins] of
+  bands by pitch, summed over time and octaves.
+  """
+  share = jax.nn.softmax(jax.nn.logsumexp(x, axis=1), axis=-1)
+  octaves = -(-x.shape[2] // bins_per_octave)
+  share = jnp.pad(share, ((0, 0), (0, octaves * bins_per_octave - x.shape[2])))
+  return share.reshape(len(x), octaves, bins_per_octave).sum(axis=1)
+
+
+def harmonics(x: jax.Array, below: int, above: int) -> jax.Array:
+  """The mean spectrum [batch, below + above] around the strongest bin of each frame.
+
+  x is a log spectrogram [batch, frames, bins] of bands by pitch, where the overtones of any note
+  lie at the same distances from it. Values are relative to the strongest bin, which is the one at
+  index `below`; where a distance is beyond the bins in all frames, the value is 0.
+  """
+  strongest = x.argmax(axis=2)[..., None]
+  places = strongest + jnp.arange(-below, above)[None, None]
+  there = (places >= 0) & (places < x.shape[2])
+  around = jnp.take_along_axis(x, jnp.clip(places, 0, x.shape[2] - 1), axis=2)
+  around = jnp.where(there, around - jnp.take_along_axis(x, strongest, axis=2), 0)
+  return around.sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)
+
+
+class StatisticsTower(nn.Module):
+  """Statistics over time of a log spectrogram of bands by pitch, then a residual MLP.
+
+  [batch, frames, bins] to [batch, embed_dim]. They are the mean and the deviation of each bin
+  (register), its `harmonics` up to `above` bins (timbre), the shares of the pitch classes (key),
+  and `num_modulations` magnitudes from `first_modulation` on of the `modulations` of `num_bands`
+  bands (tempo). Raises ValueError as `modulations` does.
+  """
+
+  num_frames: PositiveInt
+  bins_per_octave: PositiveInt
+  below: NonNegativeInt
+  above: PositiveInt
+  num_bands: PositiveInt
+  first_modulation: NonNegativeInt
+  num_modulations: PositiveInt
+  num_layers: PositiveInt
+  embed_dim: PositiveInt
+  mlp_dim: PositiveInt
+  dropout_rate: Fraction
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    x = x.astype(jnp.float32)
+    chosen = slice(self.first_modulation, self.first_modulation + self.num_modulations)
+    spectra = modulations(x, self.num_bands, self.num_frames)[:, :, chosen]
+    groups = {
+      "mean": x.mean(axis=1),
+      "deviation": x.std(axis=1),
+      "harmonics": harmonics(x, self.below, self.above),
+      "pitch_classes": pitch_classes(x, self.bins_per_octave),
+      "modulations": spectra.reshape(len(x), -1),
+    }
+    y = [layer_norm(f"norm_{name}", self.dtype, 1e-6)(each) for name, each in groups.items()]
+    dropout = Dropout(self.dropout_rate, deterministic=not train)
+    y = dropout(jnp.concatenate(y, axis=-1))
+    y = Affine((self.embed_dim,), (None, "embed"), self.dtype, name="project")(y)
+    for layer in range(self.num_layers):
+      z = layer_norm(f"norm_{layer}", self.dtype, 1e-6)(y)
+      z = nn.gelu(Affine((self.mlp_dim,), ("embed", "mlp"), self.dtype, name=f"wi_{layer}")(z))
+      y = y + dropout(
+        Affine((self.embed_dim,), ("mlp", "embed"), self.dtype, name=f"wo_{layer}")(z)
+      )
+    return layer_norm("final_norm", self.dtype, 1e-6)(y)
 
 
 class TextTower(nn.Module):

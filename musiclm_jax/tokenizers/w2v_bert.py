@@ -5,7 +5,8 @@ second one on its output to predict that code, and MusicLM's semantic tokens com
 the second.
 
 The codes are those of `targets`: learned with the features, as in the paper, or fixed clusters of
-the log-mel frames.
+views of the frames. With several targets each has a code in every frame and heads of its own, and
+their losses add up (MERT, arXiv 2306.00107).
 """
 
 import math
@@ -14,15 +15,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax import spectrograms
-from musiclm_jax.layers import MASKED, norm, normal, unit
+from musiclm_jax.layers import MASKED, normal, unit
 from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.conformer import Conformer
+from musiclm_jax.tokenizers.front_ends import LogMel, Views
 from musiclm_jax.tokenizers.quantizer import perplexity
 from musiclm_jax.tokenizers.targets import Clusters, Learned
-
-_SUBSAMPLING = 4  # two convolutions of stride 2
 
 
 def span_mask(rng: jax.Array, shape: tuple[int, int], *, start_rate: float, span: int) -> jax.Array:
@@ -51,79 +50,20 @@ def contrastive_loss(scores, codes, masked, num_distractors: int):
   return loss, masked & (available > 0)
 
 
-class FrontEnd(nn.Module):
-  """A log-mel spectrogram; two convolutions of stride 2, a linear layer and a norm over it.
-
-  window and hop are samples at `sample_rate` Hz.
-  """
-
-  sample_rate: PositiveInt
-  window: PositiveInt
-  hop: PositiveInt
-  num_mels: PositiveInt
-  channels: PositiveInt
-  embed_dim: PositiveInt
-  dtype: str
-
-  def spectrogram(self, waveform: jax.Array) -> jax.Array:
-    """[batch, samples] to [batch, frames, 4 * num_mels] float32, frames = samples // (4 * hop).
-
-    -1 is silence, 1 a magnitude of 1. The last samples that fill no frame are dropped; raises
-    ValueError where they are all.
-    """
-    stride = _SUBSAMPLING * self.hop
-    frames = waveform.shape[1] // stride
-    if not frames:
-      raise ValueError(f"wanted a waveform of {stride} samples or more, found {waveform.shape[1]}")
-    pad = self.window - self.hop  # half on each side, so that there are samples / hop mel frames
-    waveform = jnp.pad(waveform[:, : frames * stride], ((0, 0), (pad // 2, pad - pad // 2)))
-    x = spectrograms.log_mel(
-      waveform,
-      sample_rate=self.sample_rate,
-      window=self.window,
-      hop=self.hop,
-      num_mels=self.num_mels,
-    )
-    return 1 - 2 * x.reshape(x.shape[0], frames, -1) / math.log(spectrograms.LOG_FLOOR)
-
-  @nn.compact
-  def __call__(self, spectrogram: jax.Array) -> jax.Array:
-    """[batch, frames, 4 * num_mels] to features [batch, frames, embed]."""
-    batch, frames, _ = spectrogram.shape
-    x = spectrogram.reshape(batch, frames * _SUBSAMPLING, self.num_mels)
-    x = x[..., None].astype(self.dtype)
-    for index in range(2):
-      x = nn.relu(
-        nn.Conv(
-          self.channels,
-          (3, 3),
-          strides=(2, 2),
-          dtype=self.dtype,
-          kernel_init=nn.with_logical_partitioning(
-            normal(fan_in_axes=3), ("kernel", "kernel", "channels_in", "channels_out")
-          ),
-          bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), ("channels_out",)),
-          name=f"convolution_{index}",
-        )(x)
-      )
-    x = x.reshape(*x.shape[:2], -1)
-    init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("mlp", "embed"))
-    x = x @ self.param("project", init, (x.shape[-1], self.embed_dim)).astype(self.dtype)
-    return norm("norm", self.dtype)(x)
-
-
 class W2vBert(nn.Module):
   """w2v-BERT; meets the model contract with batches {"waveform": [batch, samples] float32}.
 
-  `contrastive` and `masked` are the two Conformers; `targets` makes the codes. Masked frames become
+  `contrastive` and `masked` are the two Conformers; `targets` make the codes. Masked frames become
   one learned vector. `temperature` is that of the contrastive scores. The weights are those of the
-  three losses; of the diversity loss, within the contrastive one.
+  losses; of the diversity loss, within the contrastive one. `unmasked_weight` is that of predicting
+  the codes of frames that are not masked too (HuBERT, arXiv 2106.07447, Equation 2): 0 in w2v-BERT;
+  with it the last layers hold what the codes of each frame tell.
   """
 
-  front_end: FrontEnd
+  front_end: LogMel | Views
   contrastive: Conformer
   masked: Conformer
-  targets: Clusters | Learned
+  targets: tuple[Clusters | Learned, ...]
   start_rate: Fraction
   span: PositiveInt
   num_distractors: PositiveInt
@@ -131,6 +71,7 @@ class W2vBert(nn.Module):
   contrastive_weight: NonNegativeFloat
   diversity_weight: NonNegativeFloat
   masked_weight: NonNegativeFloat
+  unmasked_weight: NonNegativeFloat
 
   @property
   def methods(self) -> inputs.Methods:
@@ -143,9 +84,9 @@ class W2vBert(nn.Module):
     return self.front_end.sample_rate
 
   @property
-  def num_layers(self) -> int:
-    """Layers that `embed` can give, besides layer 0."""
-    return self.masked.num_layers
+  def layers(self) -> tuple[int | None, ...]:
+    """What `embed` can give."""
+    return (None, *range(self.masked.num_layers + 1))
 
   def setup(self):
     if self.contrastive is self.masked:
@@ -155,59 +96,71 @@ class W2vBert(nn.Module):
       init = nn.with_logical_partitioning(normal(fan_in_axes=1), ("embed", "code"))
       return nn.Dense(features, use_bias=False, dtype=self.front_end.dtype, kernel_init=init)
 
-    self.context, self.head = dense(self.targets.code_dim), dense(self.targets.codebook_size)
+    self.contexts = [dense(target.code_dim) for target in self.targets]
+    self.heads = [dense(target.codebook_size) for target in self.targets]
     init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("embed",))
     self.mask_embedding = self.param("mask_embedding", init, (self.front_end.embed_dim,))
 
   def __call__(self, batch, *, train: bool):
-    """(loss, metrics): contrastive, with diversity, + masked-prediction loss (Section 3)."""
-    spectrogram = self.front_end.spectrogram(batch["waveform"])
-    x = self.front_end(spectrogram)
-    codes, vectors, diversity, metrics = self.targets(spectrogram, x, train)
+    """(loss, metrics): contrastive, with diversity, + masked-prediction loss (Section 3).
+
+    Metrics NAME_INDEX are those of one target.
+    """
+    views = self.front_end.views(batch["waveform"])
+    x = self.front_end(views, train)
+    made = [target(views, x, train) for target in self.targets]
     # A validation without a key still needs a mask, the same one each time.
     rng = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(0)
-    masked = span_mask(rng, codes.shape, start_rate=self.start_rate, span=self.span)
+    masked = span_mask(rng, x.shape[:2], start_rate=self.start_rate, span=self.span)
     x = jnp.where(masked[:, :, None], self.mask_embedding.astype(x.dtype)[None, None], x)
+    context = self.contrastive(x, depth=self.contrastive.num_layers, train=train)
+    output = self.masked(context, depth=self.masked.num_layers, train=train)
 
-    x = self.contrastive(x, depth=self.contrastive.num_layers, train=train)
-    scores = jnp.einsum("btc,bsc->bts", unit(self.context(x)), vectors) / self.temperature
-    contrastive, counted = contrastive_loss(scores, codes, masked, self.num_distractors)
-    x = self.masked(x, depth=self.masked.num_layers, train=train)
-    logits = self.head(x).astype(jnp.float32)
-    cross_entropy = -_pick(jax.nn.log_softmax(logits, axis=-1), codes)
+    weight = masked.sum().astype(jnp.float32)
+    loss, chance, metrics = jnp.zeros(()), 0.0, {}
+    for index, (codes, vectors, diversity, more) in enumerate(made):
+      scores = unit(self.contexts[index](context))
+      scores = jnp.einsum("btc,bsc->bts", scores, vectors) / self.temperature
+      contrastive, counted = contrastive_loss(scores, codes, masked, self.num_distractors)
+      logits = self.heads[index](output).astype(jnp.float32)
+      cross_entropy = -_pick(jax.nn.log_softmax(logits, axis=-1), codes)
+      sums = {
+        "contrastive_loss": _total(contrastive, counted),
+        "masked_loss": _total(cross_entropy, masked),
+        "unmasked_loss": _total(cross_entropy, ~masked),
+        "masked_accuracy": _total(logits.argmax(axis=-1) == codes, masked),
+      }
+      total = _mean(sums["contrastive_loss"]) + self.diversity_weight * diversity
+      loss += self.contrastive_weight * total + self.masked_weight * _mean(sums["masked_loss"])
+      loss += self.unmasked_weight * _mean(sums["unmasked_loss"])
+      size = logits.shape[-1]
+      chance += self.contrastive_weight * math.log(self.num_distractors + 1)
+      chance += (self.masked_weight + self.unmasked_weight) * math.log(size)
+      sums |= _usage(codes, size, weight) | more
+      metrics |= {f"{name}_{index}": each for name, each in sums.items()}
+    return loss, {"loss": (loss * weight, weight), "chance": (chance * weight, weight)} | metrics
 
-    sums = {
-      "contrastive_loss": _total(contrastive, counted),
-      "masked_loss": _total(cross_entropy, masked),
-      "masked_accuracy": _total(logits.argmax(axis=-1) == codes, masked),
-    }
-    contrastive_total = _mean(sums["contrastive_loss"]) + self.diversity_weight * diversity
-    masked_total = _mean(sums["masked_loss"])
-    loss = self.contrastive_weight * contrastive_total + self.masked_weight * masked_total
-    weight = sums["masked_loss"][1]
-    return loss, {"loss": (loss * weight, weight)} | sums | self._usage(codes, weight) | metrics
+  def embed(self, waveform: jax.Array, layer: int | None = None) -> jax.Array:
+    """Output [batch, frames, embed] of layer `layer` of the masked-prediction module.
 
-  def _usage(self, codes, weight):
-    """Metrics of the codes [batch, frames] of a batch, and the loss at chance."""
-    size = self.targets.codebook_size
-    counts = jax.nn.one_hot(codes, size, dtype=jnp.float32).sum(axis=(0, 1))
-    chance = self.contrastive_weight * math.log(self.num_distractors + 1)
-    chance += self.masked_weight * math.log(size)
-    return {
-      "chance": (chance * weight, weight),
-      "most_frequent_share": (counts.max() / counts.sum() * weight, weight),
-      "code_perplexity": (perplexity(counts) * weight, weight),
-    }
-
-  def embed(self, waveform: jax.Array, layer: int) -> jax.Array:
-    """Output [batch, samples // (4 * hop), embed] of layer `layer` of the masked-prediction module.
-
-    Layers count from 1; 0 is the module's input. Nothing is masked and later layers are not
-    computed. Raises ValueError where there is no such layer or not one frame.
+    Layers count from 1; 0 is the module's input; None gives the front end's `vectors`, before any
+    layer. Nothing is masked and later layers are not computed. Raises ValueError where there is no
+    such layer or not one frame.
     """
-    x = self.front_end(self.front_end.spectrogram(waveform))
+    if layer is None:
+      return self.front_end.vectors(waveform)
+    x = self.front_end(self.front_end.views(waveform), False)
     x = self.contrastive(x, depth=self.contrastive.num_layers)
     return self.masked(x, depth=layer)
+
+
+def _usage(codes, size: int, weight):
+  """Metrics of the use of `size` codes [batch, frames] in a batch."""
+  counts = jax.nn.one_hot(codes, size, dtype=jnp.float32).sum(axis=(0, 1))
+  return {
+    "most_frequent_share": (counts.max() / counts.sum() * weight, weight),
+    "code_perplexity": (perplexity(counts) * weight, weight),
+  }
 
 
 def _pick(x, codes):

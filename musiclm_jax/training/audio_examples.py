@@ -1,6 +1,7 @@
 """Examples of audio records: what the codec, the encoders and the joint embedding train on."""
 
 import dataclasses
+import math
 import sys
 import zlib
 
@@ -8,12 +9,13 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 
 from musiclm_jax import audio
-from musiclm_jax.ranges import PositiveFloat, PositiveInt
-from musiclm_jax.text import Tokenizer
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt
+from musiclm_jax.text import Tokenizer, captions_of
 from musiclm_jax.training.examples import ExampleMaker, Shapes, generator
 
-_LOOKED_AT = 1000  # records whose texts are measured before a training
+_MEASURED = 1000  # records whose texts are measured before a training
 _TEXTS = {"caption": "captions", "aspect_list": "aspect lists"}
+_FIELDS = ("caption", "captions", "aspect_list")  # of a record, about its texts
 
 
 def _sound(examples) -> Shape:
@@ -58,6 +60,39 @@ class Waveforms:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transposed:
+  """Examples as of `Waveforms`, each moved by -max_semitones..max_semitones semitones.
+
+  The crop is resampled: its tempo and its formants move too, as on a tape at another speed.
+  """
+
+  crop_seconds: PositiveFloat
+  sample_rate: PositiveInt
+  max_semitones: NonNegativeInt
+  sources = ()
+
+  @property
+  def shapes(self) -> Shapes:
+    """The shapes of an example."""
+    return {"waveform": _sound(self)}
+
+  def open(self, records, parts: dict[str, str], seed: int) -> ExampleMaker:
+    """The maker for audio records."""
+    del records, parts
+    samples = self.shapes["waveform"].shape[0]
+
+    def make(record: dict, position: int) -> dict[str, np.ndarray]:
+      rng = generator(seed, position)
+      semitones = rng.integers(-self.max_semitones, self.max_semitones + 1)
+      rate = round(self.sample_rate * 2 ** (semitones / 12))  # played at sample_rate, it is higher
+      crop = _random_crop(record["waveform"], math.ceil(samples * rate / self.sample_rate), rng)
+      moved = audio.resample(crop, rate, self.sample_rate)[:samples]
+      return {"waveform": np.pad(moved, (0, samples - len(moved)))}
+
+    return ExampleMaker(("waveform",), make)
+
+
+@dataclasses.dataclass(frozen=True)
 class Melodies:
   """Examples {waveform [samples] float32, melody [] int32}: for the melody encoder.
 
@@ -91,9 +126,9 @@ class Melodies:
 class Captioned:
   """Examples {waveform [samples] float32, text [text_length] int32, 0 = padding}: for MuLan.
 
-  `text` is "caption", or "aspect_list": then a random selection of the aspects in random order, or
-  the caption where a record has none. `text.Tokenizer` makes the ids. Raises ValueError for another
-  `text`.
+  `text` is "caption": one of the record's captions at random, or "aspect_list": a random selection
+  of the aspects in random order, or a caption where a record has none. `text.Tokenizer` makes the
+  ids. Raises ValueError for another `text`.
   """
 
   crop_seconds: PositiveFloat
@@ -123,7 +158,8 @@ class Captioned:
     samples = self.shapes["waveform"].shape[0]
     tokenizer = Tokenizer(self.text_model)
     tokenizer.check(self.vocab_size)
-    _check_texts(records, self.text, tokenizer, self.text_length)
+    fields = tuple(name for name in _FIELDS if name in records.features)
+    _check_texts(records, fields, self.text, tokenizer, self.text_length)
 
     def make(record: dict, position: int) -> dict[str, np.ndarray]:
       rng = generator(seed, position)
@@ -132,30 +168,31 @@ class Captioned:
       if self.text == "aspect_list" and aspects:
         words = ", ".join(rng.permutation(aspects)[: rng.integers(1, len(aspects) + 1)])
       else:
-        words = record["caption"].decode()
+        captions = captions_of(record)
+        words = captions[rng.integers(len(captions))]
       return {"waveform": waveform, "text": tokenizer.rows([words], self.text_length)[0]}
 
-    return ExampleMaker(("waveform", "caption", "aspect_list"), make)
+    return ExampleMaker(("waveform", *fields), make)
 
 
-def _check_texts(records, text: str, tokenizer: Tokenizer, text_length: int) -> None:
+def _check_texts(records, fields, text: str, tokenizer: Tokenizer, text_length: int) -> None:
   """Prints what happens to the first texts; not all are read, there may be millions."""
-  texts, missing = [], 0
-  for row in records.rows(("caption", "aspect_list"), _LOOKED_AT):
+  texts, read, missing = [], 0, 0
+  for row in records.rows(fields, _MEASURED):
     listed = ", ".join(x.decode() for x in row["aspect_list"]) if text == "aspect_list" else ""
-    missing += text == "aspect_list" and not listed
-    texts.append(listed or row["caption"].decode())
+    read, missing = read + 1, missing + (text == "aspect_list" and not listed)
+    texts += [listed] if listed else captions_of(row)
   if not all(texts):
     raise ValueError(
       f"{records.directory}: records of {records.split} have no captions to train on; prepare with "
       "--captions=FILE.csv"
     )
 
-  def report(count: int, what: str) -> None:
+  def report(count: int, total: int, what: str) -> None:
     if count:
-      print(f"{records.directory}: {count} of {len(texts)} {what}", file=sys.stderr)
+      print(f"{records.directory}: {count} of {total} {what}", file=sys.stderr)
 
-  report(missing, f"records of {records.split} have no aspect_list; their captions are read")
+  report(missing, read, f"records of {records.split} have no aspect_list; their captions are read")
   cut = sum(tokenizer.count(each) > text_length for each in texts)
   long = f"longer than TEXT_LENGTH={text_length} tokens and are cut"
-  report(cut, f"{_TEXTS[text]} of {records.split} are {long}")
+  report(cut, len(texts), f"{_TEXTS[text]} of {records.split} are {long}")

@@ -13,42 +13,52 @@ from musiclm_jax.training.examples import ExampleMaker, Shapes, generator
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-  """Examples {embeddings [rows, dim] float32, weights [rows] float32}: for the quantizers.
+  """Examples {embeddings [n, dim] float32, weights [n] float32}: for the quantizers.
 
-  `rows` random rows of the shards' embeddings `name`, or all of them and padding of weight 0.
+  Of each of the shards' embeddings `names` come `rows` random ones; where there are fewer, all of
+  them and padding of weight 0.
   """
 
-  name: str
+  names: tuple[str, ...]
   rows: PositiveInt
   dim: PositiveInt
 
   @property
   def shapes(self) -> Shapes:
     """The shapes of an example."""
-    embeddings = Shape((self.rows, self.dim), np.float32)
-    return {"embeddings": embeddings, "weights": Shape((self.rows,), np.float32)}
+    count = len(self.names) * self.rows
+    return {
+      "embeddings": Shape((count, self.dim), np.float32),
+      "weights": Shape((count,), np.float32),
+    }
 
   @property
   def sources(self) -> tuple[str, ...]:
     """The embeddings."""
-    return (self.name,)
+    return self.names
 
   def open(self, records, parts: dict[str, str], seed: int) -> ExampleMaker:
     """The maker for token shards. Raises ValueError where theirs have another width."""
     del parts
-    found = records.entries[self.name]["width"]
-    if found != self.dim:
-      raise ValueError(f"{records.directory}: {self.name} has {found} dimensions, not {self.dim}")
+    for name in self.names:
+      found = records.entries[name]["width"]
+      if found != self.dim:
+        raise ValueError(f"{records.directory}: {name} has {found} dimensions, not {self.dim}")
 
     def make(record: dict, position: int) -> dict[str, np.ndarray]:
-      values = record[self.name]
-      chosen = generator(seed, position).permutation(len(values))[: self.rows]
-      embeddings = np.zeros((self.rows, self.dim), np.float32)
-      embeddings[: len(chosen)] = values[chosen]
-      weights = (np.arange(self.rows) < len(chosen)).astype(np.float32)
+      rng = generator(seed, position)
+      drawn = [self._drawn(record[name], rng) for name in self.names]
+      embeddings, weights = (np.concatenate(each) for each in zip(*drawn))
       return {"embeddings": embeddings, "weights": weights}
 
-    return ExampleMaker((self.name,), make)
+    return ExampleMaker(self.names, make)
+
+  def _drawn(self, values: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Random rows [rows, dim] of values [n, dim], and their weights [rows]."""
+    chosen = rng.permutation(len(values))[: self.rows]
+    embeddings = np.zeros((self.rows, self.dim), np.float32)
+    embeddings[: len(chosen)] = values[chosen]
+    return embeddings, (np.arange(self.rows) < len(chosen)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +98,9 @@ class Tokens:
 
     def make(record: dict, position: int) -> dict[str, np.ndarray]:
       spare = max(len(record[stage.target.source]) - crop_frames, 0)
-      start = int(generator(seed, position).integers(spare // grid_frames + 1)) * grid
-      codes = codes_of(stage, makers, record, start)
+      rng = generator(seed, position)
+      start = int(rng.integers(spare // grid_frames + 1)) * grid
+      codes = codes_of(stage, makers, record, start, rng)
       return decoder_features(*sequence(stage, self.vocabulary, codes, stage.crop_seconds))
 
     return ExampleMaker(tuple(features), make)
