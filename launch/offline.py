@@ -33,7 +33,7 @@ PACKAGES += ("pysmartdl", "platformdirs")  # which symusic imports
 RESULTS = ("model.json", "weights.safetensors", "metrics.jsonl", "config.gin")
 _GLIBC = ("2_28", "2_27", "2_17")  # of the wheels that pip may choose
 _LIST = "launch/offline.txt"
-# A trial has a schedule for more steps than it takes: it is ended when it has logged some rates.
+# A trial has a schedule for more steps than it takes: it is killed when it has logged some rates.
 _TRIAL_STEPS, _TRIAL_LINES, _TRIAL_SECONDS, _TRIAL_HOURS = 10**6, 4, 120.0, 0.1
 _SHARE = 0.9  # of the seconds that the steps are to fill
 _SAVING = 20.0  # seconds from SIGTERM to a saved checkpoint, and for the results
@@ -177,13 +177,15 @@ class Machine:
     return end(process)
 
   def measure(self, training: Training) -> int:
-    """The steps that fill the seconds of a training; 0 where it fails."""
+    """The steps that fill the seconds of a training; 0 where it logs no rate in time."""
     name, began = f"{training.name}_trial", time.monotonic()
     log, until = self.work / name / "metrics.jsonl", began + min(self.left(), _TRIAL_SECONDS)
     process = self.start_training(training, "trial", _TRIAL_STEPS, name)
     while process.poll() is None and time.monotonic() < until and len(rates(log)) < _TRIAL_LINES:
       time.sleep(0.5)
-    if end(process) or not rates(log):
+    process.kill()
+    process.wait()
+    if not rates(log):
       return 0
     step, seconds_per_step = rates(log)[-1]
     fixed = time.monotonic() - began - step * seconds_per_step
