@@ -124,6 +124,8 @@ def write_pieces(part: pathlib.Path, path: pathlib.Path, size: int) -> None:
     for name in RESULTS:
       tar.add(part / name, f"{path.name.partition('.')[0]}/{name}")
   content.seek(0)
+  for old in path.parent.glob(f"{path.name}.*"):
+    old.unlink()
   for number, piece in enumerate(iter(lambda: content.read(size), b"")):
     file = path.with_name(f"{path.name}.{number:02}")
     file.write_bytes(piece)
@@ -230,10 +232,10 @@ def train(options) -> int:
   return int(bool(failed))
 
 
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command line; returns its exit code."""
-  parser = command.Parser(prog="python -m launch.offline", description=__doc__)
-  parser.add_argument("action", choices=("pack", "train"))
+def parser() -> command.Parser:
+  """The parser of the command line."""
+  made = command.Parser(prog="launch.offline", description=__doc__)
+  made.add_argument("action", choices=("pack", "train"))
   path, number = pathlib.Path, command.count
   settings = {
     "--folder": (path, path("offline"), "what travels"),
@@ -250,12 +252,18 @@ def main(argv: list[str] | None = None) -> int:
     "--piece_megabytes": (float, 15.5, "train: the most that a file in --out has"),
   }
   for flag, (kind, default, text) in settings.items():
-    parser.add_argument(flag, type=kind, default=default, help=f"{text} (default: {default})")
-  options = parser.parse_args(argv)
+    made.add_argument(flag, type=kind, default=default, help=f"{text} (default: {default})")
+  return made
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns its exit code."""
+  options = parser().parse_args(argv)
   try:
     return {"pack": pack, "train": train}[options.action](options)
   except (OSError, ValueError, subprocess.CalledProcessError) as error:
-    parser.exit(1, f"{parser.prog}: {error}\n")
+    print(f"launch.offline: {error}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
