@@ -342,7 +342,10 @@ def test_codes_that_follow_the_melody_have_information_about_it(world):
   pitch, _ = semantic.labels(material, 50)
   for row, codes in zip(material.shards, pitch):
     row["semantic"] = codes[:, None].astype(np.uint16) % CODES
-  found = semantic.W2vBert(clips=4, seconds=1.0, shuffles=50, batch_size=4, seed=0)(material, "")
+  section = semantic.W2vBert(
+    clips=4, seconds=1.0, shuffles=50, folds=2, wanted={}, batch_size=4, seed=0
+  )
+  found = section(material, "")
   assert found["information"]["pitch_class"]["z"] > 5
   assert found["information"]["pitch_class_in_time"]["z"] > 5
 
