@@ -35,6 +35,8 @@ class Arrays:
   def __init__(self, directory: str, split: str):
     self.directory, self.split = directory, split
     index = json.loads(pathlib.Path(directory, _INDEX).read_text())
+    if "scalars" not in index:
+      raise ValueError(f"{directory}/{_INDEX}: of an earlier version; write the arrays again")
     if split not in index["splits"]:
       raise ValueError(f"{directory}: no split {split!r}; it has {', '.join(index['splits'])}")
     manifest = pathlib.Path(directory, _MANIFEST)
