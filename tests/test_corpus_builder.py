@@ -12,11 +12,13 @@ import tensorflow_datasets as tfds
 
 from musiclm_jax import audio
 from musiclm_jax.datasets import (
+  arrays,
   corpus_builder,
   corpus_clips,
   corpus_sizes,
   instruments,
   passages,
+  rendered_arrays,
   soundfonts,
 )
 
@@ -42,6 +44,31 @@ def test_corpus_has_the_size_that_was_asked_for(splits):
   assert len(splits["test"]) >= 8
   for record in itertools.chain(*splits.values()):
     assert record["waveform"].dtype == np.int16 and record["waveform"].shape == (96_000,)
+
+
+def test_rendered_arrays_and_converted_records_are_the_same(corpus, splits, tmp_path):
+  settings = dict(size="tiny", hours=None, seed=0, workers=2, soundfont="", scores="")
+  counts = rendered_arrays.prepare(output_dir=str(tmp_path / "rendered"), **settings)
+  assert counts == {split: len(splits[split]) for split in ("train", "validation")}
+  arrays.convert(data_dir=str(corpus), output_dir=str(tmp_path / "converted"))
+  for split in counts:
+    wanted = {record["id"]: record for record in splits[split]}
+    for folder in ("rendered", "converted"):
+      found = arrays.Arrays(str(tmp_path / folder), split)
+      assert set(found.features) == set(next(iter(wanted.values())))
+      for record in map(found.record, range(len(found))):
+        for name, value in wanted[record["id"]].items():
+          assert np.shape(record[name]) == np.shape(value), name
+          np.testing.assert_array_equal(record[name], np.asarray(value, record[name].dtype))
+
+
+def test_hours_bound_each_split(tmp_path):
+  size = rendered_arrays.within(corpus_sizes.SIZES["small"], 0.1)
+  assert size.works == (3, 3, 3, 3) and size.clip_seconds == 30.0
+  with pytest.raises(ValueError, match="size: wanted one of tiny, .*, got 'smal'"):
+    rendered_arrays.prepare(
+      output_dir=str(tmp_path), size="smal", hours=1, seed=0, workers=1, soundfont="", scores=""
+    )
 
 
 def test_clips_are_no_silence_and_not_clipped(splits):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from musiclm_jax import sources
-from musiclm_jax.datasets import captions, extract, features, token_arrays
+from musiclm_jax.datasets import arrays, captions, extract, features
 from musiclm_jax.datasets.tfds_reader import Records
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers import frozen
@@ -283,7 +283,7 @@ def test_a_shard_that_went_bad_is_refused_by_name_and_made_again(parts, audio, t
 def test_labels_of_the_records_reach_a_stage_through_shards_and_arrays(parts, audio, tmp_path):
   """A stage reads codes and a text of the record; the same of either loader."""
   run(parts, audio, tmp_path / "shards", splits=("train",), labels=("caption",))
-  token_arrays.convert(data_dir=str(tmp_path / "shards"), output_dir=str(tmp_path / "arrays"))
+  arrays.convert(data_dir=str(tmp_path / "shards"), output_dir=str(tmp_path / "arrays"))
   captions = sorted(
     {row["caption"].decode() for row in Records(audio, "train").rows(("caption",), 9)}
   )

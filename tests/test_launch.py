@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from launch import gke, slurm, tpu_vm
+from launch import gke, offline, slurm, tpu_vm
 from musiclm_jax import main, processes, supervisor
 from musiclm_jax.configuration import Configuration, find
 
@@ -380,7 +380,10 @@ def _recipes() -> list[list[str]]:
   return [line for line in lines if "-m" in line]
 
 
-@pytest.mark.parametrize("line", _recipes(), ids=lambda line: line[line.index("-m") + 1])
+_SUPERVISED = [line for line in _recipes() if "--" in line]
+
+
+@pytest.mark.parametrize("line", _SUPERVISED, ids=lambda line: line[line.index("-m") + 1])
 def test_the_recipes_of_the_docs_run(line, tools, capsys):
   where = line.index("-m")
   module, argv = line[where + 1], line[where + 2 :]
@@ -438,3 +441,42 @@ def test_the_image_runs_the_supervisor_and_not_as_root():
   assert json.loads(lines["ENTRYPOINT"][0]) == ["python", "-m", "musiclm_jax.supervisor"]
   assert lines["USER"] == [str(gke._USER)]
   assert f"--uid={gke._USER}" in lines["RUN"][1]
+
+
+def test_the_offline_recipes_of_the_docs_are_understood(tmp_path, capsys):
+  lines = [line[line.index("-m") + 2 :] for line in _recipes() if "launch.offline" in line]
+  assert [offline.parser().parse_args(line).action for line in lines] == ["pack", "train"]
+  assert offline.main(["train", f"--list={tmp_path}/none.txt", f"--out={tmp_path}"]) == 1
+  assert "launch.offline: [Errno 2] No such file" in capsys.readouterr().err
+
+
+def test_the_list_of_offline_trainings_names_sizes_that_exist(tmp_path):
+  trainings = offline.read_list(_ROOT / "launch/offline.txt", pathlib.Path("carried"))
+  assert all(find(word) for each in trainings for word in each.words if "=" not in word)
+  path = tmp_path / "list.txt"
+  path.write_text("# stages\n\ncoarse 90 small/coarse --data_dir={folder}/tokens\n")
+  (stage,) = offline.read_list(path, pathlib.Path("carried"))
+  assert stage.words == ("small/coarse", "--data_dir=carried/tokens") and not stage.reads_corpus
+  path.write_text("coarse small/coarse 90\n")
+  with pytest.raises(ValueError, match="list.txt:1: wanted NAME SECONDS WORDS, got 'coarse small"):
+    offline.read_list(path, pathlib.Path("carried"))
+
+
+def test_offline_steps_fill_nine_tenths_of_what_the_start_leaves():
+  assert offline.fitting_steps(seconds=240.0, fixed=40.0, seconds_per_step=0.1) == 1800
+  assert offline.fitting_steps(seconds=30.0, fixed=40.0, seconds_per_step=0.1) == 1
+
+
+def test_offline_parts_come_back_in_pieces(tmp_path):
+  part = tmp_path / "part"
+  part.mkdir()
+  for name in offline.RESULTS:
+    (part / name).write_bytes(os.urandom(3000))
+  (tmp_path / "codec.tar.gz.07").write_text("of an earlier run")
+  offline.write_pieces(part, tmp_path / "codec.tar.gz", 5000)
+  pieces = sorted(tmp_path.glob("codec.tar.gz.*"))
+  assert [path.stat().st_size <= 5000 for path in pieces] == [True] * 3
+  command = f"cat {tmp_path}/codec.tar.gz.* | tar xz --directory={tmp_path}"
+  subprocess.run(["/bin/bash", "-c", command], check=True)
+  for name in offline.RESULTS:
+    assert (tmp_path / "codec" / name).read_bytes() == (part / name).read_bytes()

@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 
 from musiclm_jax import part_files, processes
 from musiclm_jax.configuration import ConfigurationError
-from musiclm_jax.datasets import token_arrays
+from musiclm_jax.datasets import arrays
 from musiclm_jax.training import preflight
 from tests.records import write_records
 
@@ -47,7 +47,7 @@ def tokens(tmp_path_factory):
   write_records(root, rows, features)
   entry = {"frame_rate": 50.0, "width": 12, "codebook_size": 32, "encoder": "none"}
   (root / "manifest.json").write_text(json.dumps({"sources": {"acoustic": entry}}))
-  token_arrays.convert(data_dir=str(root), output_dir=str(root / "arrays"))
+  arrays.convert(data_dir=str(root), output_dir=str(root / "arrays"))
   return str(root / "arrays")
 
 

@@ -24,6 +24,17 @@ def test_stft_and_log_mel_match_librosa(window, hop):
   np.testing.assert_allclose(found, np.log(np.maximum(wanted.T, 1e-5)), atol=1e-3)
 
 
+@pytest.mark.parametrize(
+  "settings",
+  [(24000, 1024, 64, 0.0, None), (16000, 400, 80, 30.0, 7600.0), (24000, 64, 40, 0.0, None)],
+)
+@pytest.mark.filterwarnings("ignore:Empty filters")
+def test_mel_filters_are_those_of_librosa(settings):
+  rate, window, count, low, high = settings
+  wanted = librosa.filters.mel(sr=rate, n_fft=window, n_mels=count, fmin=low, fmax=high)
+  np.testing.assert_array_equal(spectrograms.mel_filters(*settings), wanted.T)
+
+
 @pytest.mark.parametrize("window, hop", [(8, 4), (7, 3), (20, 6), (5, 5), (3, 9), (4, 1)])
 def test_frames_are_strided_views(window, hop):
   x = np.arange(40.0).reshape(2, 20)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from musiclm_jax import main, part_files
-from musiclm_jax.datasets import token_arrays
+from musiclm_jax.datasets import arrays
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.text import Tokenizer
@@ -253,10 +253,10 @@ def test_arrays_give_the_examples_of_the_shards(tmp_path, quantizer):
   rows = [token_row(i, 2.0 + i / 5) for i in range(9)]
   parts = {"mulan_rvq": quantizer}
   shards = data(tmp_path / "shards", examples, FEATURES, rows, parts=parts)
-  assert token_arrays.convert(
-    data_dir=str(tmp_path / "shards"), output_dir=str(tmp_path / "arrays")
-  ) == {"train": 9}
-  arrays = input_pipeline.Dataset(
+  assert arrays.convert(data_dir=str(tmp_path / "shards"), output_dir=str(tmp_path / "arrays")) == {
+    "train": 9
+  }
+  read = input_pipeline.Dataset(
     directory=str(tmp_path / "arrays"),
     split="train",
     examples=examples,
@@ -265,13 +265,28 @@ def test_arrays_give_the_examples_of_the_shards(tmp_path, quantizer):
     seed=0,
     parts=parts,
   )
-  assert arrays.provenance == shards.provenance
+  assert read.provenance == shards.provenance
   for chosen in (None, np.array([1, 6])):
-    pairs = zip(shards.batches(3, chosen), arrays.batches(3, chosen), range(4))
+    pairs = zip(shards.batches(3, chosen), read.batches(3, chosen), range(4))
     for wanted, found, _ in pairs:
       assert sorted(wanted) == sorted(found)
       for name, value in wanted.items():
         np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize("text", ["caption", "aspect_list", None])
+def test_arrays_give_the_examples_of_audio_records(tmp_path, text):
+  examples = captioned("", text=text) if text else audio_examples.Waveforms(1.0, 16)
+  rows = [audio_row(i, 40 + i) | ({"aspect_list": []} if i == 5 else {}) for i in range(9)]
+  records = data(tmp_path / "records", examples, AUDIO_FEATURES, rows)
+  folder = str(tmp_path / "arrays")
+  assert arrays.convert(data_dir=str(tmp_path / "records"), output_dir=folder) == {"train": 9}
+  settings = dict(split="train", order=orders.shuffled, batch_size=8, seed=0, parts={})
+  read = input_pipeline.Dataset(directory=folder, examples=examples, **settings)
+  for wanted, found, _ in zip(records.batches(3), read.batches(3), range(4)):
+    assert sorted(wanted) == sorted(found)
+    for name, value in wanted.items():
+      np.testing.assert_array_equal(found[name], value)
 
 
 def test_arrays_are_made_by_a_command_and_refused_by_name_where_not_whole(tmp_path):
@@ -281,18 +296,18 @@ def test_arrays_are_made_by_a_command_and_refused_by_name_where_not_whole(tmp_pa
   settings = dict(data_dir=str(tmp_path / "shards"), output_dir=str(tmp_path / "arrays"))
   flags = [f"--{name}={value}" for name, value in settings.items()]
   assert main.main(["extract", "data/arrays", *flags]) == 0
-  token_arrays.convert(**settings)  # again, instead of the first
+  arrays.convert(**settings)  # again, instead of the first
   with pytest.raises(ValueError, match="arrays: no split 'test'; it has train"):
-    token_arrays.TokenArrays(settings["output_dir"], "test")
+    arrays.Arrays(settings["output_dir"], "test")
   path = tmp_path / "arrays" / "train" / "semantic.npy"
   path.write_bytes(path.read_bytes()[:150])
   with pytest.raises(ValueError, match="semantic.npy: not a whole array"):
-    token_arrays.TokenArrays(settings["output_dir"], "train")
+    arrays.Arrays(settings["output_dir"], "train")
   path.unlink()
   with pytest.raises(ValueError, match="semantic.npy: is missing"):
-    token_arrays.TokenArrays(settings["output_dir"], "train")
-  with pytest.raises(ValueError, match="exists and holds no token arrays"):
-    token_arrays.convert(**settings | {"output_dir": str(tmp_path / "shards")})
+    arrays.Arrays(settings["output_dir"], "train")
+  with pytest.raises(ValueError, match="exists and holds no arrays"):
+    arrays.convert(**settings | {"output_dir": str(tmp_path / "shards")})
 
 
 def captioned(text_model, **changes):

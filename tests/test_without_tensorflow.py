@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from musiclm_jax.datasets import token_arrays
+from musiclm_jax.datasets import arrays
 from tests.records import write_records
 
 pytestmark = pytest.mark.slow
@@ -81,7 +81,7 @@ def losses(program, data_dir, model_dir):
 
 
 def test_the_losses_are_those_of_a_training_through_seqio(shards, tmp_path):
-  token_arrays.convert(data_dir=str(shards), output_dir=str(tmp_path / "arrays"))
+  arrays.convert(data_dir=str(shards), output_dir=str(tmp_path / "arrays"))
   light = [sys.executable, "-c", PROGRAM.format(missing=MISSING)]
   found, printed = losses(light, tmp_path / "arrays", tmp_path / "light")
   assert "tensorboardX is not installed" in printed  # nothing is left out without a line

@@ -221,11 +221,16 @@ def _log(magnitudes):
 
 @functools.lru_cache(maxsize=8)
 def _chroma_filters(sample_rate: int, bins: int) -> np.ndarray:
-  """[bins, 12] float32 (librosa)."""
-  import librosa
-
-  filters = librosa.filters.chroma(sr=sample_rate, n_fft=2 * bins, ctroct=4.0, octwidth=2.0)
-  return filters[:, :bins].T.copy()
+  """[bins, 12] float32: shares of pitch classes, most around A4 (Ellis 2007, fft2chromamx.m)."""
+  frequencies = np.arange(1, 2 * bins) * sample_rate / (2 * bins)
+  octaves = np.log2(frequencies / 27.5)  # above A0
+  octaves = np.concatenate([octaves[:1] - 1.5, octaves])
+  widths = np.append(np.maximum(12 * np.diff(octaves), 1.0), 1.0)  # of bins, in semitones
+  distances = (12 * octaves[:, None] - np.arange(3, 15) + 6) % 12 - 6  # from C, C sharp, ...
+  bumps = np.exp(-0.5 * (2 * distances / widths[:, None]) ** 2)
+  bumps /= np.linalg.norm(bumps, axis=1, keepdims=True)
+  heard = np.exp(-0.5 * ((octaves - 4.0) / 2.0) ** 2)  # by octave
+  return (bumps * heard[:, None])[:bins].astype(np.float32)
 
 
 def _chroma_correlation(x, y, sample_rate: int):

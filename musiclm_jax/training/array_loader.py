@@ -1,4 +1,4 @@
-"""Batches of token arrays with numpy alone: the same examples as those of seqio_loader.py."""
+"""Batches of arrays with numpy alone: the same examples as those of seqio_loader.py."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import numpy as np
 
 from musiclm_jax.training.examples import Reading
 
-_AHEAD = 3  # batches that are made while the device works
+_AHEAD = 4  # batches that are made, each by a thread, while the device works
 
 
 def batches(
@@ -29,7 +29,7 @@ def batches(
     shapes = readings[0].shapes
     return {name: np.stack([each[name] for each in made]) for name in shapes}
 
-  with ThreadPoolExecutor(1) as executor:
+  with ThreadPoolExecutor(_AHEAD) as executor:
     step = first_step
     pending = collections.deque()
     while True:

@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, step); a host reads its own rows of them.
 
 Nothing is replayed on resuming: `batches(first_step)` starts there. Changing the number of hosts
-keeps the global order. TFDS directories are read by SeqIO, token arrays by numpy alone.
+keeps the global order. TFDS directories are read by SeqIO, arrays by numpy alone.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from musiclm_jax import partitioning
-from musiclm_jax.datasets import token_arrays
+from musiclm_jax.datasets import arrays
 from musiclm_jax.datasets.manifest import merged, provenance
 from musiclm_jax.quiet import quiet
 from musiclm_jax.ranges import PositiveInt, Seed
@@ -20,8 +20,8 @@ from musiclm_jax.training.orders import EPOCH_OFFSET, drawn
 
 def _open(directory: str, split: str):
   """(records, loader): a loader is a module with a function `batches`."""
-  if token_arrays.is_here(directory):
-    return token_arrays.TokenArrays(directory, split), array_loader
+  if arrays.is_here(directory):
+    return arrays.Arrays(directory, split), array_loader
   with quiet():  # TensorFlow, imported only where it is needed
     from musiclm_jax.datasets.tfds_reader import Records
     from musiclm_jax.training import seqio_loader
