@@ -75,7 +75,7 @@ def test_codebooks_are_those_of_the_papers(model):
 
 
 def test_w2v_bert_learns_the_codebook_of_table_1():
-  targets = nn.unbox(paper("w2v_bert").abstract_state).params["targets"]
+  targets = nn.unbox(paper("w2v_bert").abstract_state).params["targets_0"]
   assert targets["codebook"].shape == (1024, 1024)
 
 

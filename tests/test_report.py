@@ -62,7 +62,10 @@ def results():
     "layers": {
       "section": "musiclm_jax.evaluation.layers.Layers",
       "figures": {"best": metrics.figure(0.7)},
-      "rows": [{"layer": 0, "pitch": 0.7, "instrument": 0.6, "codebook_use": 0.5}],
+      "rows": [
+        {"layer": 0, "pitch": 0.7, "instrument": 0.6, "codebook_use": 0.5}
+        | {"probes": dict.fromkeys(("pitch_class", "family", "onset"), heard)}
+      ],
     },
     "mulan": {
       "section": "musiclm_jax.evaluation.retrieval.MuLan",
@@ -164,8 +167,8 @@ def test_what_was_missed_is_at_the_top(out):
 
 def test_intervals_are_beside_their_values(out):
   assert (
-    write_report(out).count("0.7 (0.6 to 0.8)") == 7
-  )  # in the tables of two sections and of all
+    write_report(out).count("0.7 (0.6 to 0.8)") == 10
+  )  # in the tables of three sections and of all
 
 
 def test_charts_tables_and_commands_are_there(out):

@@ -99,8 +99,10 @@ def test_a_causal_codec_is_changed_by_no_future_and_streams_as_the_whole(rng):
       sound, state = streaming.decode(frozen, state, new)
       sounds.append(sound)
   np.testing.assert_array_equal(np.concatenate(pieces, axis=1), codes)
-  whole = run(codes, "decode", module)
-  np.testing.assert_allclose(np.concatenate(sounds, axis=1), whole, atol=1e-5)
+  whole = np.asarray(run(codes, "decode", module))
+  # The rounding of matrix products depends on their length, and phases follow it.
+  scale = np.abs(whole).max()
+  np.testing.assert_allclose(np.concatenate(sounds, axis=1) / scale, whole / scale, atol=1e-4)
 
 
 def test_streams_of_a_centred_codec_are_refused():
