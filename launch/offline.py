@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 
 from launch import command
@@ -244,7 +245,11 @@ def parser() -> command.Parser:
     "--text_model": (path, None, "pack: captions.model of a corpus that prepare built"),
     "--list": (path, path(_LIST), "train: the list of trainings"),
     "--out": (path, path("results"), "train: where the parts go"),
-    "--work": (path, path("/tmp/musiclm_offline"), "train: a folder that it empties first"),
+    "--work": (
+      path,
+      path(tempfile.gettempdir(), "musiclm_offline"),
+      "train: a folder that it empties first",
+    ),
     "--size": (str, "small", "train: of the corpus"),
     "--hours": (float, 80.0, "train: the most that a split of the corpus has"),
     "--minutes": (float, 9.5, "train: for everything"),

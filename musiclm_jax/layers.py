@@ -30,6 +30,16 @@ def norm(name: str, dtype: str) -> nn.RMSNorm:
   return nn.RMSNorm(epsilon=1e-6, dtype=dtype, scale_init=ones, name=name)
 
 
+def standardised(name: str, x: jax.Array, train: bool, decay: float) -> jax.Array:
+  """x [..., features] with mean 0 and variance 1 of each feature.
+
+  Over the batch in training, by moving averages of `decay` (collection "batch_stats") otherwise.
+  """
+  return nn.BatchNorm(
+    use_running_average=not train, momentum=decay, use_bias=False, use_scale=False, name=name
+  )(x)
+
+
 def unit(x: jax.Array) -> jax.Array:
   """x [..., dim] scaled to length 1, float32."""
   x = x.astype(jnp.float32)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from musiclm_jax.training.audio_examples import Transposed
+from musiclm_jax.training.audio_examples import Waveforms
 
 RATE, HERTZ = 24000, 440.0
 
 
 @pytest.fixture(scope="module")
 def make():
-  examples = Transposed(crop_seconds=1.0, sample_rate=RATE, max_semitones=2)
+  examples = Waveforms(crop_seconds=1.0, sample_rate=RATE, max_semitones=2)
   return examples.open(None, {}, seed=3).make
 
 

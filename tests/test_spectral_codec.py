@@ -15,7 +15,7 @@ from musiclm_jax.tokenizers.frozen import Frozen
 from musiclm_jax.tokenizers.quantizer import ResidualQuantizer
 from musiclm_jax.tokenizers.soundstream import log_mel_distance
 from musiclm_jax.tokenizers.spectral_codec import SpectralCodec
-from tests.test_soundstream import TINY_ADVERSARIES, music
+from tests.test_soundstream import TINY_ADVERSARIES, assert_adversaries_are_separate, music
 
 HOP = 480  # two spectra of 240 samples
 
@@ -107,7 +107,7 @@ def test_a_causal_codec_is_changed_by_no_future_and_streams_as_the_whole(rng):
 
 def test_streams_of_a_centred_codec_are_refused():
   frozen = Frozen(codec(), variables(codec()))
-  with pytest.raises(ValueError, match="wanted causal|wants a causal model"):
+  with pytest.raises(ValueError, match="wants a causal model"):
     streaming.encode(frozen, streaming.initial_state(2), music())
 
 
@@ -124,28 +124,12 @@ def test_unfit_stacks_are_refused(change, message):
     jax.eval_shape(lambda: module.init(jax.random.key(0), {"waveform": music()}, train=False))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def gradients(module, state, waveform):
-  def loss(params):
-    return module.apply(state | {"params": params}, {"waveform": waveform}, train=False)[0]
-
-  return jax.grad(loss)(state["params"])
-
-
 @pytest.mark.slow
 def test_each_adversary_moves_only_its_own_parameters():
-  silent = {"magnitude_weight": 0.0, "loudness_weight": 0.0, "commitment_weight": 0.0}
-  silent["balance_weight"] = 0.0
-  silent["discriminators"] = TINY_ADVERSARIES
+  silent = dict.fromkeys(("magnitude_weight", "loudness_weight", "balance_weight"), 0.0)
+  silent |= {"commitment_weight": 0.0, "discriminators": TINY_ADVERSARIES}
   alone = codec(**silent, adversarial_weight=0.0, feature_weight=0.0)
-  judged = gradients(codec(**silent), variables(codec(**silent)), music())
-  only_discriminators = gradients(alone, variables(codec(**silent)), music())
-  for name in ("encoder", "decoder"):
-    assert all((g == 0).all() for g in jax.tree.leaves(only_discriminators[name]))
-    assert any((g != 0).any() for g in jax.tree.leaves(judged[name]))
-  assert any((g != 0).any() for g in jax.tree.leaves(judged["discriminators"]))
-  same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
-  jax.tree.map(same, judged["discriminators"], only_discriminators["discriminators"])
+  assert_adversaries_are_separate(codec(**silent), alone, variables(codec(**silent)))
 
 
 @pytest.mark.slow

@@ -88,22 +88,20 @@ class Codes:
     for name, x in (("audio", audio), ("text", text)):
       for level, error in zip(levels, relative_errors(quantizer, x, codes[name])):
         level[f"{name}_error"] = error
-    figures = {}
+    measures = {}
     for index, level in enumerate(levels):
-      name = f"level_{index + 1}_agreement"
-      figures[name] = metrics.figure(
-        level["own"],
-        self.wanted.get(name, ""),
-        baseline=level["other"],
-        baseline_is="clips of other works",
-        interval=level["interval"],
-      )
+      measures[f"level_{index + 1}_agreement"] = {
+        "value": level["own"],
+        "baseline": level["other"],
+        "baseline_is": "clips of other works",
+        "interval": level["interval"],
+      }
       # where no clip of another work has a text's code, as if one of all had
       other = max(level["other"], len(works) ** -2)
-      name += "_over_other"
-      figures[name] = metrics.figure(level["own"] / other, self.wanted.get(name, ""), baseline=1.0)
-    metrics.check_wanted(self.wanted, tuple(figures))
-    return {"figures": figures, "levels": levels}
+      over = {"value": level["own"] / other, "baseline": 1.0}
+      measures[f"level_{index + 1}_agreement_over_other"] = over
+    metrics.check_wanted(self.wanted, tuple(measures))
+    return {"figures": metrics.figures(measures, self.wanted), "levels": levels}
 
   @staticmethod
   def show(results: dict, out_dir: str) -> str:
@@ -159,7 +157,7 @@ class Probes:
         split: text_embeddings(held_out, some, self.batch_size) for split, some in clips.items()
       },
     }
-    figures, works = {}, [clip["work"] for clip in held_out.clips]
+    measures, works = {}, [clip["work"] for clip in held_out.clips]
     for fact, of in _FACTS.items():
       labels = {split: [of(clip) for clip in some] for split, some in clips.items()}
       ((common, count),) = collections.Counter(labels["train"]).most_common(1)
@@ -170,14 +168,13 @@ class Probes:
         )
       for side, x in sides.items():
         right = self._right(x, labels)
-        figures[f"{fact}_from_{side}"] = metrics.figure(
-          right.mean(),
-          self.wanted.get(f"{fact}_from_{side}", ""),
-          baseline=np.mean([label == common for label in labels["test"]]),
-          baseline_is=f"always {common}",
-          interval=metrics.bootstrap(right, works),
-        )
-    return {"figures": figures}
+        measures[f"{fact}_from_{side}"] = {
+          "value": right.mean(),
+          "baseline": np.mean([label == common for label in labels["test"]]),
+          "baseline_is": f"always {common}",
+          "interval": metrics.bootstrap(right, works),
+        }
+    return {"figures": metrics.figures(measures, self.wanted)}
 
   @staticmethod
   def show(results: dict, out_dir: str) -> None:

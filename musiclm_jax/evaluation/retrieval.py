@@ -83,14 +83,13 @@ class MuLan:
     figures = {"clips": metrics.figure(len(rows), ">= 200")}
     for (name, found), similarity in zip(directions.items(), similarities.values()):
       figures |= _recalls(name, found, ">= 4")
-      name = f"{name}_recall_at_10"
-      figures[name] = metrics.figure(
-        found["recall_at_10"],
-        self.wanted.get(name, ""),
-        baseline=found["chance_at_10"],
-        baseline_is="chance",
-        interval=metrics.bootstrap(metrics.ranks(similarity, same) <= 10, works),
-      )
+      recall = {
+        "value": found["recall_at_10"],
+        "baseline": found["chance_at_10"],
+        "baseline_is": "chance",
+        "interval": metrics.bootstrap(metrics.ranks(similarity, same) <= 10, works),
+      }
+      figures |= metrics.figures({f"{name}_recall_at_10": recall}, self.wanted)
     every = np.concatenate([row["mulan"] for row in held_out.shards])
     encode = lambda x: quantizer("encode", x[:, None])[:, 0]  # noqa: E731
     size = quantizer.module.codebook_size

@@ -86,15 +86,12 @@ class ResidualUnit(nn.Module):
   kernel: int
   dilation: int
   dtype: str
-  causal: bool = True
 
   @nn.compact
   def __call__(self, x):
-    dilated = Convolution(
-      x.shape[-1], self.kernel, self.dilation, self.dtype, causal=self.causal, name="dilated"
-    )
+    h = Convolution(x.shape[-1], self.kernel, self.dilation, self.dtype, name="dilated")(nn.elu(x))
     last = Convolution(x.shape[-1], 1, 1, self.dtype, init_scale=0.1, name="pointwise")
-    return x + last(nn.elu(dilated(nn.elu(x))))
+    return x + last(nn.elu(h))
 
 
 class FrameUnit(nn.Module):

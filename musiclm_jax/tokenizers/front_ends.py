@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from musiclm_jax import spectrograms
 from musiclm_jax.encoder import Affine
-from musiclm_jax.layers import norm, normal
+from musiclm_jax.layers import norm, normal, standardised
 from musiclm_jax.ranges import Fraction, PositiveInt
 from musiclm_jax.tokenizers.views import View
 
@@ -131,13 +131,7 @@ class Views(nn.Module):
   def __call__(self, views: dict[str, jax.Array], train: bool) -> jax.Array:
     """The views to features [batch, frames, embed]."""
     x = jnp.concatenate([views[kind.name] for kind in self.kinds], axis=-1)
-    x = nn.BatchNorm(
-      use_running_average=not train,
-      momentum=self.decay,
-      use_bias=False,
-      use_scale=False,
-      name="standardise",
-    )(x).astype(self.dtype)
+    x = standardised("standardise", x, train, self.decay).astype(self.dtype)
     x = Affine((self.mlp_dim,), (None, "mlp"), self.dtype, name="wi")(x)
     x = Affine((self.embed_dim,), ("mlp", "embed"), self.dtype, name="wo")(nn.swish(x))
     return norm("norm", self.dtype)(x)

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax.layers import normal, unit
+from musiclm_jax.layers import normal, standardised, unit
 from musiclm_jax.ranges import Fraction, PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.quantizer import ResidualQuantizer
 
@@ -112,13 +112,7 @@ class Learned(nn.Module):
 
   def _logits(self, x, train: bool):
     """[batch, frames, codebook_size] of features [batch, frames, embed]."""
-    x = nn.BatchNorm(
-      use_running_average=not train,
-      momentum=self.decay,
-      use_bias=False,
-      use_scale=False,
-      name="standardise",
-    )(x)
+    x = standardised("standardise", x, train, self.decay)
     # wav2vec 2.0's: logits far apart, so that a draw is nearly sure from the start.
     init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("embed", "code"))
     return nn.Dense(

@@ -37,38 +37,15 @@ def _random_crop(waveform: np.ndarray, samples: int, rng: np.random.Generator) -
 
 @dataclasses.dataclass(frozen=True)
 class Waveforms:
-  """Examples {waveform [samples] float32}: random crops, for the codec and w2v-BERT."""
+  """Examples {waveform [samples] float32}: random crops, for the codec and w2v-BERT.
 
-  crop_seconds: PositiveFloat
-  sample_rate: PositiveInt
-  sources = ()
-
-  @property
-  def shapes(self) -> Shapes:
-    """The shapes of an example."""
-    return {"waveform": _sound(self)}
-
-  def open(self, records, parts: dict[str, str], seed: int) -> ExampleMaker:
-    """The maker for audio records."""
-    del records, parts
-    samples = self.shapes["waveform"].shape[0]
-
-    def make(record: dict, position: int) -> dict[str, np.ndarray]:
-      return {"waveform": _random_crop(record["waveform"], samples, generator(seed, position))}
-
-    return ExampleMaker(("waveform",), make)
-
-
-@dataclasses.dataclass(frozen=True)
-class Transposed:
-  """Examples as of `Waveforms`, each moved by -max_semitones..max_semitones semitones.
-
-  The crop is resampled: its tempo and its formants move too, as on a tape at another speed.
+  Each is moved by -max_semitones..max_semitones semitones by resampling: its tempo and its formants
+  move too, as on a tape at another speed.
   """
 
   crop_seconds: PositiveFloat
   sample_rate: PositiveInt
-  max_semitones: NonNegativeInt
+  max_semitones: NonNegativeInt = 0
   sources = ()
 
   @property
@@ -83,7 +60,7 @@ class Transposed:
 
     def make(record: dict, position: int) -> dict[str, np.ndarray]:
       rng = generator(seed, position)
-      semitones = rng.integers(-self.max_semitones, self.max_semitones + 1)
+      semitones = rng.integers(-self.max_semitones, self.max_semitones, endpoint=True)
       rate = round(self.sample_rate * 2 ** (semitones / 12))  # played at sample_rate, it is higher
       crop = _random_crop(record["waveform"], math.ceil(samples * rate / self.sample_rate), rng)
       moved = audio.resample(crop, rate, self.sample_rate)[:samples]
