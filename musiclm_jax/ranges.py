@@ -3,6 +3,7 @@
 The command line checks every value against the annotation of its parameter before a job starts.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from types import NoneType, UnionType
@@ -29,7 +30,8 @@ Fraction = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]
 def fits(value, kind) -> bool:
   """Whether a literal is of an annotated type; a float is any finite number.
 
-  Anything else than a literal fits, and anything fits a type that has no literals.
+  Anything else than a literal fits. No literal fits a dataclass, which modules are too, and any
+  fits another type that has no literals.
   """
   base, args = get_origin(kind) or kind, get_args(kind)
   if type(value) not in _LITERALS:
@@ -47,7 +49,7 @@ def fits(value, kind) -> bool:
     return isinstance(value, dict) and all(fits(item, args[-1]) for item in value.values() if args)
   if base is float:
     return type(value) in (int, float) and math.isfinite(value)
-  return type(value) is base if base in _LITERALS else True
+  return type(value) is base if base in _LITERALS else not dataclasses.is_dataclass(base)
 
 
 def describe(kind) -> str:
