@@ -41,6 +41,11 @@ def world(tmp_path_factory):
   return build(tmp_path_factory.mktemp("world"))
 
 
+STAGE_WANTED = {
+  "nats_over_unigram": "<= 0.95",
+  "own_condition_gain_nats": "> 0",
+  "own_condition_p": "< 0.01",
+}
 FAMILIES = families.Families(clips=24, seconds=0.4, batch_size=6)
 
 
@@ -71,9 +76,10 @@ def sections():
       train_clips=24, penalty=1.0, batch_size=8, wanted={"family_from_text": ">= 0.8"}
     ),
     retrieval.Melody(hums={"hummed_melody": (1.0, 0), "higher": (1.25, 3)}, batch_size=8),
-    stages.StageLoss(stage="semantic", swapped="mulan", clips=9, batch_size=4),
-    stages.StageLoss(stage="coarse", swapped="semantic", clips=9, batch_size=4),
-    stages.StageLoss(stage="fine", swapped="coarse", clips=9, batch_size=4),
+    *(
+      stages.StageLoss(stage=stage, swapped=swapped, clips=9, wanted=STAGE_WANTED, batch_size=4)
+      for stage, swapped in (("semantic", "mulan"), ("coarse", "semantic"), ("fine", "coarse"))
+    ),
     generated.Generation(
       num_prompts=9,
       num_shown=2,
@@ -132,10 +138,7 @@ TARGETS = {
   "mulan_codes": {"level_1_agreement": ">= 0.5"},
   "mulan_probes": {"family_from_text": ">= 0.8"},
   "melody": {},
-  **dict.fromkeys(
-    ("semantic", "coarse", "fine"),
-    {"nats_over_unigram": "<= 0.95", "own_condition_gain_nats": "> 0", "own_condition_p": "< 0.01"},
-  ),
+  **dict.fromkeys(("semantic", "coarse", "fine"), STAGE_WANTED),
   "generation": {
     "prompts": ">= 8",
     "share_finite": ">= 1",
@@ -295,7 +298,9 @@ def test_stage_losses_are_those_of_the_model_itself_also_of_short_clips(world):
   material = held_out.HeldOut(**world)
   for row in material.shards[:6]:
     row["acoustic"], row["semantic"] = row["acoustic"][:9], row["semantic"][:4]
-  found = stages.StageLoss(stage="coarse", swapped="semantic", clips=12, batch_size=5)(material, "")
+  found = stages.StageLoss(stage="coarse", swapped="semantic", clips=12, wanted={}, batch_size=5)(
+    material, ""
+  )
   part = material.part("coarse")
   stage, vocabulary = part.module.stage, part.module.vocabulary
   targets = np.zeros((12, stage.length), int)
@@ -442,6 +447,6 @@ def test_codes_of_texts_take_the_place_of_one_condition():
 
 
 def test_a_condition_that_a_stage_has_not_is_named(world, tmp_path):
-  section = stages.StageLoss(stage="fine", swapped="melody", clips=4, batch_size=4)
+  section = stages.StageLoss(stage="fine", swapped="melody", clips=4, wanted={}, batch_size=4)
   with pytest.raises(ValueError, match="no condition 'melody'"):
     evaluate(**world, out_dir=str(tmp_path), sections=(section,))

@@ -14,6 +14,7 @@ from musiclm_jax.tokenizers.towers import (
   SpectrogramTransformer,
   StatisticsTower,
   TextTower,
+  bispectrum,
   harmonics,
   modulations,
   pitch_classes,
@@ -134,6 +135,21 @@ def test_pitch_classes_are_the_same_in_every_octave():
   np.testing.assert_allclose(found.sum(axis=1), [1, 1], rtol=1e-5)
   np.testing.assert_allclose(found[0], found[1], atol=1e-5)
   assert found[0].argmax() == 5
+
+
+@pytest.mark.parametrize("bins", [12, 24])
+def test_the_bispectrum_tells_major_from_minor_in_every_key(rng, bins):
+  step = bins // 12
+  notes = rng.uniform(0.5, 1.0, 3)  # of root, third and fifth
+  major, minor = np.full((2, bins), 0.02)
+  major[[0, 4 * step, 7 * step]] = notes
+  minor[[7 * step, 3 * step, 0]] = notes  # the mirror image
+  keys = np.stack([np.roll(chord, step * k) for chord in (major, minor) for k in range(12)])
+  found = np.asarray(bispectrum(jnp.asarray(keys, jnp.float32))).reshape(2, 12, 48)
+  np.testing.assert_allclose(found, found[:, :1].repeat(12, axis=1), atol=1e-3)
+  np.testing.assert_allclose(found[0, 0, :27], found[1, 0, :27], atol=1e-3)
+  np.testing.assert_allclose(found[0, 0, 27:], -found[1, 0, 27:], atol=1e-3)
+  assert np.abs(found[0, 0, 27:]).max() > 0.1
 
 
 def test_harmonics_are_the_same_for_every_note():

@@ -3,12 +3,11 @@
 The stages are trained on codes of audio and generate from codes of texts.
 """
 
-import collections
 import dataclasses
 
 import numpy as np
 
-from musiclm_jax.datasets.scores import split_key
+from musiclm_jax.datasets.captions import brightness
 from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.retrieval import clip_embedding, clip_embeddings, text_rows
@@ -17,7 +16,7 @@ from musiclm_jax.ranges import PositiveFloat, PositiveInt
 _FACTS = {
   "tempo_word": lambda clip: clip["tempo_word"],
   "family": lambda clip: clip["family"],
-  "mode": lambda clip: split_key(clip["key"])[1],
+  "mode": lambda clip: brightness(clip["key"]),
 }
 
 
@@ -124,7 +123,8 @@ class Codes:
 class Probes:
   """Facts of a clip that a linear classifier reads from its embeddings of text and of audio.
 
-  It is a logistic regression of the strength `penalty`, trained on the first `train_clips` clips of
+  Figures are balanced accuracies: every value of a fact counts alike, because most music is major.
+  The classifier is a logistic regression of the strength `penalty`, trained on the first `train_clips` clips of
   the train split and tested on held-out works. Those of audio are means over as long a span as the
   first held-out clip. `wanted` is {figure: comparison} of the targets of a size. Raises ValueError
   for a target of no figure.
@@ -159,20 +159,21 @@ class Probes:
     }
     measures, works = {}, [clip["work"] for clip in held_out.clips]
     for fact, of in _FACTS.items():
-      labels = {split: [of(clip) for clip in some] for split, some in clips.items()}
-      ((common, count),) = collections.Counter(labels["train"]).most_common(1)
-      if count == len(train):
+      labels = {split: np.array([of(clip) for clip in some]) for split, some in clips.items()}
+      if len(set(labels["train"])) < 2:
         raise ValueError(
-          f"{held_out.data_dir}: {fact} is {common} in all of {count} train clips: a probe of it"
-          " needs two values or more"
+          f"{held_out.data_dir}: {fact} is {labels['train'][0]} in all of {len(train)} train clips:"
+          " a probe of it needs two values or more"
         )
+      values, value, counts = np.unique(labels["test"], return_inverse=True, return_counts=True)
+      weights = (1 / counts)[value]  # each value of the fact counts alike
       for side, x in sides.items():
-        right = self._right(x, labels)
+        right = self._right(x, labels) * weights
         measures[f"{fact}_from_{side}"] = {
-          "value": right.mean(),
-          "baseline": np.mean([label == common for label in labels["test"]]),
-          "baseline_is": f"always {common}",
-          "interval": metrics.bootstrap(right, works),
+          "value": right.sum() / weights.sum(),
+          "baseline": 1 / len(values),
+          "baseline_is": "always the same",
+          "interval": metrics.bootstrap(right, works, weights),
         }
     return {"figures": metrics.figures(measures, self.wanted)}
 
@@ -180,15 +181,16 @@ class Probes:
   def show(results: dict, out_dir: str) -> None:
     """Nothing beyond the figures."""
 
-  def _right(self, x: dict[str, np.ndarray], labels: dict[str, list[str]]) -> np.ndarray:
+  def _right(self, x: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> np.ndarray:
     """Which held-out clips get their label, [clips] bool."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / self.penalty, max_iter=1000))
+    regression = LogisticRegression(C=1 / self.penalty, max_iter=1000, class_weight="balanced")
+    model = make_pipeline(StandardScaler(), regression)
     model.fit(x["train"], labels["train"])
-    return model.predict(x["test"]) == np.array(labels["test"])
+    return model.predict(x["test"]) == labels["test"]
 
 
 def text_embeddings(held_out: HeldOut, clips: list[dict], batch_size: int) -> np.ndarray:

@@ -18,6 +18,15 @@ from musiclm_jax.sequences import codes_of, decoder_features, sequence
 from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokens import Stage, Stream
 
+_MEASURES = (
+  "nats_per_token",
+  "nats_over_unigram",
+  "nats_over_held_out_entropy",
+  "own_condition_gain_nats",
+  "own_condition_p",
+  "text_condition_gain_nats",
+)
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def token_losses(model, variables, tokens, codes):
@@ -34,13 +43,18 @@ class StageLoss:
   """Nats per token of `stage` over `clips` clips.
 
   The paired comparison takes the condition `swapped` from a clip of another work. Frequencies are
-  those of the train split where it was extracted, else of the held-out tokens themselves.
+  those of the train split where it was extracted, else of the held-out tokens themselves. `wanted`
+  is {figure: comparison} of the targets. Raises ValueError for a figure that there is not.
   """
 
   stage: str
   swapped: str
   clips: PositiveInt
+  wanted: dict[str, str]
   batch_size: PositiveInt
+
+  def __post_init__(self):
+    metrics.check_wanted(self.wanted, _MEASURES)
 
   @property
   def name(self) -> str:
@@ -69,9 +83,8 @@ class StageLoss:
     if (prompted := of_text(stage, self.swapped)) != stage:  # what generation is conditioned on
       losses = self._losses(part, first_crops(held_out, prompted, self.parts, count))
       gain = metrics.paired(_by_clip(losses, known), _by_clip(other, known))
-      result["figures"]["text_condition_gain_nats"] = metrics.figure(
-        gain["difference"], baseline=0.0, baseline_is=f"{self.swapped} of another work"
-      )
+      measure = _compared(gain["difference"], 0.0, f"{self.swapped} of another work")
+      result["figures"] |= metrics.figures({"text_condition_gain_nats": measure}, self.wanted)
     return result
 
   def _losses(self, part, codes: list[dict[str, np.ndarray]]) -> np.ndarray:
@@ -108,21 +121,19 @@ class StageLoss:
     loss, unigram = (float(np.mean([row[key] for row in levels])) for key in ("loss", "unigram"))
     test = metrics.paired(_by_clip(own, known), _by_clip(other, known))
     entropy = float(held_out_entropy.mean())
-    figures = {
-      "nats_per_token": metrics.figure(
-        loss, baseline=math.log(target.codebook_size), baseline_is="all codes equally likely"
+    uniform = math.log(target.codebook_size)
+    measures = {
+      "nats_per_token": _compared(loss, uniform, "all codes equally likely"),
+      "nats_over_unigram": _compared(loss / unigram, 1.0, f"{seen} frequencies: {unigram:.3f}"),
+      "nats_over_held_out_entropy": _compared(
+        loss / entropy, 1.0, f"held-out frequencies: {entropy:.3f}"
       ),
-      "nats_over_unigram": metrics.figure(
-        loss / unigram, "<= 0.95", baseline=1.0, baseline_is=f"{seen} frequencies: {unigram:.3f}"
+      "own_condition_gain_nats": _compared(
+        test["difference"], 0.0, f"{self.swapped} of another work"
       ),
-      "nats_over_held_out_entropy": metrics.figure(
-        loss / entropy, baseline=1.0, baseline_is=f"held-out frequencies: {entropy:.3f}"
-      ),
-      "own_condition_gain_nats": metrics.figure(
-        test["difference"], "> 0", baseline=0.0, baseline_is=f"{self.swapped} of another work"
-      ),
-      "own_condition_p": metrics.figure(test["p"], "< 0.01"),
+      "own_condition_p": {"value": test["p"]},
     }
+    figures = metrics.figures(measures, self.wanted)
     return {"figures": figures, "levels": levels, "stage": self.stage}
 
   @staticmethod
@@ -147,6 +158,10 @@ def of_text(stage: Stage, condition: str) -> Stage:
     return dataclasses.replace(stream, made=stream.made.of_text())
 
   return dataclasses.replace(stage, conditions=tuple(map(prompted, stage.conditions)))
+
+
+def _compared(value: float, baseline: float, baseline_is: str) -> dict:
+  return {"value": value, "baseline": baseline, "baseline_is": baseline_is}
 
 
 def _by_clip(losses: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -148,6 +148,22 @@ def pitch_classes(x: jax.Array, bins_per_octave: int) -> jax.Array:
   return share.reshape(len(x), octaves, bins_per_octave).sum(axis=1)
 
 
+def bispectrum(shares: jax.Array) -> jax.Array:
+  """[batch, 48] of shares [batch, bins] of pitch classes, the same for all transpositions.
+
+  They are the magnitudes of the first 6 coefficients F of the Fourier transform over the octave,
+  and the bispectrum F(a) F(b) F*(a + b), 1 <= a <= b <= 6, real and imaginary parts, of which the
+  magnitudes are cube roots. Major and minor are each other's mirror image: of equal magnitudes, and
+  of opposite imaginary parts.
+  """
+  a, b = np.triu_indices(6)
+  a, b = a + 1, b + 1
+  spectrum = jnp.fft.fft(shares)
+  product = spectrum[:, a] * spectrum[:, b] * spectrum[:, (a + b) % shares.shape[1]].conj()
+  product *= jnp.maximum(jnp.abs(product), 1e-9) ** (-2 / 3)
+  return jnp.concatenate([jnp.abs(spectrum[:, 1:7]), product.real, product.imag], axis=-1)
+
+
 def harmonics(x: jax.Array, below: int, above: int) -> jax.Array:
   """The mean spectrum [batch, below + above] around the strongest bin of each frame.
 
@@ -167,8 +183,8 @@ class StatisticsTower(nn.Module):
   """Statistics over time of a log spectrogram of bands by pitch, then a residual MLP.
 
   [batch, frames, bins] to [batch, embed_dim]. They are the mean and the deviation of each bin
-  (register), its `harmonics` up to `above` bins (timbre), the shares of the pitch classes (key),
-  and `num_modulations` magnitudes from `first_modulation` on of the `modulations` of `num_bands`
+  (register), its `harmonics` up to `above` bins (timbre), the shares of the pitch classes (key), the
+  `bispectrum` of these (mode), and `num_modulations` magnitudes from `first_modulation` on of the `modulations` of `num_bands`
   bands (tempo). Raises ValueError as `modulations` does.
   """
 
@@ -190,11 +206,13 @@ class StatisticsTower(nn.Module):
     x = x.astype(jnp.float32)
     chosen = slice(self.first_modulation, self.first_modulation + self.num_modulations)
     spectra = modulations(x, self.num_bands, self.num_frames)[:, :, chosen]
+    shares = pitch_classes(x, self.bins_per_octave)
     groups = {
       "mean": x.mean(axis=1),
       "deviation": x.std(axis=1),
       "harmonics": harmonics(x, self.below, self.above),
-      "pitch_classes": pitch_classes(x, self.bins_per_octave),
+      "pitch_classes": shares,
+      "bispectrum": bispectrum(shares),
       "modulations": spectra.reshape(len(x), -1),
     }
     y = [layer_norm(f"norm_{name}", self.dtype, 1e-6)(each) for name, each in groups.items()]
