@@ -124,10 +124,10 @@ class Probes:
   """Facts of a clip that a linear classifier reads from its embeddings of text and of audio.
 
   Figures are balanced accuracies: every value of a fact counts alike, because most music is major.
-  The classifier is a logistic regression of the strength `penalty`, trained on the first `train_clips` clips of
-  the train split and tested on held-out works. Those of audio are means over as long a span as the
-  first held-out clip. `wanted` is {figure: comparison} of the targets of a size. Raises ValueError
-  for a target of no figure.
+  The classifier is a logistic regression of the strength `penalty`, trained on the first
+  `train_clips` clips of the train split and tested on held-out works. Embeddings of audio are means
+  over as long a span as the first held-out clip. `wanted` is {figure: comparison} of the targets of
+  a size. Raises ValueError for a target of no figure.
   """
 
   train_clips: PositiveInt
