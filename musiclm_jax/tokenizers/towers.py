@@ -184,8 +184,8 @@ class StatisticsTower(nn.Module):
 
   [batch, frames, bins] to [batch, embed_dim]. They are the mean and the deviation of each bin
   (register), its `harmonics` up to `above` bins (timbre), the shares of the pitch classes (key),
-  the `bispectrum` of these (mode), and `num_modulations` magnitudes from `first_modulation` on of the
-  `modulations` of `num_bands` bands (tempo). Raises ValueError as `modulations` does.
+  the `bispectrum` of these (mode), and `num_modulations` magnitudes from `first_modulation` on of
+  the `modulations` of `num_bands` bands (tempo). Raises ValueError as `modulations` does.
   """
 
   num_frames: PositiveInt
