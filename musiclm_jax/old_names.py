@@ -1,14 +1,14 @@
 """Names that older formats of model.json and weights.safetensors used, and what they are now.
 
 Published weights keep the names that they were written with. Who renames a class, a field or a
-parameter raises FORMAT by one and adds, under the former number, the names that changed; a part of
-any earlier format is then read under the new names.
+parameter, or removes a parameter, raises FORMAT by one and adds, under the former number, the names
+that changed; a part of any earlier format is then read under the new names.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
-FORMAT = 1  # of the model.json that this version writes
+FORMAT = 2  # of the model.json that this version writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,15 +17,20 @@ class Renames:
 
   `classes` are full paths; `fields` are {(new path of the class, old field): new field};
   `parameters` are components of a parameter's path, joined by "/", wherever they occur in it:
-  {"attention/turn": "attention/rotary"}.
+  {"attention/turn": "attention/rotary"}. `removed` are the last components of the paths of
+  parameters that there are no longer, for instance because they follow from others.
   """
 
   classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
   fields: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
   parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  removed: frozenset[str] = frozenset()
 
 
-RENAMES: Mapping[int, Renames] = {}  # {the format that last used the old names: Renames}
+# {the format that last used the old names: Renames}
+RENAMES: Mapping[int, Renames] = {
+  1: Renames(removed=frozenset({"sums"})),  # of codebooks: vectors times counts
+}
 
 
 def check_format(found, oldest: int, newest: int, where: str) -> None:
@@ -45,12 +50,24 @@ def renamed_description(description, written: int, renames: Mapping[int, Renames
   return description
 
 
-def renamed_parameter(name: str, written: int, renames: Mapping[int, Renames] = RENAMES) -> str:
-  """The path of a parameter that was written in format `written`, under the names of now."""
+def renamed_parameters(
+  arrays: Mapping[str, object], written: int, renames: Mapping[int, Renames] = RENAMES
+) -> dict:
+  """Arrays by the paths that they were written under in format `written`, by the paths of now."""
   for number in sorted(number for number in renames if number >= written):
-    for old, new in renames[number].parameters.items():
-      name = f"/{name}/".replace(f"/{old}/", f"/{new}/").strip("/")
-  return name
+    names = renames[number]
+    arrays = {
+      _renamed(path, names.parameters): array
+      for path, array in arrays.items()
+      if path.rpartition("/")[2] not in names.removed
+    }
+  return dict(arrays)
+
+
+def _renamed(path: str, names: Mapping[str, str]) -> str:
+  for old, new in names.items():
+    path = f"/{path}/".replace(f"/{old}/", f"/{new}/").strip("/")
+  return path
 
 
 def _rename(description, renames: Renames):

@@ -14,12 +14,13 @@ import sys
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from musiclm_jax import storage
 from musiclm_jax.descriptions import build, describe, difference, without_computation
-from musiclm_jax.old_names import FORMAT, check_format, renamed_description, renamed_parameter
+from musiclm_jax.old_names import FORMAT, check_format, renamed_description, renamed_parameters
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 
@@ -48,18 +49,22 @@ def describe_run(model_dir: str, module: nn.Module, provenance: dict) -> None:
     )
 
 
-def copy_description(directory: str, out: str) -> None:
-  """Copies the model.json of one directory to the directory `out`.
+def copy_description(directory: str, out: str) -> int:
+  """Writes the model.json of one directory to the directory `out`, under the names of now.
 
-  Raises ValueError where that is missing, or `out` has weights or another model already.
+  Gives the format that it had. Raises ValueError where it is missing, or `out` has weights or
+  another model already.
   """
   source, target = (pathlib.Path(path, DESCRIPTION) for path in (directory, out))
   if not source.is_file():
     raise ValueError(f"{directory}: {DESCRIPTION} is missing; no model was trained here")
-  another = target.exists() and target.read_text() != source.read_text()
+  description, written = _description(source)
+  text = json.dumps(description, indent=1) + "\n"
+  another = target.exists() and target.read_text() != text
   if another or pathlib.Path(out, WEIGHTS).exists():
     raise ValueError(f"{out}: a model is here already; choose another directory")
-  storage.write_text(target, source.read_text())
+  storage.write_text(target, text)
+  return written
 
 
 def _description(path: pathlib.Path) -> tuple[dict, int]:
@@ -79,26 +84,36 @@ def _description(path: pathlib.Path) -> tuple[dict, int]:
   return description | {"format": FORMAT, "module": module}, written
 
 
-def write_weights(directory: str, variables) -> None:
-  """Writes the variables (a dict of collections) as weights.safetensors, whole or not at all."""
+def write_weights(
+  directory: str, variables, *, dtype: str = "float32", written: int = FORMAT
+) -> None:
+  """Writes the variables (a dict of collections) as weights.safetensors, whole or not at all.
+
+  Real numbers are written in `dtype`; the paths are those of the format `written`.
+  """
   from safetensors import SafetensorError
   from safetensors.numpy import save_file
 
   path = pathlib.Path(directory, WEIGHTS)
-  flat = traverse_util.flatten_dict(variables, sep="/")
+  flat = renamed_parameters(traverse_util.flatten_dict(variables, sep="/"), written)
   partial = path.with_name(path.name + ".partial")
-  arrays = {name: np.asarray(jax.device_get(value), order="C") for name, value in flat.items()}
   try:
-    save_file(arrays, partial)
+    save_file({name: _stored(value, dtype) for name, value in flat.items()}, partial)
   except SafetensorError as error:  # a full disk
     raise OSError(f"{path}: {error}") from None
   os.replace(partial, path)
 
 
+def _stored(value, dtype: str) -> np.ndarray:
+  array = np.asarray(jax.device_get(value), order="C")
+  return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
 def read_weights(directory: str, written: int = FORMAT) -> dict:
   """The variables in weights.safetensors as a tree of NumPy arrays, under the names of now.
 
-  `written` is the format of the part's model.json. Raises ValueError for a file cut short.
+  Real numbers are float32, in whichever dtype they are stored; `written` is the format of the
+  part's model.json. Raises ValueError for a file cut short.
   """
   from safetensors import SafetensorError
   from safetensors.numpy import load_file
@@ -108,7 +123,9 @@ def read_weights(directory: str, written: int = FORMAT) -> dict:
     arrays = load_file(path)
   except SafetensorError as error:
     raise ValueError(f"{path}: not a whole weights file ({error})") from None
-  arrays = {renamed_parameter(name, written): array for name, array in arrays.items()}
+  arrays = {
+    name: _stored(array, "float32") for name, array in renamed_parameters(arrays, written).items()
+  }
   return traverse_util.unflatten_dict(arrays, sep="/")
 
 

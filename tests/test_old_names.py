@@ -2,7 +2,7 @@
 
 import pytest
 
-from musiclm_jax.old_names import Renames, check_format, renamed_description, renamed_parameter
+from musiclm_jax.old_names import Renames, check_format, renamed_description, renamed_parameters
 
 # An example: a class moved, then two of its fields and a parameter were renamed.
 RENAMES = {
@@ -10,6 +10,7 @@ RENAMES = {
   2: Renames(
     fields={("musiclm_jax.tokenizers.soundstream.SoundStream", "rate"): "sample_rate"},
     parameters={"attention/turn": "attention/rotary"},
+    removed=frozenset({"sums"}),
   ),
 }
 
@@ -32,14 +33,24 @@ def test_a_description_of_any_format_is_read_under_the_names_of_now(written, cls
   }
 
 
+def renamed(path, written):
+  return list(renamed_parameters({path: 0.0}, written, RENAMES))
+
+
 def test_a_parameter_is_renamed_by_whole_components():
   for written in (1, 2):
-    found = renamed_parameter("params/layers/attention/turn/kernel", written, RENAMES)
-    assert found == "params/layers/attention/rotary/kernel"
+    found = renamed("params/layers/attention/turn/kernel", written)
+    assert found == ["params/layers/attention/rotary/kernel"]
   for name in ("params/self_attention/turn", "params/attention/turned", "attention/turn"):
     wanted = "attention/rotary" if name == "attention/turn" else name
-    assert renamed_parameter(name, 2, RENAMES) == wanted
-  assert renamed_parameter("params/attention/turn", 3, RENAMES) == "params/attention/turn"
+    assert renamed(name, 2) == [wanted]
+  assert renamed("params/attention/turn", 3) == ["params/attention/turn"]
+
+
+def test_a_removed_parameter_is_left_out():
+  assert renamed("codebooks/quantizer/sums", 1) == renamed("codebooks/sums", 2) == []
+  assert renamed("codebooks/quantizer/sums", 3) == ["codebooks/quantizer/sums"]
+  assert renamed("sums/kernel", 2) == ["sums/kernel"]
 
 
 @pytest.mark.parametrize("found", [None, 0, "1", 1.5])

@@ -32,6 +32,31 @@ def test_a_part_round_trips(tmp_path):
   assert not list(tmp_path.glob("*.partial"))
 
 
+def test_weights_in_bfloat16_are_read_as_float32(tmp_path):
+  variables = make_part(str(tmp_path))
+  before = (tmp_path / "weights.safetensors").stat().st_size
+  part_files.write_weights(str(tmp_path), variables, dtype="bfloat16")
+  assert (tmp_path / "weights.safetensors").stat().st_size < 0.9 * before
+  for stored, value in zip(
+    jax.tree.leaves(part_files.read_weights(str(tmp_path))), jax.tree.leaves(dict(variables))
+  ):
+    assert stored.dtype == value.dtype  # whole numbers and flags as they were
+    np.testing.assert_allclose(stored, value, rtol=2**-8)
+
+
+def test_a_part_of_the_first_format_has_sums_too(tmp_path):
+  variables = make_part(str(tmp_path))
+  codebooks = dict(variables["codebooks"]["quantizer"])
+  former = {**variables, "codebooks": {"quantizer": codebooks | {"sums": codebooks["vectors"]}}}
+  part_files.write_weights(str(tmp_path), former)
+  assert "sums" in part_files.read_weights(str(tmp_path))["codebooks"]["quantizer"]
+  set_format(tmp_path, 1)
+  found = part_files.read_part(str(tmp_path))[1]
+  jax.tree.map(np.testing.assert_array_equal, dict(variables), found)
+  assert part_files.copy_description(str(tmp_path), str(tmp_path / "out")) == 1
+  assert json.loads((tmp_path / "out" / "model.json").read_text())["format"] == 2
+
+
 def test_fingerprints_tell_parts_apart(tmp_path):
   for name in "ab":
     make_part(str(tmp_path / name), seed=1)
@@ -57,8 +82,8 @@ def set_format(path, value):
     (lambda path: (path / "model.json").write_text("{"), "not a model description"),
     (lambda path: (path / "model.json").write_text("[]"), "not a model description"),
     (break_weights, "not a whole weights file"),
-    (lambda path: set_format(path, 99), "has format 99, this version reads up to 1"),
-    (lambda path: set_format(path, None), "wanted a format of 1..1, found None"),
+    (lambda path: set_format(path, 99), "has format 99, this version reads up to 2"),
+    (lambda path: set_format(path, None), "wanted a format of 1..2, found None"),
   ],
 )
 def test_a_broken_part_is_refused_by_name(tmp_path, harm, message):

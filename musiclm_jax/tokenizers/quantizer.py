@@ -75,8 +75,8 @@ class ResidualQuantizer(nn.Module):
   `iterations` is how long k-means runs on the first batch; with `level_dropout` each example is
   trained through its first 1..num_quantizers levels. In the first `warmup_updates` vectors stay as
   they are: k-means of an encoder that has learned nothing leaves most codes without a vector later.
-  The collection "codebooks" holds vectors and sums [num_quantizers, codebook_size, dim], counts
-  [num_quantizers, codebook_size], the number of updates and the flag `initialised`.
+  The collection "codebooks" holds vectors [num_quantizers, codebook_size, dim], their weights
+  `counts` [num_quantizers, codebook_size], the number of updates and the flag `initialised`.
   """
 
   num_quantizers: PositiveInt
@@ -92,7 +92,6 @@ class ResidualQuantizer(nn.Module):
   def setup(self):
     shape = (self.num_quantizers, self.codebook_size, self.dim)
     self.vectors = self.variable("codebooks", "vectors", jnp.zeros, shape)
-    self.sums = self.variable("codebooks", "sums", jnp.zeros, shape)
     self.counts = self.variable("codebooks", "counts", jnp.zeros, shape[:2])
     self.updates = self.variable("codebooks", "updates", jnp.zeros, (), jnp.int32)
     self.initialised = self.variable("codebooks", "initialised", jnp.zeros, (), bool)
@@ -175,14 +174,13 @@ class ResidualQuantizer(nn.Module):
       return residual - vectors[codes], (vectors, counts)
 
     def first():
-      vectors, counts = lax.scan(level, x, jax.random.split(rng, self.num_quantizers))[1]
-      return vectors, counts, vectors * counts[:, :, None]
+      return lax.scan(level, x, jax.random.split(rng, self.num_quantizers))[1]
 
     rng = self.make_rng("dropout")
-    state = self.vectors.value, self.counts.value, self.sums.value
+    state = self.vectors.value, self.counts.value
     waits = self.updates.value < self.warmup_updates
     state = lax.cond(self.initialised.value | waits, lambda: state, first)
-    self.vectors.value, self.counts.value, self.sums.value = state
+    self.vectors.value, self.counts.value = state
     self.initialised.value = self.initialised.value | ((weights.sum() > 0) & ~waits)
 
   def _threshold(self, counts):
@@ -198,8 +196,9 @@ class ResidualQuantizer(nn.Module):
     """
     anything = (counts.sum() > 0) & self.initialised.value
     decay = jnp.where(self.initialised.value, self.decay, 1.0)
+    before = self.vectors.value * self.counts.value[..., None]
     counts = decay * self.counts.value + (1 - decay) * counts
-    sums = decay * self.sums.value + (1 - decay) * sums
+    sums = decay * before + (1 - decay) * sums
     vectors = centroids(counts, sums, self.vectors.value)
     dead, threshold = self._dead(counts), self._threshold(counts)
     restarted = dead & anything
@@ -207,7 +206,6 @@ class ResidualQuantizer(nn.Module):
       restarted &= self.updates.value < self.restart_updates
     self.vectors.value = jnp.where(restarted[..., None], candidates, vectors)
     self.counts.value = jnp.where(restarted, threshold, counts)
-    self.sums.value = jnp.where(restarted[..., None], candidates * threshold[..., None], sums)
     self.updates.value = self.updates.value + 1
     return dead, restarted
 

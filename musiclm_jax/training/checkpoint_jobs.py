@@ -8,6 +8,7 @@ import json as jsons
 import math
 import pathlib
 import time
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,18 +68,22 @@ def _report(directory: str, step: NonNegativeInt, json: bool, describe) -> list[
   return rows
 
 
-def make_part(*, directory: str, step: NonNegativeInt, out: str) -> None:
+def make_part(
+  *, directory: str, step: NonNegativeInt, out: str, dtype: Literal["float32", "bfloat16"]
+) -> None:
   """Leaves in the directory `out` the part that the training would have left after `step` (0: the
   newest checkpoint): the model and its weights, for extract, export and evaluate.
 
-  Raises ValueError where there is no such checkpoint, where it cannot be read or is not finite, and
-  where `out` holds a model already.
+  Weights are stored in `dtype`: bfloat16 takes half of the space, and everything that loads them
+  has float32 again. Raises ValueError where there is no such checkpoint, where it cannot be read or
+  is not finite, and where `out` holds a model already.
   """
   with _opened(directory) as manager:
     chosen = _steps(manager, step)[-1]
     row, state = _describe(manager, chosen), _read(manager, chosen)
-    part_files.copy_description(directory, out)
-    part_files.write_weights(out, TrainState(**state).variables)
+    written = part_files.copy_description(directory, out)
+    variables = TrainState(**state).variables
+    part_files.write_weights(out, variables, dtype=dtype, written=written)
   print(f"{_row(row)}  in {out}")
 
 
