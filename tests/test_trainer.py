@@ -130,8 +130,14 @@ def test_a_checkpoint_becomes_a_part(averaged, tmp_path, capsys):
   assert main.main([*words, "--step=10", f"--out={tmp_path / 'tenth'}"]) == 0
   tenth = weights(tmp_path / "tenth")["params"]["kernel"]
   assert np.abs(tenth - wanted["params"]["kernel"]).max() > 1e-3
+  half = [f"--out={tmp_path / 'half'}", "--dtype=bfloat16"]
+  assert main.main([*words, *half]) == 0
+  stored = weights(tmp_path / "half")["params"]["kernel"]
+  wanted = wanted["params"]["kernel"]
+  assert (stored != wanted).any() and stored.dtype == np.float32
+  np.testing.assert_allclose(stored, wanted, rtol=2**-8)
   texts = [path.joinpath("model.json").read_text() for path in (averaged, *tmp_path.iterdir())]
-  assert len(texts) == 3 and len(set(texts)) == 1
+  assert len(texts) == 4 and len(set(texts)) == 1
   capsys.readouterr()
   assert main.main([*words, "--step=11", f"--out={tmp_path / 'none'}"]) == 1
   assert "no checkpoint of step 11; there are [10, 12]" in capsys.readouterr().err
