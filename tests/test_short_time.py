@@ -46,6 +46,19 @@ def test_istft_undoes_stft():
   np.testing.assert_allclose(y[:, inside], x[:, : y.shape[1]][:, inside], atol=1e-5)
 
 
+def test_refinements_of_the_whole_bring_magnitudes_nearer():
+  wanted = magnitudes(chord())
+
+  def error(refinements):
+    y = Inversion(WINDOW, HOP, 8, refinements).apply({}, wanted)
+    found = jnp.abs(spectrograms.stft(y, window=WINDOW, hop=HOP))
+    return jnp.linalg.norm(found - wanted) / jnp.linalg.norm(wanted)
+
+  assert error(16) < 0.9 * error(0)
+  with pytest.raises(ValueError, match="^a stream wants no refinements: they see the future"):
+    Inversion(WINDOW, HOP, 8, 16).apply({}, wanted, mutable=["stream"])
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_inverted_magnitudes_are_nearly_the_wanted_ones(causal):
   x = chord()

@@ -31,6 +31,7 @@ def codec(causal=False, **changes):
     "quantizer": ResidualQuantizer(3, 16, 8, 0.9, 0.05, None, 3, False),
     "decoder": stacks[1],
     "inversion_iterations": 3,
+    "refinements": 2,
     "discriminators": None,
     "magnitude_weight": 1.0,
     "loudness_weight": 2.0,

@@ -3,7 +3,8 @@
 `Inversion` is RTISI (Beauregard, Zhu and Wyse 2005, "An efficient
 algorithm for real-time spectrogram inversion"): it finds the phase of one frame after another. A
 frame starts from the overlap of the frames before it, which continues their tones, and is improved
-by rounds of Griffin and Lim's projection (1984) on its own window alone. It needs no future.
+by rounds of Griffin and Lim's projection (1984) on its own window alone. It needs no future; where
+there is one, rounds over the whole waveform improve it further.
 """
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from musiclm_jax import spectrograms
-from musiclm_jax.ranges import PositiveInt
+from musiclm_jax.ranges import NonNegativeInt, PositiveInt
 
 _FLOOR = 1e-2  # of the sum of squared windows, at the start of the sound
 
@@ -50,13 +51,16 @@ class Inversion(nn.Module):
   """Magnitudes [batch, frames, window // 2 + 1] of an STFT to a waveform float32.
 
   The waveform [batch, (frames - 1) * hop + window] is that of the frames from the start of the
-  first to the end of the last. Where the collection "stream" is mutable, frames continue those of
-  the call before, and the samples [batch, frames * hop] come out that later frames cannot change.
+  first to the end of the last, improved by `refinements` rounds of Griffin and Lim's projection of
+  the whole. Where the collection "stream" is mutable, frames continue those of the call before, and
+  the samples [batch, frames * hop] come out that later frames cannot change. Raises ValueError for
+  a stream with refinements.
   """
 
   window: PositiveInt
   hop: PositiveInt
   iterations: PositiveInt
+  refinements: NonNegativeInt = 0
 
   @nn.compact
   def __call__(self, magnitudes: jax.Array) -> jax.Array:
@@ -64,6 +68,8 @@ class Inversion(nn.Module):
     start = jnp.zeros((batch, self.window)), jnp.zeros((self.window,))
     magnitudes = magnitudes.astype(jnp.float32).swapaxes(0, 1)
     if self.is_mutable_collection("stream") and not self.is_initializing():
+      if self.refinements:
+        raise ValueError("a stream wants no refinements: they see the future")
       overlap = self.variable("stream", "overlap", lambda: start[0])
       weight = self.variable("stream", "weight", lambda: start[1])
       state = overlap.value, weight.value
@@ -72,7 +78,8 @@ class Inversion(nn.Module):
     (overlap, weight), pieces = lax.scan(self._add, start, magnitudes)
     rest = self.window - self.hop
     tail = overlap[:, :rest] / jnp.maximum(weight, _FLOOR)[None, :rest]
-    return jnp.concatenate([_joined(pieces), tail], axis=1)
+    waveform = jnp.concatenate([_joined(pieces), tail], axis=1)
+    return self._refined(waveform, magnitudes.swapaxes(0, 1))
 
   def _add(self, state, magnitudes):
     """The state after one frame of magnitudes [batch, bins], and the samples [batch, hop] it ends.
@@ -99,12 +106,20 @@ class Inversion(nn.Module):
     overlap = jnp.pad(overlap[:, self.hop :], ((0, 0), (0, self.hop)))
     return (overlap, jnp.pad(weight[self.hop :], (0, self.hop))), ended
 
+  def _refined(self, waveform, magnitudes):
+    def project(_, waveform):
+      spectrum = spectrograms.stft(waveform, window=self.window, hop=self.hop)
+      spectrum = magnitudes * self._phase(spectrum)
+      return spectrograms.istft(spectrum, window=self.window, hop=self.hop)
+
+    return lax.fori_loop(0, self.refinements, project, waveform)
+
   def _phase(self, spectrum):
-    """Numbers of length 1 of a spectrum [batch, bins]; of a pulse in the middle where it is 0."""
+    """Numbers of length 1 of a spectrum [..., bins]; of a pulse in the middle where it is 0."""
     length = jnp.abs(spectrum)
     middle = jnp.asarray(np.where(np.arange(spectrum.shape[-1]) % 2, -1.0, 1.0), jnp.complex64)
     known = length > 1e-6
-    return jnp.where(known, spectrum / jnp.where(known, length, 1.0), middle[None])
+    return jnp.where(known, spectrum / jnp.where(known, length, 1.0), middle)
 
 
 def _joined(pieces):

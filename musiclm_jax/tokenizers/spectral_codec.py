@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from musiclm_jax import spectrograms
-from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveInt
+from musiclm_jax.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from musiclm_jax.tokenizers import discriminators as adversaries
 from musiclm_jax.tokenizers import inputs
 from musiclm_jax.tokenizers.convolutions import FrameStack, fold, unfold
@@ -37,7 +37,7 @@ class SpectralCodec(nn.Module):
   A spectrum of `window` samples every `spectrum_hop` is cut into frames of `spectra` spectra. Where
   encoder and decoder are causal, windows end with their frame, the decoded waveform is
   window - spectrum_hop samples late, and streams come out as the whole does; else windows are
-  centred and nothing is late.
+  centred, nothing is late, and `refinements` rounds over the whole improve the phase.
 
   The loss is the weighted sum of: "magnitude", the mean absolute difference of log magnitudes in
   nats, in which bins count as the mel scale has them; "loudness", the difference of magnitudes to
@@ -66,6 +66,7 @@ class SpectralCodec(nn.Module):
   commitment_weight: NonNegativeFloat
   adversarial_samples: PositiveInt
   unquantized: Fraction
+  refinements: NonNegativeInt = 0  # of codecs described before there was a choice
 
   @property
   def methods(self) -> inputs.Methods:
@@ -111,7 +112,10 @@ class SpectralCodec(nn.Module):
     self.to_code = dense(self.quantizer.dim, ("channels_in", "channels_out"))
     self.to_spectra = dense(self.spectra * self.bins, ("channels_in", "channels_out"))
     self.analysis = Analysis(self.window, self.spectrum_hop, self.encoder.causal)
-    self.inversion = Inversion(self.window, self.spectrum_hop, self.inversion_iterations)
+    refinements = 0 if self.encoder.causal else self.refinements
+    self.inversion = Inversion(
+      self.window, self.spectrum_hop, self.inversion_iterations, refinements
+    )
 
   def encode(self, waveform):
     """Codes [batch, ceil(samples / hop), num_quantizers] int32 of [batch, samples], zeros after its
