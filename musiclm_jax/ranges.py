@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Annotated, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Literal, NamedTuple, Union, get_args, get_origin
 
 _LITERALS = (bool, int, float, str, bytes, tuple, list, dict, NoneType)
 
@@ -38,6 +38,8 @@ def fits(value, kind) -> bool:
     return True
   if base is Annotated:
     return fits(value, args[0]) and all(r.holds(value) for r in args[1:] if isinstance(r, Range))
+  if base is Literal:
+    return value in args
   if base in (Union, UnionType):
     return any(fits(value, arg) for arg in args)
   if base in (tuple, list):
@@ -59,6 +61,8 @@ def describe(kind) -> str:
     return " ".join([args[0].__name__, *(r.text for r in args[1:] if isinstance(r, Range))])
   if base in (Union, UnionType):
     return " | ".join(map(describe, args))
+  if base is Literal:
+    return f"one of {', '.join(map(repr, args))}"
   if args:
     return f"{base.__name__}[{', '.join('...' if a is ... else describe(a) for a in args)}]"
   return "None" if kind is NoneType else getattr(kind, "__name__", str(kind))

@@ -141,6 +141,9 @@ def test_a_checkpoint_becomes_a_part(averaged, tmp_path, capsys):
   capsys.readouterr()
   assert main.main([*words, "--step=11", f"--out={tmp_path / 'none'}"]) == 1
   assert "no checkpoint of step 11; there are [10, 12]" in capsys.readouterr().err
+  assert main.main([*words, f"--out={tmp_path / 'none'}", "--dtype=float8"]) == 2
+  assert "wants one of 'float32', 'bfloat16'" in capsys.readouterr().err
+  assert not (tmp_path / "none").exists()
   assert main.main(words) == 2 and "needs --OUT=..." in capsys.readouterr().err
   for where in (tmp_path / "tenth", averaged):
     assert main.main([*words, f"--out={where}"]) == 1
