@@ -105,6 +105,8 @@ def test_truth_is_within_the_clip(splits):
     assert np.all((onsets[:, 0] >= 0) & (onsets[:, 0] < 4.0) & (onsets[:, 1] > 20))
     low, high = passages.TEMPI[record["tempo_word"].decode()]
     assert low <= record["bpm"] <= high and record["start_s"] >= 0
+    assert (record["place"] == b"beginning") == (record["start_s"] == 0)
+    assert (record["place"] == b"ending") == ("-end-" in record["id"].decode())
     assert set(record["instruments"]) <= set(record["aspect_list"])
 
 

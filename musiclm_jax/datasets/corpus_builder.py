@@ -70,6 +70,7 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
         | {
           "captions": tfds.features.Sequence(text),
           "start_s": np.float32,
+          "place": text,
           "bpm": np.float32,
           "key": text,
           "instruments": tfds.features.Sequence(text),

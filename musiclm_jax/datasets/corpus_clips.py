@@ -88,6 +88,7 @@ def render_clip(job: Job, music: scores.Music, passage: passages.Passage, number
     "work": work.id,
     "melody": melody,
     "start_s": np.float32(rendition.start * rendition.seconds_per_quarter),
+    "place": passage.place,
     "bpm": np.float32(rendition.bpm),
     "key": rendition.key,
     "instruments": list(players.values()),
