@@ -11,8 +11,8 @@ import numpy as np
 
 from musiclm_jax import spectrograms
 from musiclm_jax.encoder import Affine, Encoder, layer_norm
-from musiclm_jax.layers import Dropout, norm, normal
-from musiclm_jax.ranges import Fraction, NonNegativeInt, PositiveInt
+from musiclm_jax.layers import Dropout, norm, normal, standardised
+from musiclm_jax.ranges import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 
 _SMALL = nn.initializers.normal(0.02)  # BERT's and ViT's, of tables and position embeddings
 
@@ -185,7 +185,11 @@ class StatisticsTower(nn.Module):
   [batch, frames, bins] to [batch, embed_dim]. They are the mean and the deviation of each bin
   (register), its `harmonics` up to `above` bins (timbre), the shares of the pitch classes (key),
   the `bispectrum` of these (mode), and `num_modulations` magnitudes from `first_modulation` on of
-  the `modulations` of `num_bands` bands (tempo). Raises ValueError as `modulations` does.
+  the `modulations` of `num_bands` bands (tempo). Every number is brought to mean 0 and variance 1:
+  over the batch in training, by moving averages of `decay` (collection "batch_stats") otherwise.
+  Then all groups are scaled to the same sum of variances, or the 48 numbers of the mode would count
+  for little beside 576 of the tempo; those of key and mode, which a contrastive loss learns last,
+  are `key_weight` times as large. Raises ValueError as `modulations` does.
   """
 
   num_frames: PositiveInt
@@ -199,6 +203,8 @@ class StatisticsTower(nn.Module):
   embed_dim: PositiveInt
   mlp_dim: PositiveInt
   dropout_rate: Fraction
+  decay: Fraction
+  key_weight: PositiveFloat
   dtype: str
 
   @nn.compact
@@ -207,17 +213,20 @@ class StatisticsTower(nn.Module):
     chosen = slice(self.first_modulation, self.first_modulation + self.num_modulations)
     spectra = modulations(x, self.num_bands, self.num_frames)[:, :, chosen]
     shares = pitch_classes(x, self.bins_per_octave)
-    groups = {
-      "mean": x.mean(axis=1),
-      "deviation": x.std(axis=1),
-      "harmonics": harmonics(x, self.below, self.above),
-      "pitch_classes": shares,
-      "bispectrum": bispectrum(shares),
-      "modulations": spectra.reshape(len(x), -1),
-    }
-    y = [layer_norm(f"norm_{name}", self.dtype, 1e-6)(each) for name, each in groups.items()]
+    groups = (
+      x.mean(axis=1),
+      x.std(axis=1),
+      harmonics(x, self.below, self.above),
+      shares,
+      bispectrum(shares),
+      spectra.reshape(len(x), -1),
+    )
+    y = standardised("standardise", jnp.concatenate(groups, axis=-1), train, self.decay)
+    sizes = np.array([group.shape[-1] for group in groups])
+    weights = np.array([1, 1, 1, self.key_weight, self.key_weight, 1])
+    scales = np.repeat(weights * np.sqrt(sizes.mean() / sizes), sizes).astype(np.float32)
     dropout = Dropout(self.dropout_rate, deterministic=not train)
-    y = dropout(jnp.concatenate(y, axis=-1))
+    y = dropout((y * scales[None]).astype(self.dtype))
     y = Affine((self.embed_dim,), (None, "embed"), self.dtype, name="project")(y)
     for layer in range(self.num_layers):
       z = layer_norm(f"norm_{layer}", self.dtype, 1e-6)(y)
