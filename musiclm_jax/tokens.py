@@ -6,15 +6,21 @@ stage; they are flattened frame by frame (AudioLM Section III-B).
 """
 
 import dataclasses
+import fractions
 import functools
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
 
-from musiclm_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from musiclm_jax.ranges import (
+  Fraction,
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+)
 
 PAD = 0  # padding, and the first decoder input
 PATTERNS = ("flat", "delayed")
@@ -79,7 +85,8 @@ class Stream:
 
   `frame_rate` is in Hz, 0 for a source that gives one frame for a span of any length (MuLan). The
   stream is the levels first_quantizer .. first_quantizer + num_quantizers - 1 of the source, which
-  `made` makes.
+  `made` makes. Where it is a condition, the share `dropout` of training examples has null ids in
+  its place.
   """
 
   name: str
@@ -89,6 +96,7 @@ class Stream:
   num_quantizers: PositiveInt
   codebook_size: PositiveInt
   made: Source = Stored()
+  dropout: Fraction = 0.0
 
   @property
   def last_quantizer(self) -> int:
@@ -242,18 +250,18 @@ class Stage:
     return self.condition_length + self.target_length
 
   @property
-  def grid_seconds(self) -> Fraction:
+  def grid_seconds(self) -> fractions.Fraction:
     """Crops start at multiples of this: the shortest time that is whole frames of every stream."""
     rates = (s.frame_rate for s in self.streams if s.frame_rate)
-    return common_multiple(1 / Fraction(rate).limit_denominator(1000) for rate in rates)
+    return common_multiple(1 / fractions.Fraction(rate).limit_denominator(1000) for rate in rates)
 
 
-def common_multiple(times) -> Fraction:
-  """The shortest time that is a whole multiple of all of these Fractions.
+def common_multiple(times) -> fractions.Fraction:
+  """The shortest time that is a whole multiple of all of these fractions.
 
-  >>> common_multiple([Fraction(1, 25), Fraction(1, 50), Fraction(3)])
-  Fraction(3, 1)
+  >>> common_multiple([fractions.Fraction(1, 25), fractions.Fraction(1, 50)])
+  Fraction(1, 25)
   """
   times = list(times)
   common = math.lcm(*(time.denominator for time in times))
-  return Fraction(math.lcm(*(int(time * common) for time in times)), common)
+  return fractions.Fraction(math.lcm(*(int(time * common) for time in times)), common)

@@ -64,7 +64,7 @@ def again(runs, name, tmp_path, **changes):
 def test_a_bundle_states_its_stages_their_sampling_and_the_windows_of_sources(runs, tmp_path):
   path = pathlib.Path(export(runs, tmp_path / "bundle"))
   description = json.loads((path / "bundle.json").read_text())
-  settings = {"temperature": 1.0, "guidance": 0.0, "stride_fraction": 0.5}
+  settings = {"temperature": 1.0, "guidance": 0.0, "stride_fraction": 0.5, "top_k": 0, "top_p": 1.0}
   assert description["format"] == bundle.FORMAT
   assert description["stages"] == ["semantic", "coarse", "fine"]
   assert description["sampling"] == dict.fromkeys(description["stages"], settings)

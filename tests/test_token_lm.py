@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from musiclm_jax.attention import RelativeBias
 from musiclm_jax.lm import patterns
-from musiclm_jax.lm.sampling import Sampling
+from musiclm_jax.lm.sampling import Sampling, likeliest
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.tokens import Stage, Stream, Vocabulary, flatten, unflatten
 from musiclm_jax.transformer import Transformer
@@ -168,6 +168,23 @@ def test_dropped_conditions_do_not_matter(variables):
   assert abs(kept[0] - kept[1]) > 1e-6
 
 
+@pytest.mark.slow
+def test_one_stream_is_dropped_alone(variables):
+  """Of the first condition nothing matters, the second one does."""
+  one, other = random_batch(seed=1), random_batch(seed=2)["decoder_input_tokens"]
+  first, second = (stream.length(STAGE.crop_seconds) for stream in STAGE.conditions)
+  conditions = (dataclasses.replace(MULAN, dropout=1.0), SEMANTIC)
+  stage = dataclasses.replace(STAGE, conditions=conditions)
+  model = MODEL.clone(stage=stage, condition_dropout=0.0)
+  losses = []
+  for span in (slice(0), slice(1, 1 + first), slice(1 + first, 1 + first + second)):
+    batch = one | {"decoder_input_tokens": one["decoder_input_tokens"].copy()}
+    batch["decoder_input_tokens"][:, span] = other[:, span]
+    rngs = {"dropout": jax.random.key(0)}
+    losses.append(float(apply(variables, batch, model=model, train=True, rngs=rngs)[0]))
+  assert losses[0] == losses[1] and abs(losses[0] - losses[2]) > 1e-6
+
+
 def draw(variables, batch, model=MODEL, **changes):
   """Ids [batch, 14] after three known frames."""
   settings = Sampling("coarse", 1.0, 0.0, 0.5)
@@ -239,9 +256,28 @@ def test_settings_that_make_no_sense_are_refused():
     ("guidance", float("inf")),
     ("stride_fraction", 0.0),
     ("stride_fraction", 1.1),
+    ("top_k", -1),
+    ("top_p", 0.0),
   ):
     with pytest.raises(ValueError, match=f"stage coarse: {name}: wanted .*, found {value}"):
       dataclasses.replace(Sampling("coarse", 1.0, 0.0, 0.5), **{name: value})
+
+
+def test_the_likeliest_codes_alone_are_drawn_from(rng):
+  scores = rng.normal(0, 2, (20, 3, 11)).astype(np.float32)
+  order = np.argsort(-scores, axis=-1)
+  shares = np.take_along_axis(np.asarray(jax.nn.softmax(scores, axis=-1)), order, axis=-1)
+  for top_k in (1, 4, 11, 50):
+    kept = np.isfinite(np.asarray(likeliest(jnp.asarray(scores), top_k, 1.0)))
+    ranked = np.take_along_axis(kept, order, axis=-1)
+    assert (ranked == (np.arange(11) < top_k)).all()
+  for top_p in (0.01, 0.5, 0.9):
+    kept = np.isfinite(np.asarray(likeliest(jnp.asarray(scores), 0, top_p)))
+    ranked = np.take_along_axis(kept, order, axis=-1)
+    mass, least = (ranked * shares).sum(-1), np.where(ranked, shares, 2.0).min(-1)
+    assert (mass >= top_p - 1e-6).all() and (mass - least < top_p).all()  # one less would not do
+    assert (ranked[..., :-1] >= ranked[..., 1:]).all()
+  np.testing.assert_array_equal(likeliest(jnp.asarray(scores), 0, 1.0), scores)
 
 
 @pytest.mark.slow

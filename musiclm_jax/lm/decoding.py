@@ -37,7 +37,7 @@ def decode(model, variables, conditions, known, keys, *, frames: int, settings: 
 
   def write(buffer, scores, heads):
     """The buffer with drawn codes at those tokens that are there and not known."""
-    ids = draw(scores, settings.temperature, keys, heads) + offsets[heads % levels][None]
+    ids = draw(scores, settings, keys, heads) + offsets[heads % levels][None]
     where = jnp.where(heads >= count, begin + heads, buffer.shape[1])  # out of bounds: dropped
     return buffer.at[:, where].set(ids, mode="drop")
 

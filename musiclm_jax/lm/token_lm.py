@@ -9,6 +9,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from musiclm_jax.lm.decoding import decode, null_conditions
 from musiclm_jax.lm.patterns import layout
@@ -26,8 +27,9 @@ class TokenLM(nn.Module):
   A batch holds decoder_input_tokens, decoder_target_tokens [batch, length] int32 and
   decoder_loss_weights [batch, length], where length is stage.length and the inputs are the targets
   shifted right. `condition_dropout` is the share of examples that train with null conditions, which
-  is what guidance needs at sampling. `z_loss` times the square of the log of the softmax's
-  denominator is added to the loss, which keeps logits near 0 (PaLM, arXiv 2204.02311, Section 5).
+  is what guidance needs at sampling; the streams' own `dropout` is of each alone. `z_loss` times
+  the square of the log of the softmax's denominator is added to the loss, which keeps logits near 0
+  (PaLM, arXiv 2204.02311, Section 5).
   """
 
   stage: Stage
@@ -64,13 +66,18 @@ class TokenLM(nn.Module):
     return table.reshape(levels, size, -1)
 
   def _drop_conditions(self, tokens):
-    """Input tokens with the conditions of some examples replaced by their null ids."""
-    nulls = null_conditions(self.stage, self.vocabulary, self.stage.crop_seconds)
-    dropped = tokens.at[:, 1 : 1 + len(nulls)].set(nulls[None].astype(tokens.dtype))
-    drop = jax.random.bernoulli(
-      self.make_rng("dropout"), self.condition_dropout, (tokens.shape[0], 1)
-    )
-    return jnp.where(drop, dropped, tokens)
+    """Input tokens with all or some conditions of some examples replaced by their null ids."""
+    conditions, seconds = self.stage.conditions, self.stage.crop_seconds
+    nulls = null_conditions(self.stage, self.vocabulary, seconds)
+    lengths = np.array([stream.length(seconds) for stream in conditions])
+    rates = np.array([[stream.dropout for stream in conditions]])
+    every, each = jax.random.split(self.make_rng("dropout"))
+    batch = tokens.shape[0]
+    drop = jax.random.bernoulli(each, rates, (batch, len(conditions)))
+    drop |= jax.random.bernoulli(every, self.condition_dropout, (batch, 1))
+    drop = jnp.repeat(drop, lengths, axis=1, total_repeat_length=len(nulls))
+    given = tokens[:, 1 : 1 + len(nulls)]
+    return tokens.at[:, 1 : 1 + len(nulls)].set(jnp.where(drop, nulls[None], given))
 
   def logits(self, tokens: jax.Array, train: bool = False) -> jax.Array:
     """Scores [batch, frames, num_quantizers, codebook_size] float32 of every target token.
@@ -126,7 +133,8 @@ class TokenLM(nn.Module):
 
   def __call__(self, batch, train: bool):
     tokens = jnp.asarray(batch["decoder_input_tokens"])
-    if train and self.condition_dropout and self.stage.conditions:
+    rates = [stream.dropout for stream in self.stage.conditions]
+    if train and rates and (self.condition_dropout or any(rates)):
       tokens = self._drop_conditions(tokens)
     logits = self.logits(tokens, train)
     log_z = jax.nn.logsumexp(logits, axis=-1)
