@@ -26,7 +26,7 @@ def sequence(
   """The ids of a span: conditions [..., tokens] and target [..., tokens], both int32.
 
   codes are [..., frames, num_quantizers] by the stream's name. Frames that are missing at a span's
-  end are null ids in a condition and PAD in the target, which no loss counts.
+  end are null ids in a condition and PAD in the target, which no loss counts; so are codes of -1.
 
   >>> semantic = Stream("semantic", "semantic", 25.0, 0, 1, 10)
   >>> coarse = Stream("coarse", "acoustic", 50.0, 0, 2, 10)
@@ -38,6 +38,7 @@ def sequence(
 
   def ids(stream: Stream, filler: int):
     found = flatten(codes[stream.name], vocabulary.offsets(stream))
+    found = np.where(codes[stream.name].reshape(found.shape) < 0, filler, found)
     missing = stream.length(seconds) - found.shape[-1]
     width = [(0, 0)] * (found.ndim - 1) + [(0, missing)]
     return np.pad(found, width, constant_values=filler).astype(np.int32)

@@ -6,6 +6,7 @@ A stage's streams name them, so that training, held-out losses and generation re
 import bisect
 import dataclasses
 import math
+import re
 
 import numpy as np
 
@@ -124,11 +125,13 @@ class Label:
 
   Code 0 means unknown. A number in `field` is code 1 + the count of `bins` that are not above it
   (tempo in bpm), a text is 1 + its place among `bins` (key, instruments). A list fills the stream's
-  levels in its order; what has no level is left out.
+  levels in its order; what has no level is left out. `prompted` says whether a prompt that names a
+  value gives the label in generation: `named`.
   """
 
   field: str
   bins: tuple[float, ...] | tuple[str, ...]
+  prompted: bool = False
 
   def features(self, stream: Stream) -> tuple[str, ...]:
     """The field."""
@@ -147,6 +150,11 @@ class Label:
   def _texts(self) -> bool:
     return bool(self.bins) and isinstance(self.bins[0], str)
 
+  @property
+  def values(self) -> str:
+    """What a value may be, in words."""
+    return f"one of {', '.join(self.bins)}" if self._texts else "a number"
+
   def code(self, value) -> int:
     """The code of one value: a number, a str or bytes."""
     if not self._texts:
@@ -159,6 +167,18 @@ class Label:
   def codes(self, values) -> list[int]:
     """The codes of a value, or of those in a list."""
     return [self.code(value) for value in np.atleast_1d(np.asarray(values, dtype=object))]
+
+  def named(self, text: str) -> list:
+    """The values that a text names, in its order: "a flute and a harp", "in D minor", "80 bpm".
+
+    A number is one before the field's name, a text one of `bins`; case and a plural s do not count.
+    """
+    if not self._texts:
+      pattern = rf"(?<![\w.])(\d+(?:\.\d+)?)\s*{re.escape(self.field)}\b"
+      return [float(number) for number in re.findall(pattern, text, re.IGNORECASE)]
+    spelt = {name.lower(): name for name in sorted(self.bins, key=len, reverse=True)}
+    pattern = rf"(?<!\w)({'|'.join(map(re.escape, spelt))})s?(?!\w)"
+    return [spelt[name.lower()] for name in re.findall(pattern, text, re.IGNORECASE)]
 
   def open(self, stream: Stream, entries: dict[str, dict], parts: dict[str, str]) -> Make:
     """A function to codes [1, num_quantizers] of the record, whatever the span."""

@@ -13,6 +13,7 @@ from musiclm_jax.encoder import Encoder
 from musiclm_jax.export import bundle
 from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.sources import Label
 from musiclm_jax.tokenizers import (
   convolutions,
   discriminators,
@@ -24,14 +25,18 @@ from musiclm_jax.tokenizers import (
 from musiclm_jax.tokens import Stage, Stream, Vocabulary
 from musiclm_jax.transformer import Transformer
 
+PLAYED = ("flute", "harp", "double bass")
 SAMPLE_RATE = 2400  # with the codec's hop of 48, 50 Hz
 MULAN = Stream("mulan", "mulan", 0.0, 0, 2, 8)
 SEMANTIC = Stream("semantic", "semantic", 25.0, 0, 1, 16)
 COARSE = Stream("coarse", "acoustic", 50.0, 0, 2, 16)
 FINE = Stream("fine", "acoustic", 50.0, 2, 2, 16)
-VOCABULARY = Vocabulary((MULAN, SEMANTIC, COARSE, FINE))
+TEMPO = Stream("tempo", "tempo", 0.0, 0, 1, 4, Label("bpm", (80.0, 120.0), True))
+PLAYERS = Stream("instruments", "instruments", 0.0, 0, 2, 4, Label("instruments", PLAYED, True))
+PLACE = Stream("place", "place", 0.0, 0, 1, 3, Label("place", ("beginning", "ending")))
+VOCABULARY = Vocabulary((MULAN, SEMANTIC, COARSE, FINE, TEMPO, PLAYERS, PLACE))
 STAGES = (
-  Stage("semantic", (MULAN,), SEMANTIC, 2.0),
+  Stage("semantic", (MULAN, TEMPO, PLAYERS, PLACE), SEMANTIC, 2.0),
   Stage("coarse", (MULAN, SEMANTIC), COARSE, 0.8),
   Stage("fine", (COARSE,), FINE, 0.4),
 )

@@ -1,6 +1,7 @@
 """Bundles and generation on random weights: lengths, determinism, windows, refusals."""
 
 import copy
+import functools
 import json
 import math
 import pathlib
@@ -63,6 +64,40 @@ def test_a_prompt_depends_on_its_text_and_seed_and_not_on_its_batch(composer):
   assert np.abs(together[0] - together[2]).max() > 1e-3  # the second take of a prompt
   other_seed = composer.waveforms(["drums"], 1.0, seed=4)
   assert np.abs(alone - other_seed).max() > 1e-3
+
+
+def test_labels_are_those_asked_for_else_those_that_a_prompt_names(composer):
+  prompts = ["a harp and a flute at 90 bpm", "drums"]
+  codes = composer.label_codes(prompts, {})
+  assert codes["tempo"].tolist() == [[[2]], [[-1]]]
+  assert codes["instruments"].tolist() == [[[2, 1]], [[-1, -1]]]
+  assert codes["place"].tolist() == [[[-1]], [[-1]]]  # no prompt gives it
+  codes = composer.label_codes(prompts, {"bpm": 150, "instruments": "flute", "place": "ending"})
+  assert codes["tempo"].tolist() == [[[3]], [[3]]] and codes["place"].tolist() == [[[2]], [[2]]]
+  assert codes["instruments"].tolist() == [[[1, 0]], [[1, 0]]]  # no second one
+  for labels, message in (
+    ({"key": "C major"}, "its stages read no key, but bpm, instruments, place"),
+    ({"instruments": "flute, oboe"}, "wanted one of flute, harp, double bass, found 'flute, oboe'"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      composer.label_codes(prompts, labels)
+
+
+def test_labels_reach_the_stages_and_an_ending_is_the_end_of_a_window(composer, monkeypatch):
+  given = []
+  compose = Composer.compose
+
+  def spy(self, conditions, seconds, *rest):
+    given.append({name: conditions[name](0.0, seconds).item() for name in ("tempo", "place")})
+    return compose(self, conditions, seconds, *rest)
+
+  monkeypatch.setattr(Composer, "compose", spy)
+  ask = functools.partial(composer.waveforms, ["drums"], seed=3)
+  slow, ends = ask(1.0, labels={"bpm": 60}), ask(1.0, labels={"place": "ending"})
+  assert slow.shape == ends.shape == (1, bundles.SAMPLE_RATE)
+  assert given == [{"tempo": 1, "place": -1}, {"tempo": -1, "place": 2}]
+  whole = ask(2.0, labels={"place": "ending"})  # as long as the window
+  np.testing.assert_array_equal(ends, whole[:, -ends.shape[1] :])
 
 
 def test_text_that_was_never_seen_is_valid_audio(composer):
@@ -128,7 +163,7 @@ def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path)
 
 def write(bundle, out, **changes):
   settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0) | changes
-  return generate(bundle=bundle, out=str(out), changes=Changes(), **settings)
+  return generate(bundle=bundle, out=str(out), changes=Changes(), **({"labels": {}} | settings))
 
 
 def test_generate_writes_what_the_names_of_its_files_promise(bundle, tmp_path):

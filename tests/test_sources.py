@@ -65,3 +65,22 @@ def test_conditions_are_functions_of_time():
   for times in ([], [1.0], [0.0, 5.0, 5.0]):
     with pytest.raises(ValueError, match="times that begin at 0 and rise"):
       conditions.stepwise([(time, one) for time in times])
+
+
+def test_a_label_is_read_from_the_words_of_a_prompt():
+  players = Label("instruments", ("bass", "double bass", "flute", "viola", "violin"))
+  assert players.named("Two FLUTES, violin, double bass") == ["flute", "violin", "double bass"]
+  assert players.named("a flutist in a bassoon") == []
+  assert Label("key", ("F minor", "F# minor")).named("a jig in F# minor.") == ["F# minor"]
+  tempo = Label("bpm", (80.0,))
+  assert tempo.named("at 92.5 bpm") == [92.5] and tempo.named("120BPM") == [120.0]
+  assert tempo.named("in 6/8 time") == []
+
+
+def test_a_place_is_of_one_window():
+  codes = np.full((2, 1, 1), 3)
+  last = conditions.placed(codes, "ending", window=10.0, total=30.0)
+  assert [last(start, 10.0)[0, 0, 0] for start in (0.0, 10.0, 19.9, 20.0)] == [-1, -1, -1, 3]
+  first = conditions.placed(codes, "beginning", window=10.0, total=30.0)
+  assert [first(start, 10.0)[0, 0, 0] for start in (0.0, 5.0, 20.0)] == [3, -1, -1]
+  assert conditions.placed(codes, "ending", window=10.0, total=8.0)(0.0, 8.0) is codes

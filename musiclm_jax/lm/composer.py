@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.export import bundle as bundles
-from musiclm_jax.lm.conditions import Condition, constant, sliced
+from musiclm_jax.lm.conditions import ENDING, PLACE, Condition, constant, placed, sliced
 from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
 from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import sequence
+from musiclm_jax.sources import Label
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers import frozen, protocols
 from musiclm_jax.tokens import common_multiple, unflatten
@@ -92,6 +93,35 @@ class Composer:
     rows = cut(waveform[None], window, hop)[0]
     return np.asarray(self.parts["melody_rvq"]("encode", self.parts["melody"]("embed", rows)[None]))
 
+  def label_codes(self, prompts: list[str], labels: dict) -> dict[str, np.ndarray]:
+    """The codes {source: [batch, 1, levels]} of the labels that stages read, -1 where not known.
+
+    `labels` {field: value or list of values} are the same for all prompts; of the others a prompt
+    gives those that it names. Raises ValueError for a field that no stage reads, and for a value
+    that it does not have.
+    """
+    streams = [stream for stage in self.stages for stream in stage.module.stage.conditions]
+    read = {s.made.field: s for s in streams if isinstance(s.made, Label)}
+    if unknown := sorted(set(labels) - set(read)):
+      raise ValueError(
+        f"{self._bundle}: its stages read no {unknown[0]}, but {', '.join(read) or 'no labels'}"
+      )
+    found = {}
+    for field, stream in read.items():
+      label, rows = stream.made, np.full((len(prompts), 1, stream.last_quantizer), -1)
+      asked = labels.get(field)
+      if isinstance(asked, str) and stream.last_quantizer > 1:
+        asked = [value.strip() for value in asked.split(",")]
+      for row, prompt in zip(rows, prompts):
+        named = label.named(prompt) if label.prompted else []
+        codes = label.codes(named if asked is None else asked)
+        if asked is not None and 0 in codes:
+          raise ValueError(f"{field}: wanted {label.values}, found {labels[field]!r}")
+        if codes:
+          row[0] = (codes + [0] * row.shape[1])[: row.shape[1]]
+      found[stream.source] = rows
+    return found
+
   def _source(self, name: str) -> dict:
     """The windows of a source, in seconds, as in the training of the stages."""
     if name not in self._sources or name not in self.parts:
@@ -109,9 +139,12 @@ class Composer:
 
     `given` are the conditions of sources that no stage writes, keys [batch] one random key per row.
     `known` are codes [batch, frames, levels] of sources that stages write, which stay: what is
-    written continues them. Raises ValueError where a stage's condition has no source.
+    written continues them. Labels that are not given are unknown. Raises ValueError where another
+    condition of a stage has no source.
     """
-    conditions, written, known = dict(given), {}, known or {}
+    unknown = self.label_codes([""] * len(keys), {})
+    conditions = {name: constant(codes) for name, codes in unknown.items()} | given
+    written, known = {}, known or {}
     total = _whole_seconds(seconds, [s.module.stage for s in self.stages])
     for index, stage in enumerate(self.stages):
       target = stage.module.stage.target
@@ -161,22 +194,41 @@ class Composer:
     return written
 
   def waveforms(
-    self, prompts: list[str], seconds: float, seed: int, melody: np.ndarray | None = None
+    self,
+    prompts: list[str],
+    seconds: float,
+    seed: int,
+    melody: np.ndarray | None = None,
+    labels: dict | None = None,
   ) -> np.ndarray:
     """Music [batch, samples] float32 of exactly `seconds` for each prompt.
 
     The same prompt and seed give the same music whatever else is in the batch; a prompt that comes
-    twice gives two takes. `melody` are codes from `melody_codes`, for stages that read them.
+    twice gives two takes. `melody` are codes from `melody_codes`, for stages that read them, and
+    `labels` {field: value} those of `label_codes`. An ending is written as in training, in a whole
+    window, of which the music is the end.
     """
     if not 0 < seconds < float("inf"):
       raise ValueError(f"seconds: wanted more than 0, found {seconds}")
+    labels = labels or {}
     given = {"mulan": constant(self.text_codes(prompts))}
+    given |= {name: constant(codes) for name, codes in self.label_codes(prompts, labels).items()}
+    total = seconds
+    if place := labels.get(PLACE):
+      window = max(s.module.stage.crop_seconds for s in self.stages if _reads(s, PLACE))
+      total = max(seconds, window) if place == ENDING else seconds
+      given[PLACE] = placed(given[PLACE](0.0, total), place, window, total)
     if melody is not None:
       rate = 1 / self._source("melody")["hop_seconds"]
       given["melody"] = sliced(np.repeat(melody, len(prompts), axis=0), rate)
-    codes = self.compose(given, seconds, prompt_keys(prompts, seed))
-    music = self.parts["soundstream"]("decode", codes["acoustic"])
-    return np.asarray(music)[:, : round(seconds * self.sample_rate)]
+    codes = self.compose(given, total, prompt_keys(prompts, seed))
+    music = np.asarray(self.parts["soundstream"]("decode", codes["acoustic"]))
+    music = music[:, : round(total * self.sample_rate)]
+    return music[:, music.shape[1] - round(seconds * self.sample_rate) :]
+
+
+def _reads(part, source: str) -> bool:
+  return source in [stream.source for stream in part.module.stage.conditions]
 
 
 def prompt_keys(prompts: list[str], seed: int) -> jax.Array:

@@ -10,6 +10,8 @@ import numpy as np
 
 Condition = Callable[[float, float], np.ndarray]
 
+PLACE, ENDING = "place", "ending"  # the label of where a span lies in its piece, and a value of it
+
 
 def constant(codes: np.ndarray) -> Condition:
   """The same codes [batch, 1, levels] at any time: one prompt."""
@@ -30,6 +32,20 @@ def stepwise(changes: list[tuple[float, np.ndarray]]) -> Condition:
     return changes[int(np.searchsorted(times, middle, side="right")) - 1][1]
 
   return condition
+
+
+def placed(codes: np.ndarray, place: str, window: float, total: float) -> Condition:
+  """The codes [batch, 1, levels] of a place in the piece for the one window that lies there, and
+  unknown ones for the others: for the last window if the place is the ending, else for the first.
+
+  `window` and `total` are seconds: of the stage's training crops, and of the music.
+  """
+  unknown = np.full_like(codes, -1)
+  if total <= window:
+    return constant(codes)
+  if place == ENDING:
+    return stepwise([(0.0, unknown), (total - window / 2, codes)])
+  return stepwise([(0.0, codes), (window / 2 + 1e-3, unknown)])
 
 
 def sliced(codes: np.ndarray, frame_rate: float) -> Condition:

@@ -19,10 +19,12 @@ def generate(
   out: str,
   seed: Seed,
   changes: Changes,
+  labels: dict,
 ) -> list[str]:
   """Writes music for a prompt to the file `out` (.wav, .flac or .ogg), or for each line of the file
   `prompts` to out/00.wav, out/01.wav, ...; returns the paths. `changes` are made to the bundle's
-  settings.
+  settings; `labels` {field: value}, those that are not None, say exactly what is wanted beside the
+  prompts, where the bundle's stages read them (`Composer.label_codes`).
 
   Raises ValueError or OSError in one line before any music is made: for an empty prompt or one of
   words that the text model does not know, `seconds` of less than a sample, an incomplete bundle, a
@@ -32,13 +34,14 @@ def generate(
   paths = [str(pathlib.Path(out, f"{i:02}.wav")) for i in range(len(texts))] if prompts else [out]
   for path in paths:
     audio.check_writable(path)
+  labels = {field: value for field, value in labels.items() if value is not None}
   began = time.perf_counter()
   composer = Composer(bundle, changes)
   if not 1 <= seconds * composer.sample_rate < float("inf"):
     wanted = f"a finite length of at least 1 sample at {composer.sample_rate} Hz"
     raise ValueError(f"--seconds: wants {wanted}, got {seconds:g}")
   composer.tokenizer.check_known(texts)
-  music = composer.waveforms(texts, seconds, seed)
+  music = composer.waveforms(texts, seconds, seed, labels=labels)
   for path, waveform in zip(paths, music):
     audio.write(path, waveform, composer.sample_rate)
   duration = time.perf_counter() - began
