@@ -23,6 +23,7 @@ from musiclm_jax.descriptions import build, describe, difference, without_comput
 from musiclm_jax.old_names import FORMAT, check_format, renamed_description, renamed_parameters
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+STEP = ".step"  # ends the path of an array of steps
 
 
 def describe_run(model_dir: str, module: nn.Module, provenance: dict) -> None:
@@ -89,7 +90,9 @@ def write_weights(
 ) -> None:
   """Writes the variables (a dict of collections) as weights.safetensors, whole or not at all.
 
-  Real numbers are written in `dtype`; the paths are those of the format `written`.
+  Real numbers are written in `dtype`; the paths are those of the format `written`. In int8 the
+  arrays of two axes or more are, each row of the last axis in steps of its largest number / 127,
+  which is an array of its own, PATH + ".step"; the others are float32.
   """
   from safetensors import SafetensorError
   from safetensors.numpy import save_file
@@ -98,15 +101,39 @@ def write_weights(
   flat = renamed_parameters(traverse_util.flatten_dict(variables, sep="/"), written)
   partial = path.with_name(path.name + ".partial")
   try:
-    save_file({name: _stored(value, dtype) for name, value in flat.items()}, partial)
+    save_file(_stored(flat, dtype), partial)
   except SafetensorError as error:  # a full disk
     raise OSError(f"{path}: {error}") from None
   os.replace(partial, path)
 
 
-def _stored(value, dtype: str) -> np.ndarray:
-  array = np.asarray(jax.device_get(value), order="C")
-  return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+def _stored(flat: dict, dtype: str) -> dict[str, np.ndarray]:
+  """The arrays of a file by their paths."""
+  arrays = {}
+  for name, value in flat.items():
+    arrays[name] = array = np.asarray(jax.device_get(value), order="C")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+      continue
+    if dtype != "int8":
+      arrays[name] = array.astype(dtype)
+    elif array.ndim > 1:
+      array = array.astype(np.float32)
+      step = np.maximum(np.abs(array).max(axis=-1, keepdims=True), 1e-30) / np.float32(127)
+      arrays |= {name: np.rint(array / step).astype(np.int8), name + STEP: step}
+    else:
+      arrays[name] = array.astype(np.float32)
+  return arrays
+
+
+def _restored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """What `_stored` stored, real numbers in float32."""
+  steps = {name: arrays.pop(name) for name in list(arrays) if name.endswith(STEP)}
+  for name, array in arrays.items():
+    if name + STEP in steps:
+      arrays[name] = array * steps[name + STEP]
+    elif jnp.issubdtype(array.dtype, jnp.floating):
+      arrays[name] = array.astype(np.float32)
+  return arrays
 
 
 def read_weights(directory: str, written: int = FORMAT) -> dict:
@@ -123,9 +150,7 @@ def read_weights(directory: str, written: int = FORMAT) -> dict:
     arrays = load_file(path)
   except SafetensorError as error:
     raise ValueError(f"{path}: not a whole weights file ({error})") from None
-  arrays = {
-    name: _stored(array, "float32") for name, array in renamed_parameters(arrays, written).items()
-  }
+  arrays = renamed_parameters(_restored(arrays), written)
   return traverse_util.unflatten_dict(arrays, sep="/")
 
 

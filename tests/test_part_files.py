@@ -44,6 +44,27 @@ def test_weights_in_bfloat16_are_read_as_float32(tmp_path):
     np.testing.assert_allclose(stored, value, rtol=2**-8)
 
 
+def test_weights_in_int8_are_read_as_float32(tmp_path, rng):
+  wanted = {
+    "params": {
+      "kernel": rng.normal(0, 10 ** rng.uniform(-3, 1, (2, 300, 1)), (2, 300, 70)),
+      "bias": rng.normal(size=70),
+      "nothing": np.zeros((3, 4)),
+    },
+    "counts": {"seen": np.arange(6).reshape(2, 3)},
+  }
+  (tmp_path / "new").mkdir()
+  part_files.write_weights(str(tmp_path / "new"), wanted, dtype="int8")
+  assert (tmp_path / "new" / "weights.safetensors").stat().st_size < 50_000
+  found = part_files.read_weights(str(tmp_path / "new"))
+  kernel = found["params"].pop("kernel")
+  steps = np.abs(wanted["params"]["kernel"]).max(axis=-1, keepdims=True) / 127
+  assert kernel.dtype == np.float32
+  assert (np.abs(kernel - wanted["params"].pop("kernel")) <= 0.501 * steps).all()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+  assert found["counts"]["seen"].dtype == wanted["counts"]["seen"].dtype
+
+
 def test_a_part_of_the_first_format_has_sums_too(tmp_path):
   variables = make_part(str(tmp_path))
   codebooks = dict(variables["codebooks"]["quantizer"])

@@ -69,14 +69,14 @@ def _report(directory: str, step: NonNegativeInt, json: bool, describe) -> list[
 
 
 def make_part(
-  *, directory: str, step: NonNegativeInt, out: str, dtype: Literal["float32", "bfloat16"]
+  *, directory: str, step: NonNegativeInt, out: str, dtype: Literal["float32", "bfloat16", "int8"]
 ) -> None:
   """Leaves in the directory `out` the part that the training would have left after `step` (0: the
   newest checkpoint): the model and its weights, for extract, export and evaluate.
 
-  Weights are stored in `dtype`: bfloat16 takes half of the space, and everything that loads them
-  has float32 again. Raises ValueError where there is no such checkpoint, where it cannot be read or
-  is not finite, and where `out` holds a model already.
+  Weights are stored in `dtype`: bfloat16 takes half of the space, int8 (`part_files.write_weights`)
+  a quarter, and everything that loads them has float32 again. Raises ValueError where there is no
+  such checkpoint, where it cannot be read or is not finite, and where `out` holds a model already.
   """
   with _opened(directory) as manager:
     chosen = _steps(manager, step)[-1]
