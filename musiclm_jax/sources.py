@@ -150,11 +150,6 @@ class Label:
   def _texts(self) -> bool:
     return bool(self.bins) and isinstance(self.bins[0], str)
 
-  @property
-  def values(self) -> str:
-    """What a value may be, in words."""
-    return f"one of {', '.join(self.bins)}" if self._texts else "a number"
-
   def code(self, value) -> int:
     """The code of one value: a number, a str or bytes."""
     if not self._texts:
@@ -167,6 +162,21 @@ class Label:
   def codes(self, values) -> list[int]:
     """The codes of a value, or of those in a list."""
     return [self.code(value) for value in np.atleast_1d(np.asarray(values, dtype=object))]
+
+  def asked(self, value) -> list[int]:
+    """The codes of what someone asks for: a number, a text, a list or "flute, harp".
+
+    Raises ValueError, naming the field, for another value than there is.
+    """
+    wanted = f"some of {', '.join(self.bins)}" if self._texts else "a number"
+    values = value.split(",") if isinstance(value, str) else np.ravel(value).tolist()
+    try:
+      codes = self.codes([each.strip() if isinstance(each, str) else each for each in values])
+    except ValueError:
+      codes = [0]
+    if 0 in codes:
+      raise ValueError(f"{self.field}: wanted {wanted}, found {value!r}")
+    return codes
 
   def named(self, text: str) -> list:
     """The values that a text names, in its order: "a flute and a harp", "in D minor", "80 bpm".

@@ -76,8 +76,12 @@ def test_labels_are_those_asked_for_else_those_that_a_prompt_names(composer):
   assert codes["tempo"].tolist() == [[[3]], [[3]]] and codes["place"].tolist() == [[[2]], [[2]]]
   assert codes["instruments"].tolist() == [[[1, 0]], [[1, 0]]]  # no second one
   for labels, message in (
-    ({"key": "C major"}, "its stages read no key, but bpm, instruments, place"),
-    ({"instruments": "flute, oboe"}, "wanted one of flute, harp, double bass, found 'flute, oboe'"),
+    ({"key": "C major"}, "no stage reads a label key; they read bpm, instruments, place"),
+    (
+      {"instruments": "flute, oboe"},
+      "wanted some of flute, harp, double bass, found 'fl.*oboe'",
+    ),
+    ({"bpm": "fast"}, "bpm: wanted a number, found 'fast'"),
   ):
     with pytest.raises(ValueError, match=message):
       composer.label_codes(prompts, labels)

@@ -103,22 +103,19 @@ class Composer:
     streams = [stream for stage in self.stages for stream in stage.module.stage.conditions]
     read = {s.made.field: s for s in streams if isinstance(s.made, Label)}
     if unknown := sorted(set(labels) - set(read)):
-      raise ValueError(
-        f"{self._bundle}: its stages read no {unknown[0]}, but {', '.join(read) or 'no labels'}"
-      )
+      known = ", ".join(read) or "none"
+      raise ValueError(f"{self._bundle}: no stage reads a label {unknown[0]}; they read {known}")
     found = {}
     for field, stream in read.items():
-      label, rows = stream.made, np.full((len(prompts), 1, stream.last_quantizer), -1)
-      asked = labels.get(field)
-      if isinstance(asked, str) and stream.last_quantizer > 1:
-        asked = [value.strip() for value in asked.split(",")]
+      label, levels = stream.made, stream.last_quantizer
+      rows = np.full((len(prompts), 1, levels), -1)
       for row, prompt in zip(rows, prompts):
-        named = label.named(prompt) if label.prompted else []
-        codes = label.codes(named if asked is None else asked)
-        if asked is not None and 0 in codes:
-          raise ValueError(f"{field}: wanted {label.values}, found {labels[field]!r}")
+        if field in labels:
+          codes = label.asked(labels[field])
+        else:
+          codes = label.codes(label.named(prompt)) if label.prompted else []
         if codes:
-          row[0] = (codes + [0] * row.shape[1])[: row.shape[1]]
+          row[0] = (codes + [0] * levels)[:levels]
       found[stream.source] = rows
     return found
 
