@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import musiclm_jax
 from musiclm_jax import storage
 from musiclm_jax.evaluation import retrieval
 from musiclm_jax.lm.composer import Composer, prompt_keys
@@ -102,6 +103,16 @@ def test_labels_reach_the_stages_and_an_ending_is_the_end_of_a_window(composer, 
   assert given == [{"tempo": 1, "place": -1}, {"tempo": -1, "place": 2}]
   whole = ask(2.0, labels={"place": "ending"})  # as long as the window
   np.testing.assert_array_equal(ends, whole[:, -ends.shape[1] :])
+
+
+def test_music_in_python_is_that_of_the_composer(bundle, composer):
+  model = musiclm_jax.MusicLM.load(bundle)
+  music = model.generate("drums", 1.0, seed=3, tempo=60, instruments=["flute"])
+  labels = {"bpm": 60, "instruments": "flute"}
+  np.testing.assert_array_equal(music, composer.waveforms(["drums"], 1.0, 3, labels=labels)[0])
+  assert model.sample_rate == bundles.SAMPLE_RATE and music.dtype == np.float32
+  with pytest.raises(ValueError, match="no stage reads a label key"):
+    model.generate("drums", key="C major")
 
 
 def test_text_that_was_never_seen_is_valid_audio(composer):

@@ -100,6 +100,7 @@ LAYERS = (
     "lm.conditions",
     "lm.composer",
     "lm.generate",
+    "music",
     "lm.sample_generation",
     "datasets.features",
     "datasets.extract",

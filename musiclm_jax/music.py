@@ -1,0 +1,46 @@
+"""Music in Python: `MusicLM.load("runs/small/bundle").generate("a lively fiddle jig", 10.0)`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from musiclm_jax.lm.composer import Composer
+from musiclm_jax.lm.sampling import UNCHANGED, Changes
+
+
+class MusicLM:
+  """A loaded bundle. `sample_rate` is that of its music, in Hz."""
+
+  def __init__(self, composer: Composer):
+    self._composer = composer
+    self.sample_rate = composer.sample_rate
+
+  @classmethod
+  def load(cls, bundle: str, changes: Changes = UNCHANGED) -> "MusicLM":
+    """Loads the directory of a bundle; `changes` are made to its sampling settings.
+
+    Raises ValueError, naming the part, where it is incomplete.
+    """
+    return cls(Composer(bundle, changes))
+
+  def generate(
+    self,
+    prompt: str,
+    seconds: float = 10.0,
+    *,
+    seed: int = 0,
+    tempo: float | None = None,
+    key: str | None = None,
+    instruments: Sequence[str] | None = None,
+    place: str | None = None,
+  ) -> np.ndarray:
+    """Music [samples] float32 of exactly `seconds` for a text; the same for the same arguments.
+
+    What is asked for exactly wants a bundle whose stages read such labels: the tempo in beats a
+    minute, a key such as "D minor", the names of instruments, "beginning" or "ending". What is left
+    out is read from the prompt where that names it. Raises ValueError for an empty prompt, a length
+    of no samples, and a label or a value that the bundle does not have.
+    """
+    labels = {"bpm": tempo, "key": key, "instruments": instruments, "place": place}
+    labels = {field: value for field, value in labels.items() if value is not None}
+    return self._composer.waveforms([prompt], seconds, seed, labels=labels)[0]
