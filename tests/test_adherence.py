@@ -64,3 +64,15 @@ def test_keys_agree_by_their_distance():
   found = [(0, False), (7, False), (5, False), (9, True), (0, True), (2, False)]
   assert adherence.key_agreement([(0, False)], found).tolist() == [[1, 0.5, 0.5, 0.3, 0.2, 0]]
   assert adherence.key_agreement([(9, True)], [(0, False)]).tolist() == [[0.3]]
+
+
+def test_tonic_mode_and_scale_are_told_apart():
+  keys = [(0, False), (9, True), (0, True)]
+  assert adherence.equal(keys, [(0, False)], 0).tolist() == [[1], [0], [1]]
+  assert adherence.equal(keys, [(0, False)], 1).tolist() == [[1], [0], [0]]
+  music = np.zeros((2, 4, 12))
+  music[0, :, [0, 4, 7]] = 1  # C major
+  music[0, :2, 6] = 1
+  found = adherence.share_in_key(["C major", "F# major", "A minor"], music)
+  np.testing.assert_allclose(found[:, 0], [12 / 14, 2 / 14, 12 / 14])
+  assert not found[:, 1].any()  # silence

@@ -5,6 +5,8 @@ import warnings
 import librosa
 import numpy as np
 
+from musiclm_jax.datasets.scores import SCALES
+
 _HOP = 512
 _TEMPO_TOLERANCE = 0.08  # of MIREX's audio tempo estimation
 _TONICS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
@@ -75,6 +77,24 @@ def key_agreement(wanted: list[tuple[int, bool]], found: list[tuple[int, bool]])
   1 for the same key, 0.5 a fifth away, 0.3 for the relative and 0.2 for the parallel key, else 0.
   """
   return np.array([[_key_score(a, b) for b in found] for a in wanted])
+
+
+def equal(wanted: list[tuple[int, bool]], found: list[tuple[int, bool]], part: int) -> np.ndarray:
+  """[n, m]: whether the tonic (part 0) or mode (part 1) of found keys [m] is the wanted [n]."""
+  return np.array([[float(a[part] == b[part]) for b in found] for a in wanted])
+
+
+def share_in_key(wanted: list[str], pitch_classes: np.ndarray) -> np.ndarray:
+  """The share [n, m] of pitch classes [m, frames, 12] that is in the scales of keys [n].
+
+  0 in silence. Raises ValueError as `parse_key`.
+  """
+  scales = np.zeros((len(wanted), 12))
+  for scale, key in zip(scales, wanted):
+    tonic, mode = parse_key(key)[0], key.partition(" ")[2]
+    scale[[(tonic + degree) % 12 for degree in SCALES[mode]]] = 1
+  time = pitch_classes.sum(axis=1)
+  return scales @ (time / np.maximum(time.sum(axis=1, keepdims=True), 1e-9)).T
 
 
 def _key_score(wanted: tuple[int, bool], found: tuple[int, bool]) -> float:

@@ -58,14 +58,16 @@ class Generation:
   """Music of `seconds` for `num_prompts` captions; `num_shown` of them are shown on the page.
 
   Adherence is tested by `permutations` of the prompts, on the real clips, their codec round trips
-  and the generated audio alike, with the classifiers of `families`. Raises ValueError where a
-  package of the listeners is not installed.
+  and the generated audio alike, with the classifiers of `families`. `wanted` is {measure of
+  prompted.MEASURES: comparison} of the targets of its value over that of real clips. Raises
+  ValueError for a target of another measure, and where a package of the listeners is not installed.
   """
 
   num_prompts: PositiveInt
   num_shown: NonNegativeInt
   seconds: PositiveFloat
   families: Families
+  wanted: dict[str, str]
   permutations: NonNegativeInt
   batch_size: PositiveInt
   seed: Seed
@@ -75,6 +77,7 @@ class Generation:
 
   def __post_init__(self):
     packages.check()
+    metrics.check_wanted(self.wanted, tuple(prompted.MEASURES))
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     indices = choose_prompts(held_out.clips, self.num_prompts, self.seed)
@@ -156,7 +159,7 @@ class Generation:
     kept = {name: measures[name] for name in ("notes_at_once", "notes_share")}
     kept |= listeners.distance_figures(distances, "generated")
     return {
-      "figures": metrics.figures(kept, {}) | prompted.figures(tests),
+      "figures": metrics.figures(kept, {}) | prompted.figures(tests, self.wanted),
       "adherence": tests,
       "distances": distances,
       "notes_at_once": {

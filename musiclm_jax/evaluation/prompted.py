@@ -14,6 +14,9 @@ MEASURES = {
   "family": "mean probability of the prompted instrument family",
   "tempo": "share within 8 % of the prompted tempo, of half or of twice",
   "key": "MIREX score of the key",
+  "tonic": "share with the prompted tonic",
+  "mode": "share in a major or a minor mode as prompted",
+  "in_key": "share of the notes' time in the prompted scale",
   "onset_rate": "rank correlation of prompted bpm and onsets per second",
 }
 _JUDGES = {"real": "real", "roundtrip": "round_trip", "generated": "round_trip"}
@@ -33,6 +36,8 @@ def scores(
   """
   families, bpm = [clip["family"] for clip in clips], np.array([clip["bpm"] for clip in clips])
   keys = [adherence.parse_key(clip["key"]) for clip in clips]
+  chroma = {kind: transcriber.note_chroma(each.notes) for kind, each in heard.items()}
+  found = {kind: adherence.keys(each) for kind, each in chroma.items()}
   return {
     "family": {
       k: classifiers[_JUDGES[k]].scores(each.embeddings, families) for k, each in heard.items()
@@ -40,9 +45,11 @@ def scores(
     "tempo": {
       k: adherence.tempo_agreement(bpm, adherence.tempo(x, sample_rate)) for k, x in sets.items()
     },
-    "key": {
-      k: adherence.key_agreement(keys, adherence.keys(transcriber.note_chroma(each.notes)))
-      for k, each in heard.items()
+    "key": {k: adherence.key_agreement(keys, each) for k, each in found.items()},
+    "tonic": {k: adherence.equal(keys, each, 0) for k, each in found.items()},
+    "mode": {k: adherence.equal(keys, each, 1) for k, each in found.items()},
+    "in_key": {
+      k: adherence.share_in_key([clip["key"] for clip in clips], each) for k, each in chroma.items()
     },
     "onset_rate": {
       k: metrics.rank_agreement(bpm, adherence.onset_rate(x, sample_rate)) for k, x in sets.items()
@@ -50,8 +57,10 @@ def scores(
   }
 
 
-def figures(tests: dict) -> dict[str, dict]:
-  """Figures of the tests {measure: {set: test}} of generated music."""
+def figures(tests: dict, wanted: dict[str, str]) -> dict[str, dict]:
+  """Figures of the tests {measure: {set: test}} of generated music, also over those of real clips,
+  of which `wanted` has targets, {measure: comparison}.
+  """
   found = {}
   for measure in MEASURES:
     test = tests[measure]["generated"]
@@ -59,6 +68,12 @@ def figures(tests: dict) -> dict[str, dict]:
       test["value"], baseline=test["shuffled"], baseline_is="shuffled prompts"
     )
     found[f"adherence_{measure}_p"] = metrics.figure(test["p"])
+    if measure != "onset_rate":
+      of_real = test["value"] / max(tests[measure]["real"]["value"], 1e-9)
+      shuffled = test["shuffled"] / max(tests[measure]["real"]["value"], 1e-9)
+      found[f"adherence_{measure}_of_real"] = metrics.figure(
+        of_real, wanted.get(measure, ""), baseline=shuffled, baseline_is="shuffled prompts"
+      )
   best = min(tests[measure]["generated"]["p"] for measure in MEASURES)
   found["adherence_best_p_corrected"] = metrics.figure(
     min(1.0, len(MEASURES) * best), "< 0.05", baseline_is=f"{len(MEASURES)} measures (Bonferroni)"
