@@ -31,6 +31,7 @@ _MACHINE = (*_DISK_FULL, "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EBUSY",
 _MACHINE += ("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH")
 _MACHINE += ("ENETDOWN", "ETIMEDOUT", "ENODEV", "EREMOTEIO")
 _SWITCHES = ("--debug", "--help", "-h")
+_TRUE = ("--json", "--ending")  # flags that set their macro to True
 
 
 def run(
@@ -114,10 +115,10 @@ def parse(argv: list[str]) -> tuple[list[str], list[str], dict[str, tuple[str, s
       words.append(argument)
     elif argument in _SWITCHES:
       switches.add(argument)
-    elif argument == "--json":
-      _add(flags, "--json", "True")
+    elif argument in _TRUE:
+      _add(flags, argument, "True")
     elif not equals and (value := next(arguments, "--")).startswith("--"):
-      others = ", ".join(("--json", *_SWITCHES))
+      others = ", ".join((*_TRUE, *_SWITCHES))
       raise ConfigurationError(flag, f"a value is missing: {flag}=...; only {others} have none")
     elif flag == "--gin_file":
       files.append(value)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from musiclm_jax.lm.composer import Composer
+from musiclm_jax.lm.conditions import ENDING, PLACE
 from musiclm_jax.lm.sampling import UNCHANGED, Changes
 
 
@@ -32,15 +33,16 @@ class MusicLM:
     tempo: float | None = None,
     key: str | None = None,
     instruments: Sequence[str] | None = None,
-    place: str | None = None,
+    ending: bool = False,
   ) -> np.ndarray:
     """Music [samples] float32 of exactly `seconds` for a text; the same for the same arguments.
 
     What is asked for exactly wants a bundle whose stages read such labels: the tempo in beats a
-    minute, a key such as "D minor", the names of instruments, "beginning" or "ending". What is left
-    out is read from the prompt where that names it. Raises ValueError for an empty prompt, a length
-    of no samples, and a label or a value that the bundle does not have.
+    minute, a key such as "D minor", the names of instruments, and that the music comes to its end.
+    What is left out is read from the prompt where that names it. Raises ValueError for an empty
+    prompt, a length of no samples, and a label or a value that the bundle does not have.
     """
-    labels = {"bpm": tempo, "key": key, "instruments": instruments, "place": place}
+    place = ENDING if ending else None
+    labels = {"bpm": tempo, "key": key, "instruments": instruments, PLACE: place}
     labels = {field: value for field, value in labels.items() if value is not None}
     return self._composer.waveforms([prompt], seconds, seed, labels=labels)[0]

@@ -111,6 +111,9 @@ def test_music_in_python_is_that_of_the_composer(bundle, composer):
   labels = {"bpm": 60, "instruments": "flute"}
   np.testing.assert_array_equal(music, composer.waveforms(["drums"], 1.0, 3, labels=labels)[0])
   assert model.sample_rate == bundles.SAMPLE_RATE and music.dtype == np.float32
+  ends = model.generate("drums", 1.0, seed=3, ending=True)
+  wanted = composer.waveforms(["drums"], 1.0, 3, labels={"place": "ending"})[0]
+  np.testing.assert_array_equal(ends, wanted)
   with pytest.raises(ValueError, match="no stage reads a label key"):
     model.generate("drums", key="C major")
 
@@ -177,8 +180,8 @@ def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path)
 
 
 def write(bundle, out, **changes):
-  settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0) | changes
-  return generate(bundle=bundle, out=str(out), changes=Changes(), **({"labels": {}} | settings))
+  settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0, labels={}, ending=False)
+  return generate(bundle=bundle, out=str(out), changes=Changes(), **settings | changes)
 
 
 def test_generate_writes_what_the_names_of_its_files_promise(bundle, tmp_path):

@@ -32,6 +32,7 @@ MISTAKES = [
   ([*TRAIN, "--stps=1"], "--stps: this run does not use STPS", "nearest STEPS"),
   ([*TRAIN, "--seconds=1"], "--seconds: this run does not use SECONDS", "there is"),
   ([*TRAIN, "--json"], "--json: this run does not use JSON", ""),
+  ([*TRAIN, "--ending"], "--ending: this run does not use ENDING", ""),
   ([*SPEAK, "--jsn"], "--jsn: a value is missing", "--json"),
   ([*TRAIN, "--jobs.train.steps=3"], "--jobs.train.steps: a flag is", "--gin."),
   ([*TRAIN, "--gin.jobs.train.step=3"], "--gin.jobs.train.step: ", "nearest steps"),

@@ -6,6 +6,7 @@ import time
 
 from musiclm_jax import audio
 from musiclm_jax.lm.composer import Composer
+from musiclm_jax.lm.conditions import ENDING, PLACE
 from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.ranges import PositiveFloat, Seed
 
@@ -20,11 +21,13 @@ def generate(
   seed: Seed,
   changes: Changes,
   labels: dict,
+  ending: bool,
 ) -> list[str]:
   """Writes music for a prompt to the file `out` (.wav, .flac or .ogg), or for each line of the file
   `prompts` to out/00.wav, out/01.wav, ...; returns the paths. `changes` are made to the bundle's
   settings; `labels` {field: value}, those that are not None, say exactly what is wanted beside the
-  prompts, where the bundle's stages read them (`Composer.label_codes`).
+  prompts, where the bundle's stages read them (`Composer.label_codes`), and `ending` that the music
+  comes to its end.
 
   Raises ValueError or OSError in one line before any music is made: for an empty prompt or one of
   words that the text model does not know, `seconds` of less than a sample, an incomplete bundle, a
@@ -35,6 +38,7 @@ def generate(
   for path in paths:
     audio.check_writable(path)
   labels = {field: value for field, value in labels.items() if value is not None}
+  labels |= {PLACE: ENDING} if ending else {}
   began = time.perf_counter()
   composer = Composer(bundle, changes)
   if not 1 <= seconds * composer.sample_rate < float("inf"):
