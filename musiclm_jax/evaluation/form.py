@@ -85,6 +85,7 @@ class Form:
     rows = [
       [name.replace("_", " "), page.amount(figure["value"]), page.amount(figure["baseline"])]
       for name, figure in results["figures"].items()
+      if figure["baseline"] is not None
     ]
     note = (
       "Pieces much longer than a window: the MIREX score of the second half's key for the first "
