@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from musiclm_jax.evaluation import form
+from musiclm_jax.evaluation import adherence, form
 
 RATE = 24000
 
@@ -24,9 +24,9 @@ def test_a_beat_is_more_regular_than_notes_at_random(rng):
   steady = piece([60, 64, 67, 72] * 6, 0.5)
   lengths = rng.uniform(0.15, 0.9, 40)
   loose = np.concatenate([note(60, length) for length in lengths])[None, : steady.shape[1]]
-  regular, other = (form.regularity(x.astype(np.float32), RATE)[0] for x in (steady, loose))
+  regular, other = (adherence.regularity(x.astype(np.float32), RATE)[0] for x in (steady, loose))
   assert regular > 0.6 and regular > other + 0.2
-  assert form.regularity(np.zeros((1, RATE), np.float32), RATE)[0] == 0
+  assert adherence.regularity(np.zeros((1, RATE), np.float32), RATE)[0] == 0
 
 
 def test_levels_and_a_fading_end():

@@ -47,6 +47,16 @@ def onset_rate(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
   return np.array(rates)
 
 
+def regularity(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
+  """The highest peak [batch], 0 to 1, of the autocorrelation of onset strength, 0.2 to 2 s."""
+  low, high = (round(seconds * sample_rate / _HOP) for seconds in (0.2, 2.0))
+  found = []
+  for envelope in _envelopes(waveforms, sample_rate):
+    similar = librosa.autocorrelate(envelope - envelope.mean())
+    found.append(max(float(similar[low:high].max()), 0.0) / max(float(similar[0]), 1e-9))
+  return np.array(found)
+
+
 def parse_key(name: str) -> tuple[int, bool]:
   """The pitch class of the tonic and whether the third is minor, of a key such as "Eb dorian".
 

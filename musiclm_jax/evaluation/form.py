@@ -6,12 +6,10 @@ The built-in corpus renders the real pieces to compare with: held-out works, as 
 import dataclasses
 import pathlib
 import tempfile
-import warnings
 
-import librosa
 import numpy as np
-from scipy import stats
 
+from musiclm_jax import audio
 from musiclm_jax.datasets import catalogue, corpus_clips, soundfonts
 from musiclm_jax.evaluation import adherence, metrics, packages, page, transcriber
 from musiclm_jax.evaluation.generated import choose_prompts
@@ -20,10 +18,9 @@ from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.conditions import ENDING, PLACE
 from musiclm_jax.ranges import PositiveFloat, PositiveInt, Seed
 
-_HOP = 512
 _EDGE = 10.0  # seconds at the beginning and at the end, whose levels are compared
 _CLOSE = 1.0  # seconds that tell an ending
-_MEASURES = ("key_of_halves", "beat", "level_difference_db")
+_RATIOS, _LEVEL = ("key_of_halves", "beat"), "level_difference_db"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +44,8 @@ class Form:
 
   def __post_init__(self):
     packages.check()
-    names = [f"{name}_of_real" for name in _MEASURES[:2]] + [_MEASURES[2]]
-    metrics.check_wanted(self.wanted, (*names, "ending_fades_p", "ending_on_tonic_p"))
+    ratios = (f"{name}_of_real" for name in _RATIOS)
+    metrics.check_wanted(self.wanted, (*ratios, _LEVEL, "ending_fades_p", "ending_on_tonic_p"))
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     clips = [held_out.clips[i] for i in choose_prompts(held_out.clips, self.pieces, self.seed)]
@@ -57,12 +54,12 @@ class Form:
     real = real_pieces(clips, self.seconds, self.seed)
     found = {kind: measures(x, rate) for kind, x in (("generated", music), ("real", real))}
     figures = {}
-    for name in _MEASURES:
+    for name in (*_RATIOS, _LEVEL):
       value, baseline = (float(np.mean(found[kind][name])) for kind in ("generated", "real"))
       figures[name] = metrics.figure(
         value, self.wanted.get(name, ""), baseline=baseline, baseline_is="real pieces"
       )
-      if name != _MEASURES[2]:
+      if name in _RATIOS:
         of_real = f"{name}_of_real"
         figures[of_real] = metrics.figure(value / max(baseline, 1e-9), self.wanted.get(of_real, ""))
     if PLACE in composer.label_codes([""], {}):
@@ -76,7 +73,7 @@ class Form:
           with_end.mean(), baseline=without.mean(), baseline_is="without an ending"
         )
         p = f"{name}_p"
-        figures[p] = metrics.figure(_greater(with_end, without), self.wanted.get(p, ""))
+        figures[p] = metrics.figure(metrics.paired(without, with_end)["p"], self.wanted.get(p, ""))
     return {"figures": figures}
 
   @staticmethod
@@ -120,7 +117,7 @@ def real_pieces(clips: list[dict], seconds: float, seed: int) -> np.ndarray:
       job = corpus_clips.Job(works[clip["work"]], seed, soundfont, "", seconds, 1, 1, False)
       if not (records := corpus_clips.render_work(job)):
         raise ValueError(f"form: no passage of {seconds:g} s in {clip['work']}")
-      pieces.append(records[0]["waveform"].astype(np.float32) / 32768)
+      pieces.append(audio.from_int16(records[0]["waveform"]))
   return np.stack(pieces)
 
 
@@ -134,23 +131,9 @@ def measures(music: np.ndarray, sample_rate: int) -> dict[str, np.ndarray]:
   edge = min(round(_EDGE * sample_rate), music.shape[1] // 2)
   return {
     "key_of_halves": np.diagonal(adherence.key_agreement(first, second)),
-    "beat": regularity(music, sample_rate),
-    "level_difference_db": np.abs(level(music[:, -edge:]) - level(music[:, :edge])),
+    "beat": adherence.regularity(music, sample_rate),
+    _LEVEL: np.abs(level(music[:, -edge:]) - level(music[:, :edge])),
   }
-
-
-def regularity(music: np.ndarray, sample_rate: int) -> np.ndarray:
-  """The highest peak [pieces], 0 to 1, of the autocorrelation of onset strength, 0.2 to 2 s."""
-  found = []
-  for waveform in music:
-    with warnings.catch_warnings():  # librosa warns of empty mel bands
-      warnings.simplefilter("ignore")
-      strength = librosa.onset.onset_strength(y=waveform, sr=sample_rate, hop_length=_HOP)
-    strength = strength - strength.mean()
-    similar = librosa.autocorrelate(strength)
-    low, high = (round(seconds * sample_rate / _HOP) for seconds in (0.2, 2.0))
-    found.append(max(float(similar[low:high].max()), 0.0) / max(float(similar[0]), 1e-9))
-  return np.array(found)
 
 
 def level(music: np.ndarray) -> np.ndarray:
@@ -176,10 +159,3 @@ def on_tonic(music: np.ndarray, sample_rate: int, tonics: list[int]) -> np.ndarr
     chroma = transcriber.note_chroma(transcriber.transcribe(last[None], sample_rate)[0])[0]
     found.append(float(chroma[:, tonic].sum() / max(chroma.sum(), 1e-9)))
   return np.array(found)
-
-
-def _greater(one: np.ndarray, other: np.ndarray) -> float:
-  """p of Wilcoxon's signed-rank test that `one` is not greater than `other`."""
-  if not np.any(one - other):
-    return 1.0
-  return float(stats.wilcoxon(one, other, alternative="greater").pvalue)

@@ -59,7 +59,7 @@ class Generation:
 
   Adherence is tested by `permutations` of the prompts, on the real clips, their codec round trips
   and the generated audio alike, with the classifiers of `families`. `wanted` is {measure of
-  prompted.MEASURES: comparison} of the targets of its value over that of real clips. Raises
+  prompted.OF_REAL: comparison} of the targets of its value over that of real clips. Raises
   ValueError for a target of another measure, and where a package of the listeners is not installed.
   """
 
@@ -77,7 +77,7 @@ class Generation:
 
   def __post_init__(self):
     packages.check()
-    metrics.check_wanted(self.wanted, tuple(prompted.MEASURES))
+    metrics.check_wanted(self.wanted, prompted.OF_REAL)
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     indices = choose_prompts(held_out.clips, self.num_prompts, self.seed)

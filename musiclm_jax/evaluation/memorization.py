@@ -8,10 +8,10 @@ import numpy as np
 
 from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.stages import first_crops, write
 from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
-from musiclm_jax.seeds import random_key
-from musiclm_jax.sequences import codes_of, sequence
+from musiclm_jax.sequences import sequence
 from musiclm_jax.tokenizers.quantizer import dequantize
 from musiclm_jax.tokens import unflatten
 
@@ -58,18 +58,15 @@ class Memorization:
     features = tuple({name for stream in streams for name in stream.made.features(stream)})
     train = held_out.train_rows(("work",), features, self.clips)
     sets = {
-      "train": ([clip["work"] for clip, _ in train], [tokens for _, tokens in train]),
-      "held_out": (
-        [clip["work"] for clip in held_out.clips[: self.clips]],
-        held_out.shards[: self.clips],
-      ),
+      "train": [tokens for _, tokens in train],
+      "held_out": held_out.shards[: self.clips],
     }
     vectors = held_out.part(self.quantizer).variables["codebooks"]["quantizer"]["vectors"]
     rows = {
       kind: [self._continue(held_out, part, tokens, length) for length in self.prompt_seconds]
-      for kind, (_, tokens) in sets.items()
+      for kind, tokens in sets.items()
     }
-    others = _others(sets["train"][0], self.false_positives)
+    others = _others([clip["work"] for clip, _ in train], self.false_positives)
     false = np.concatenate(
       [
         transport_cost(written[others[:, 0]], own[others[:, 1]], vectors)
@@ -117,28 +114,18 @@ class Memorization:
     """(written codes, the clips' own) [clips, frames, levels] after `length` seconds."""
     stage, vocabulary = part.module.stage, part.module.vocabulary
     target, total = stage.target, length + self.seconds
-    entries, directories = held_out.manifest["sources"], held_out.directories(self.parts)
-    makers = {s.name: s.made.open(s, entries, directories) for s in stage.streams}
     span = dataclasses.replace(stage, crop_seconds=total)
-    ids = [sequence(stage, vocabulary, codes_of(span, makers, row, 0.0), total) for row in tokens]
+    codes = first_crops(held_out, span, self.parts, tokens)
+    ids = [sequence(stage, vocabulary, each, total) for each in codes]
     conditions, own = (np.stack(each) for each in zip(*ids))
     known = target.length(length)
     if (own[:, known:] < vocabulary.first_id(target)).any():
       raise ValueError(f"{held_out.tokens_dir}: {total:g} s of {target.name} wanted of each clip")
-    keys = random_key(self.seed)
     settings = Sampling(self.stage, temperature=0.0, guidance=0.0, stride_fraction=1.0)
-
-    def write(each):
-      given, beginning = np.split(each, [conditions.shape[1]], axis=1)
-      rows = jax.random.split(keys, len(each))
-      return part(
-        "generate", given, beginning, rows, frames=target.frames(total), settings=settings
-      )
-
-    rows = np.concatenate([conditions, own[:, :known]], axis=1)
-    written = in_batches(write, rows, self.batch_size)
-    offsets = vocabulary.offsets(target)
-    return unflatten(written, offsets), unflatten(own[:, known:], offsets)
+    found = write(
+      part, conditions, own[:, :known], target.frames(total), settings, self.batch_size, self.seed
+    )
+    return found, unflatten(own[:, known:], vocabulary.offsets(target))
 
 
 def _others(works: list[str], share: float) -> np.ndarray:

@@ -19,6 +19,7 @@ MEASURES = {
   "in_key": "share of the notes' time in the prompted scale",
   "onset_rate": "rank correlation of prompted bpm and onsets per second",
 }
+OF_REAL = tuple(name for name in MEASURES if name != "onset_rate")  # a correlation may be 0
 _JUDGES = {"real": "real", "roundtrip": "round_trip", "generated": "round_trip"}
 
 
@@ -68,7 +69,7 @@ def figures(tests: dict, wanted: dict[str, str]) -> dict[str, dict]:
       test["value"], baseline=test["shuffled"], baseline_is="shuffled prompts"
     )
     found[f"adherence_{measure}_p"] = metrics.figure(test["p"])
-    if measure != "onset_rate":
+    if measure in OF_REAL:
       of_real = test["value"] / max(tests[measure]["real"]["value"], 1e-9)
       shuffled = test["shuffled"] / max(tests[measure]["real"]["value"], 1e-9)
       found[f"adherence_{measure}_of_real"] = metrics.figure(

@@ -2,18 +2,15 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 
 from musiclm_jax.evaluation import listeners, metrics, packages, page
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
-from musiclm_jax.evaluation.stages import check_tokens, first_crops, other_work, padded
+from musiclm_jax.evaluation.stages import check_tokens, first_crops, other_work, padded, write
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.ranges import PositiveInt, Seed
-from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import sequence
-from musiclm_jax.tokens import unflatten
 
 _MEASURES = (
   "chroma_correlation",
@@ -64,7 +61,7 @@ class Resynthesis:
       raise ValueError(f"stage {self.stage}: no condition {self.swapped!r} among {names}")
     clips = held_out.first(self.clips)
     works = [clip["work"] for clip in clips]
-    codes = first_crops(held_out, stage, self.parts[:2], len(clips))
+    codes = first_crops(held_out, stage, self.parts[:2], held_out.shards[: len(clips)])
     partner = other_work(clips)
     swapped = [own | {self.swapped: codes[p][self.swapped]} for own, p in zip(codes, partner)]
     written = {
@@ -117,18 +114,6 @@ class Resynthesis:
     stage, vocabulary = part.module.stage, part.module.vocabulary
     sampling = bundles.load_description(held_out.bundle)["sampling"][self.stage]
     settings, target = Sampling(self.stage, **sampling), stage.target
-    rows = [sequence(stage, vocabulary, each, stage.crop_seconds)[0] for each in codes]
-    keys = jax.random.split(random_key(self.seed), len(rows))
-    frames, written = target.frames(stage.crop_seconds), []
-    for start in range(0, len(rows), self.batch_size):
-      some = np.arange(start, start + self.batch_size) % len(rows)
-      tokens = part(
-        "generate",
-        np.stack(rows)[some],
-        np.zeros((len(some), 0), np.int32),
-        keys[some],
-        frames=frames,
-        settings=settings,
-      )
-      written.append(unflatten(np.asarray(tokens), vocabulary.offsets(target))[: len(rows) - start])
-    return np.concatenate(written)
+    ids = np.stack([sequence(stage, vocabulary, each, stage.crop_seconds)[0] for each in codes])
+    frames, nothing = target.frames(stage.crop_seconds), np.zeros((len(ids), 0), np.int32)
+    return write(part, ids, nothing, frames, settings, self.batch_size, self.seed)

@@ -13,10 +13,12 @@ import numpy as np
 
 from musiclm_jax.evaluation import metrics, page
 from musiclm_jax.evaluation.held_out import HeldOut
+from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.ranges import PositiveInt
+from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import codes_of, decoder_features, sequence
 from musiclm_jax.sources import MeanQuantized
-from musiclm_jax.tokens import Stage, Stream
+from musiclm_jax.tokens import Stage, Stream, unflatten
 
 _MEASURES = (
   "nats_per_token",
@@ -73,15 +75,15 @@ class StageLoss:
     names = [stream.name for stream in stage.conditions]
     if self.swapped not in names:
       raise ValueError(f"stage {self.stage}: no condition {self.swapped!r} among {names}")
-    count = len(held_out.first(self.clips))
-    codes = first_crops(held_out, stage, self.parts, count)
-    partner = other_work(held_out.clips[:count])
+    records = held_out.shards[: len(held_out.first(self.clips))]
+    codes = first_crops(held_out, stage, self.parts, records)
+    partner = other_work(held_out.clips[: len(records)])
     swapped = [own | {self.swapped: codes[p][self.swapped]} for own, p in zip(codes, partner)]
     own, other = self._losses(part, codes), self._losses(part, swapped)
     target, known = padded([each[stage.target.name] for each in codes], stage)
     result = self._result(held_out, stage, own, other, target, known)
     if (prompted := of_text(stage, self.swapped)) != stage:  # what generation is conditioned on
-      losses = self._losses(part, first_crops(held_out, prompted, self.parts, count))
+      losses = self._losses(part, first_crops(held_out, prompted, self.parts, records))
       gain = metrics.paired(_by_clip(losses, known), _by_clip(other, known))
       measure = _compared(gain["difference"], 0.0, f"{self.swapped} of another work")
       result["figures"] |= metrics.figures({"text_condition_gain_nats": measure}, self.wanted)
@@ -171,15 +173,32 @@ def _by_clip(losses: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def first_crops(
-  held_out: HeldOut, stage: Stage, parts: tuple[str, ...], count: int
+  held_out: HeldOut, stage: Stage, parts: tuple[str, ...], records: list[dict]
 ) -> list[dict[str, np.ndarray]]:
-  """The codes {stream: [frames, levels]} of the first crop of each of the first `count` clips.
+  """The codes {stream: [frames, levels]} of the first crop of each of these token records.
 
   `parts` are the runs that make codes from what the shards hold.
   """
   entries, directories = held_out.manifest["sources"], held_out.directories(parts)
   makers = {s.name: s.made.open(s, entries, directories) for s in stage.streams}
-  return [codes_of(stage, makers, record, 0.0) for record in held_out.shards[:count]]
+  return [codes_of(stage, makers, record, 0.0) for record in records]
+
+
+def write(
+  part, ids: np.ndarray, known: np.ndarray, frames: int, settings: Sampling, batch_size: int, seed
+) -> np.ndarray:
+  """The codes [clips, frames, levels] that a stage writes after the known ones of its target.
+
+  ids and known [clips, tokens] are those of the conditions and of the target's beginning
+  (`sequences.sequence`) in a span of `frames` frames. The clips run in batches of one shape.
+  """
+  vocabulary, target = part.module.vocabulary, part.module.stage.target
+  keys, found = jax.random.split(random_key(seed), len(ids)), []
+  for start in range(0, len(ids), batch_size):
+    some = np.arange(start, start + batch_size) % len(ids)
+    tokens = part("generate", ids[some], known[some], keys[some], frames=frames, settings=settings)
+    found.append(unflatten(np.asarray(tokens), vocabulary.offsets(target))[: len(ids) - start])
+  return np.concatenate(found)
 
 
 def check_tokens(held_out: HeldOut, part, name: str) -> None:

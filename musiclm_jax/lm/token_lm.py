@@ -133,8 +133,8 @@ class TokenLM(nn.Module):
 
   def __call__(self, batch, train: bool):
     tokens = jnp.asarray(batch["decoder_input_tokens"])
-    rates = [stream.dropout for stream in self.stage.conditions]
-    if train and rates and (self.condition_dropout or any(rates)):
+    conditions = self.stage.conditions
+    if train and any(self.condition_dropout or stream.dropout for stream in conditions):
       tokens = self._drop_conditions(tokens)
     logits = self.logits(tokens, train)
     log_z = jax.nn.logsumexp(logits, axis=-1)
