@@ -1,4 +1,4 @@
-"""Music in Python: `MusicLM.load("runs/small/bundle").generate("a lively fiddle jig", 10.0)`."""
+"""Music in Python: `MusicLM.load().generate("a lively fiddle jig", seconds=10)`."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,9 @@ class MusicLM:
     self.sample_rate = composer.sample_rate
 
   @classmethod
-  def load(cls, bundle: str, changes: Changes = UNCHANGED) -> "MusicLM":
-    """Loads the directory of a bundle; `changes` are made to its sampling settings.
+  def load(cls, bundle: str = "small", changes: Changes = UNCHANGED) -> "MusicLM":
+    """Loads a bundle by its directory, or a released one by its name; `changes` are made to its
+    sampling settings.
 
     Raises ValueError, naming the part, where it is incomplete.
     """

@@ -354,7 +354,7 @@ def command(*argv, cwd):
       ["doctor", "--gin.doctor.doctor.jsn=1"],
       "musiclm: --gin.doctor.doctor.jsn: musiclm_jax.doctor",
     ),
-    (["generate", "--prompt=x"], "musiclm: gin/run/generate.gin:30: needs --BUNDLE=..."),
+    (["licenses"], "musiclm: gin/run/licenses.gin:11: needs --BUNDLE=..."),
   ],
 )
 def test_mistakes_are_found_before_anything_heavy_is_imported(tmp_path, argv, line):

@@ -19,6 +19,10 @@ from musiclm_jax.tokenizers import protocols
 
 FORMAT = 3  # of bundle.json; those of older formats were never published
 
+# Wheels carry the released bundles in the package, an editable install leaves them beside it.
+_INSTALLED = pathlib.Path(__file__).parent.parent / "models"
+RELEASED = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parent.parent / "models"
+
 # Which part is a maker of a source's tokens, by the source and the key of its manifest entry.
 _MAKERS = {
   ("acoustic", "encoder"): "soundstream",
@@ -208,6 +212,13 @@ def _write(output_dir: str, description: dict, parts: dict[str, _Part], text_mod
       raise ValueError(f"{output_dir}: exists and is no bundle; choose another directory")
     shutil.rmtree(out)
   os.replace(partial, out)
+
+
+def find(bundle: str) -> str:
+  """The directory of a bundle, which is given by its path or, if released, by its name."""
+  named = pathlib.Path(RELEASED, bundle)
+  here = pathlib.Path(bundle, "bundle.json").is_file()
+  return str(named) if not here and (named / "bundle.json").is_file() else bundle
 
 
 def load_description(directory: str) -> dict:

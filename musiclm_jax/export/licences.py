@@ -13,7 +13,7 @@ def licences(bundle: str) -> dict[str, str]:
   A trained part has none of its own: that of the part it started from, or of the tokenizers of its
   training data, counts. Raises ValueError where the directory is no bundle.
   """
-  found = {}
+  bundle, found = bundles.find(bundle), {}
   for role in bundles.load_description(bundle)["parts"]:
     _, provenance = part_files.read_description(str(pathlib.Path(bundle, role)))
     found[role] = strictest(of(provenance))

@@ -25,13 +25,14 @@ from musiclm_jax.windows import cut, windows
 
 
 class Composer:
-  """A loaded bundle: prompts to waveforms.
+  """A loaded bundle, of a path or a released name: prompts to waveforms.
 
   `changes` are made to the sampling settings of the bundle. Raises ValueError where it is
   incomplete.
   """
 
   def __init__(self, bundle: str, changes: Changes = UNCHANGED):
+    bundle = bundles.find(bundle)
     description = bundles.load_description(bundle)
     self.sample_rate = description["sample_rate"]
     self.parts = {
