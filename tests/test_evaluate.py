@@ -21,6 +21,7 @@ from musiclm_jax.evaluation import (
   layers,
   memorization,
   metrics,
+  prompted,
   report,
   resynthesis,
   retrieval,
@@ -34,6 +35,9 @@ from musiclm_jax.tokens import flatten
 from tests.small_world import CODES, RATE, SECONDS, STAGES, STREAMS, build
 
 pytestmark = pytest.mark.slow
+
+
+measure = functools.partial(evaluate, split="test")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,7 @@ def sections():
       num_shown=2,
       seconds=0.4,
       families=FAMILIES,
-      wanted={"family": ">= 0.6"},
+      wanted={"family_of_real": ">= 0.6"},
       permutations=100,
       batch_size=6,
       seed=0,
@@ -126,7 +130,7 @@ def named(*names: str):
 def done(world, tmp_path_factory):
   """(directory, results) of one evaluation of everything."""
   out = tmp_path_factory.mktemp("out")
-  return out, evaluate(**world, out_dir=str(out), sections=sections())
+  return out, measure(**world, out_dir=str(out), sections=sections())
 
 
 TARGETS = {
@@ -216,7 +220,7 @@ def test_a_second_run_measures_nothing_again_wherever_everything_is(
   moved = {
     name: f"./{shutil.copytree(path, pathlib.Path(path).name)}/" for name, path in world.items()
   }
-  assert evaluate(**moved, out_dir=f"{out}/.", sections=sections()) == results
+  assert measure(**moved, out_dir=f"{out}/.", sections=sections()) == results
   assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
@@ -241,7 +245,7 @@ def test_the_section_in_the_documentation_measures_and_shows(world, tmp_path, mo
   monkeypatch.syspath_prepend(str(tmp_path))
   section = importlib.import_module("loudness_section").Loudness(4, 0.5, 2)
   out = str(tmp_path / "out")
-  results = evaluate(**world, out_dir=out, sections=(section,))["loudness"]
+  results = measure(**world, out_dir=out, sections=(section,))["loudness"]
   ratios = results["by_clip"]
   assert len(ratios) == 4 and results["figures"]["rms_ratio"]["value"] == pytest.approx(
     np.mean(ratios)
@@ -287,11 +291,16 @@ def test_a_target_of_no_figure_is_named_before_anything_is_measured():
 
 def test_every_figure_that_may_have_a_target_is_measured(done):
   assert set(round_trip.TARGETS) <= set(done[1]["round_trip"]["figures"])
+  heard = done[1]["generation"]["figures"]
+  assert {f"adherence_{name}" for name in prompted.wanted_names()} <= set(heard)
+  assert {"notes_share", "kernel_over_round_trip"} <= set(heard)
+  assert heard["adherence_family_of_real"]["wanted"] == ">= 0.6"
+  assert heard["adherence_family"]["interval"] is not None
 
 
 def test_two_sections_of_one_name_are_refused(world, tmp_path):
   with pytest.raises(ValueError, match="each name may occur once, found codec, codec"):
-    evaluate(**world, out_dir=str(tmp_path), sections=named("codec", "codec"))
+    measure(**world, out_dir=str(tmp_path), sections=named("codec", "codec"))
 
 
 def test_what_changed_and_what_was_deleted_is_measured_again(done, world, tmp_path):
@@ -300,7 +309,7 @@ def test_what_changed_and_what_was_deleted_is_measured_again(done, world, tmp_pa
   some = [dataclasses.replace(*named("codec"), clips=3), *named("melody", "semantic")]
   kept = (copy / "metrics" / "melody.json").stat().st_mtime_ns
   (copy / "metrics" / "semantic.json").unlink()
-  results = evaluate(**world, out_dir=str(copy), sections=tuple(some))
+  results = measure(**world, out_dir=str(copy), sections=tuple(some))
   assert results["codec"]["key"] != done[1]["codec"]["key"]
   assert (copy / "metrics" / "melody.json").stat().st_mtime_ns == kept
   old = done[1]["semantic"]
@@ -344,7 +353,7 @@ def test_tokens_are_in_the_order_of_the_clips(world):
   assert material.waveforms(0.5, 3).shape == (3, RATE // 2)
   assert np.abs(material.waveforms(0.5, 3)).max() <= 1
   assert not material.waveforms(3.0, 2)[:, round(SECONDS * RATE) :].any()  # zeros after the end
-  with pytest.raises(ValueError, match="data: 13 held-out clips wanted, split 'test' has 12"):
+  with pytest.raises(ValueError, match="data: 13 clips wanted, split 'test' has 12"):
     material.waveforms(0.5, 13)
 
 
@@ -447,7 +456,7 @@ def test_what_is_missing_is_one_line_that_names_it(world, tmp_path, damage, sect
     copy[name] = str(shutil.copytree(directory, tmp_path / pathlib.Path(directory).name))
   damage(copy)
   with pytest.raises(ValueError) as caught:
-    evaluate(**copy, out_dir=str(tmp_path / "out"), sections=named(section))
+    measure(**copy, out_dir=str(tmp_path / "out"), sections=named(section))
   assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -464,4 +473,4 @@ def test_codes_of_texts_take_the_place_of_one_condition():
 def test_a_condition_that_a_stage_has_not_is_named(world, tmp_path):
   section = stages.StageLoss(stage="fine", swapped="melody", clips=4, wanted={}, batch_size=4)
   with pytest.raises(ValueError, match="no condition 'melody'"):
-    evaluate(**world, out_dir=str(tmp_path), sections=(section,))
+    measure(**world, out_dir=str(tmp_path), sections=(section,))

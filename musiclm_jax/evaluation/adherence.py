@@ -8,7 +8,7 @@ import numpy as np
 from musiclm_jax.datasets.scores import SCALES
 
 _HOP = 512
-_TEMPO_TOLERANCE = 0.08  # of MIREX's audio tempo estimation
+_TEMPO_TOLERANCE = 0.04  # of "accuracy 2" (Gouyon et al. 2006)
 _TONICS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _ACCIDENTALS = {"": 0, "#": 1, "b": -1}
 _MINOR = ("minor", "dorian", "phrygian", "aeolian", "locrian")
@@ -31,7 +31,7 @@ def tempo(waveforms: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def tempo_agreement(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-  """Whether found tempi [m] are within 8 % of the wanted ones [n], of half or of twice: [n, m]."""
+  """Whether found tempi [m] are within 4 % of the wanted ones [n], of half or of twice: [n, m]."""
   ratio = np.asarray(found)[None] / np.asarray(wanted)[:, None]
   octaves = np.array([0.5, 1.0, 2.0])
   near = np.abs(ratio[..., None] / octaves.reshape(1, 1, -1) - 1) <= _TEMPO_TOLERANCE

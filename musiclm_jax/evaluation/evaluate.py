@@ -17,6 +17,7 @@ def evaluate(
   data_dir: str,
   tokens_dir: str,
   bundle: str,
+  split: str,
   out_dir: str,
   sections: tuple[Section, ...],
 ) -> dict[str, dict]:
@@ -33,7 +34,7 @@ def evaluate(
   names = [section.name for section in sections]
   if len(set(names)) < len(names):
     raise ValueError(f"sections: each name may occur once, found {', '.join(names)}")
-  held_out = HeldOut(runs_dir, data_dir, tokens_dir, bundle)
+  held_out = HeldOut(runs_dir, data_dir, tokens_dir, bundle, split)
   # all keys first, so that a missing part is reported before anything long begins
   keys = [_key(section, held_out) for section in sections]
   results = {}

@@ -27,6 +27,7 @@ from musiclm_jax.lm.composer import Composer
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 _CLIPPED = 0.999  # the level from which a sample counts as clipped
+_MEASURED = ("notes_share", "kernel_over_round_trip")  # figures that can have a target
 
 
 def choose_prompts(clips: list[dict], count: int, seed: int) -> list[int]:
@@ -58,9 +59,10 @@ class Generation:
   """Music of `seconds` for `num_prompts` captions; `num_shown` of them are shown on the page.
 
   Adherence is tested by `permutations` of the prompts, on the real clips, their codec round trips
-  and the generated audio alike, with the classifiers of `families`. `wanted` is {measure of
-  prompted.OF_REAL: comparison} of the targets of its value over that of real clips. Raises
-  ValueError for a target of another measure, and where a package of the listeners is not installed.
+  and the generated audio alike, with the classifiers of `families`. `wanted` has the targets of
+  adherence {name of prompted.wanted_names(): comparison}, and of "notes_share" and
+  "kernel_over_round_trip". Raises ValueError for a target of another figure, and where a package of
+  the listeners is not installed.
   """
 
   num_prompts: PositiveInt
@@ -77,7 +79,7 @@ class Generation:
 
   def __post_init__(self):
     packages.check()
-    metrics.check_wanted(self.wanted, prompted.OF_REAL)
+    metrics.check_wanted(self.wanted, (*_MEASURED, *prompted.wanted_names()))
 
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     indices = choose_prompts(held_out.clips, self.num_prompts, self.seed)
@@ -158,8 +160,14 @@ class Generation:
     measures = listeners.compare(heard["real"], heard["generated"], works)
     kept = {name: measures[name] for name in ("notes_at_once", "notes_share")}
     kept |= listeners.distance_figures(distances, "generated")
+    kept["kernel_over_round_trip"] = {
+      "value": distances["generated"]["kernel"] / max(distances["roundtrip"]["kernel"], 1e-9),
+      "baseline": distances["real"]["kernel"] / max(distances["roundtrip"]["kernel"], 1e-9),
+      "baseline_is": "real clips",
+    }
+    figures = metrics.figures(kept, self.wanted)
     return {
-      "figures": metrics.figures(kept, {}) | prompted.figures(tests, self.wanted),
+      "figures": figures | prompted.figures(scores, tests, works, self.wanted),
       "adherence": tests,
       "distances": distances,
       "notes_at_once": {

@@ -9,10 +9,9 @@ import pathlib
 import numpy as np
 
 from musiclm_jax import audio, part_files, storage
+from musiclm_jax.export.bundle import find
 from musiclm_jax.quiet import quiet
 from musiclm_jax.tokenizers import frozen, protocols
-
-SPLIT = "test"
 
 
 def read_split(
@@ -45,12 +44,15 @@ def read_split(
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """Runs (a directory of one part each), the corpus, its token shards and the bundle."""
+  """Runs (a directory of one part each), the corpus, its token shards, the bundle and the split of
+  the corpus that is measured.
+  """
 
   runs_dir: str
   data_dir: str
   tokens_dir: str
   bundle: str
+  split: str = "test"
 
   @functools.cached_property
   def _parts(self) -> dict[str, frozen.Frozen]:
@@ -73,16 +75,16 @@ class HeldOut:
     if name != "bundle":
       part_files.read_description(str(pathlib.Path(self.runs_dir, name)))
       return part_files.fingerprint(str(pathlib.Path(self.runs_dir, name)))
-    path = pathlib.Path(self.bundle, "bundle.json")
+    path = pathlib.Path(find(self.bundle), "bundle.json")
     if not path.is_file():
       raise ValueError(f"{self.bundle}: no bundle here (bundle.json is missing)")
     text_model = json.loads(path.read_text())["text_model"]
-    text = [path, pathlib.Path(self.bundle, text_model)] if text_model else [path]
+    text = [path, path.with_name(text_model)] if text_model else [path]
     return _digest(text)  # bundle.json has the fingerprint of every part, but not of the text model
 
   @functools.cached_property
   def data_fingerprint(self) -> str:
-    """A digest of the content of the corpus and of the token shards, wherever they are."""
+    """A digest of the split and the content of the corpus and token shards, wherever they are."""
     if not pathlib.Path(self.data_dir, "dataset_info.json").is_file():
       raise ValueError(f"{self.data_dir}: no data set here (dataset_info.json is missing)")
     # the manifest's other entries, and TFDS's own description, hold paths
@@ -93,7 +95,7 @@ class HeldOut:
       for path in sorted(pathlib.Path(directory).glob("*.array_record-*"))
       if path.suffix != ".json"
     ]
-    return storage.digest(json.dumps(tokens, sort_keys=True) + _digest(files))
+    return storage.digest(self.split + json.dumps(tokens, sort_keys=True) + _digest(files))
 
   @functools.cached_property
   def manifest(self) -> dict:
@@ -102,8 +104,8 @@ class HeldOut:
     if not path.is_file():
       raise ValueError(f"{self.tokens_dir}: no token shards here (manifest.json is missing)")
     manifest = json.loads(path.read_text())
-    if not manifest["records"].get(SPLIT):
-      raise ValueError(f"{self.tokens_dir}: no split {SPLIT!r}; it has {manifest['records']}")
+    if not manifest["records"].get(self.split):
+      raise ValueError(f"{self.tokens_dir}: no split {self.split!r}; it has {manifest['records']}")
     return manifest
 
   def source(self, name: str) -> dict:
@@ -121,12 +123,12 @@ class HeldOut:
   @functools.cached_property
   def clips(self) -> list[dict]:
     """The held-out clips, their texts decoded."""
-    return [_texts(clip) for clip in read_split(self.data_dir, SPLIT)]
+    return [_texts(clip) for clip in read_split(self.data_dir, self.split)]
 
   @functools.cached_property
   def shards(self) -> list[dict]:
     """The tokens of the held-out clips, in the clips' order. Raises ValueError where some lack."""
-    rows = {row["id"].decode(): row for row in read_split(self.tokens_dir, SPLIT)}
+    rows = {row["id"].decode(): row for row in read_split(self.tokens_dir, self.split)}
     missing = [clip["id"] for clip in self.clips if clip["id"] not in rows]
     if missing:
       raise ValueError(f"{self.tokens_dir}: no tokens of clip {missing[0]} of {self.data_dir}")
@@ -162,7 +164,7 @@ class HeldOut:
     """The first `count` held-out clips. Raises ValueError where there are fewer."""
     if count > len(self.clips):
       raise ValueError(
-        f"{self.data_dir}: {count} held-out clips wanted, split {SPLIT!r} has {len(self.clips)}"
+        f"{self.data_dir}: {count} clips wanted, split {self.split!r} has {len(self.clips)}"
       )
     return self.clips[:count]
 

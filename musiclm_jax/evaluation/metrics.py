@@ -23,17 +23,17 @@ def figure(
   >>> figure(0.5, "<= 0.6", baseline=1.0, baseline_is="silence")["met"]
   True
 
-  Raises ValueError where a number is not finite or `wanted` is not a comparison.
+  >>> figure(0.5, "0.6 to 1.5")["met"]
+  False
+
+  Raises ValueError where a number is not finite or `wanted` is neither a comparison nor a range.
   """
   for number in (value, 0 if baseline is None else baseline, *(interval or ())):
     if not math.isfinite(number):
       raise ValueError(f"a figure must be a finite number, found {number} (wanted {wanted!r})")
   met = None
   if wanted:
-    comparison, _, bound = wanted.partition(" ")
-    if comparison not in _OPERATORS:
-      raise ValueError(f"wanted: a comparison such as '<= 0.6', found {wanted!r}")
-    met = not too_few and bool(_OPERATORS[comparison](value, float(bound)))
+    met = _meets(value, wanted) and not too_few
   return {
     "value": float(value),
     "interval": None if interval is None else [float(bound) for bound in interval],
@@ -43,6 +43,20 @@ def figure(
     "met": met,
     "too_few": too_few,
   }
+
+
+def _meets(value: float, wanted: str) -> bool:
+  """Whether a number is as wanted. Raises ValueError for neither a comparison nor a range."""
+  try:
+    if " to " in wanted:
+      low, high = map(float, wanted.split(" to "))
+      return low <= value <= high
+    comparison, bound = wanted.split(" ")
+    return bool(_OPERATORS[comparison](value, float(bound)))
+  except (KeyError, ValueError):
+    raise ValueError(
+      f"wanted: a comparison such as '<= 0.6' or a range '0.5 to 1.5', found {wanted!r}"
+    ) from None
 
 
 def figures(measures: dict[str, dict], wanted: dict[str, str]) -> dict[str, dict]:

@@ -12,7 +12,7 @@ SETS = {"generated": "generated", "real": "real clip", "roundtrip": "codec round
 # {measure: what the mean over prompts is}; own MuLan is not among them, it conditions the music
 MEASURES = {
   "family": "mean probability of the prompted instrument family",
-  "tempo": "share within 8 % of the prompted tempo, of half or of twice",
+  "tempo": "share within 4 % of the prompted tempo, of half or of twice",
   "key": "MIREX score of the key",
   "tonic": "share with the prompted tonic",
   "mode": "share in a major or a minor mode as prompted",
@@ -58,24 +58,37 @@ def scores(
   }
 
 
-def figures(tests: dict, wanted: dict[str, str]) -> dict[str, dict]:
-  """Figures of the tests {measure: {set: test}} of generated music, also over those of real clips,
-  of which `wanted` has targets, {measure: comparison}.
+def wanted_names() -> tuple[str, ...]:
+  """What a target of `figures` can be of: a measure, its p, and its value over that of real."""
+  return (*MEASURES, *(f"{name}_p" for name in MEASURES), *(f"{name}_of_real" for name in OF_REAL))
+
+
+def figures(scores: dict, tests: dict, works: list[str], wanted: dict[str, str]) -> dict[str, dict]:
+  """Figures of generated music, also over those of real clips.
+
+  `scores` {measure: {set: [prompts, outputs]}} and their tests {measure: {set: metrics.matched}};
+  intervals are bootstraps over works [prompts]; `wanted` is {one of wanted_names(): comparison}.
   """
   found = {}
   for measure in MEASURES:
-    test = tests[measure]["generated"]
-    found[f"adherence_{measure}"] = metrics.figure(
-      test["value"], baseline=test["shuffled"], baseline_is="shuffled prompts"
-    )
-    found[f"adherence_{measure}_p"] = metrics.figure(test["p"])
+    test, real = (tests[measure][kind] for kind in ("generated", "real"))
+    own = [np.diagonal(scores[measure][kind]) for kind in ("generated", "real")]
+    found[measure] = {
+      "value": test["value"],
+      "interval": metrics.bootstrap(own[0], works),
+      "baseline": test["shuffled"],
+      "baseline_is": "shuffled prompts",
+    }
+    found[f"{measure}_p"] = {"value": test["p"]}
     if measure in OF_REAL:
-      of_real = test["value"] / max(tests[measure]["real"]["value"], 1e-9)
-      shuffled = test["shuffled"] / max(tests[measure]["real"]["value"], 1e-9)
-      found[f"adherence_{measure}_of_real"] = metrics.figure(
-        of_real, wanted.get(measure, ""), baseline=shuffled, baseline_is="shuffled prompts"
-      )
+      found[f"{measure}_of_real"] = {
+        "value": test["value"] / max(real["value"], 1e-9),
+        "interval": metrics.bootstrap(own[0], works, own[1]),
+        "baseline": test["shuffled"] / max(real["value"], 1e-9),
+        "baseline_is": "shuffled prompts",
+      }
   best = min(tests[measure]["generated"]["p"] for measure in MEASURES)
+  found = {f"adherence_{k}": v for k, v in metrics.figures(found, wanted).items()}
   found["adherence_best_p_corrected"] = metrics.figure(
     min(1.0, len(MEASURES) * best), "< 0.05", baseline_is=f"{len(MEASURES)} measures (Bonferroni)"
   )
