@@ -13,9 +13,18 @@ setup(
   description="The open JAX/Flax stack that trains and runs MusicLM, from raw audio to music.",
   license="Apache-2.0",
   python_requires=">=3.11,<3.13",
-  packages=find_packages(include=["musiclm_jax*"]) + ["musiclm_jax.gin", "musiclm_jax.data"],
-  package_dir={"musiclm_jax.gin": "gin", "musiclm_jax.data": "data"},
-  package_data={"musiclm_jax.gin": ["**/*.gin"], "musiclm_jax.data": ["*"]},
+  packages=find_packages(include=["musiclm_jax*"])
+  + ["musiclm_jax.gin", "musiclm_jax.data", "musiclm_jax.models"],
+  package_dir={
+    "musiclm_jax.gin": "gin",
+    "musiclm_jax.data": "data",
+    "musiclm_jax.models": "models",
+  },
+  package_data={
+    "musiclm_jax.gin": ["**/*.gin"],
+    "musiclm_jax.data": ["*"],
+    "musiclm_jax.models": ["**/*"],
+  },
   install_requires=[
     "absl-py>=2.1,<3",
     "apache-beam>=2.70,<2.80",
@@ -59,6 +68,8 @@ setup(
     "dev": [
       "musiclm_jax[compile]",
       "hypothesis>=6.100,<7",
+      "ipykernel>=6.29,<8",
+      "nbclient>=0.10,<1",  # runs the notebook
       "pytest>=8,<10",
       "pytest-xdist>=3.6,<4",
       "ruff>=0.14,<0.16",

@@ -16,6 +16,7 @@ import time
 import jax
 
 from musiclm_jax import storage
+from musiclm_jax.datasets.catalogue import data_folder
 from musiclm_jax.ranges import NonNegativeFloat
 from musiclm_jax.training.progress import duration
 
@@ -30,13 +31,14 @@ def demo(
 ) -> None:
   """Runs `commands`, pairs of (expected minutes on 2 cores, command line of `musiclm`).
 
-  {dir} in a command is output_dir; `run` takes its words and gives an exit code. Seconds of the
-  finished commands are listed in output_dir/progress.json. Raises ValueError where one fails, or
-  where the disk is too small.
+  {dir} in a command is output_dir, {data} the folder of installed data; `run` takes its words and
+  gives an exit code. Seconds of the finished commands are listed in output_dir/progress.json.
+  Raises ValueError where one fails, or where the disk is too small.
   """
   path = pathlib.Path(output_dir, "progress.json")
   done = json.loads(path.read_text()) if path.exists() else {}
-  lines = [(minutes, command.replace("{dir}", output_dir)) for minutes, command in commands]
+  places = {"{dir}": output_dir, "{data}": str(data_folder())}
+  lines = [(minutes, _filled(command, places)) for minutes, command in commands]
   left = [(minutes, command) for minutes, command in lines if command not in done]
   if not left:
     print(f"{output_dir}: all {len(lines)} commands have been run; see {output_dir}/report.html")
@@ -56,6 +58,12 @@ def demo(
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
   total = duration(sum(done.values()))
   print(f"\ndone in {total}, at most {peak:.1f} GB of memory: open {output_dir}/report.html")
+
+
+def _filled(command: str, places: dict[str, str]) -> str:
+  for name, path in places.items():
+    command = command.replace(name, path)
+  return command
 
 
 def _plan(lines, left, output_dir: str, memory_gb: float, disk_gb: float) -> None:

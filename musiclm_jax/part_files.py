@@ -104,7 +104,15 @@ def write_weights(
     save_file(_stored(flat, dtype), partial)
   except SafetensorError as error:  # a full disk
     raise OSError(f"{path}: {error}") from None
+  partial.chmod(0o666 & ~_umask())  # safetensors lets nobody else read it
   os.replace(partial, path)
+
+
+def _umask() -> int:
+  """The permissions that new files of this process lack; it can be read only by setting it."""
+  mask = os.umask(0o077)
+  os.umask(mask)
+  return mask
 
 
 def _stored(flat: dict, dtype: str) -> dict[str, np.ndarray]:

@@ -88,6 +88,7 @@ def sections():
     generated.Generation(
       num_prompts=9,
       num_shown=2,
+      stated="It is in {key}.",
       seconds=0.4,
       families=FAMILIES,
       wanted={"family_of_real": ">= 0.6"},

@@ -52,6 +52,8 @@ LAYERS = (
     "tokenizers.protocols",
     "tokenizers.pretrained",
     "evaluation.metrics",
+    "evaluation.page",
+    "evaluation.pictures",
     "datasets.*",
     "sources",
     "lm.patterns",

@@ -30,6 +30,8 @@ def test_a_part_round_trips(tmp_path):
   assert module == QUANTIZER and provenance == {"sources": {}, "parts": {}}
   jax.tree.map(np.testing.assert_array_equal, dict(variables), found)
   assert not list(tmp_path.glob("*.partial"))
+  modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+  assert len(modes) == 1, "the weights can be read by those who can read the description"
 
 
 def test_weights_in_bfloat16_are_read_as_float32(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 from musiclm_jax import audio
 from musiclm_jax.datasets import catalogue, corpus_clips, soundfonts
 from musiclm_jax.evaluation import adherence, metrics, packages, page, transcriber
-from musiclm_jax.evaluation.generated import choose_prompts
+from musiclm_jax.evaluation.generated import choose_prompts, prompt
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.conditions import ENDING, PLACE
@@ -29,12 +29,14 @@ class Form:
 
   Measured are the agreement of the halves' keys, the regularity of onsets and how far the level
   moves; then the same prompts with an ending are compared with those without, where the bundle
-  knows places. `wanted` is {figure: comparison}. Raises ValueError for a target of another figure,
-  and where a package of the listeners is not installed.
+  knows places. `stated` is as of generated.Generation. `wanted` is {figure: comparison}. Raises
+  ValueError for a target of another figure, and where a package of the listeners is not
+  installed.
   """
 
   pieces: PositiveInt
   seconds: PositiveFloat
+  stated: str
   wanted: dict[str, str]
   batch_size: PositiveInt
   seed: Seed
@@ -93,7 +95,7 @@ class Form:
     return page.section("Long pieces", note, page.table(["", "generated", "beside"], rows))
 
   def _compose(self, composer: Composer, clips: list[dict], labels: dict) -> np.ndarray:
-    captions = np.array([clip["caption"] for clip in clips])
+    captions = np.array([prompt(clip, self.stated) for clip in clips])
 
     def write(some):
       return composer.waveforms(list(some), self.seconds, self.seed, labels=labels)

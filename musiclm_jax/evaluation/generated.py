@@ -54,9 +54,20 @@ def choose_prompts(clips: list[dict], count: int, seed: int) -> list[int]:
   return chosen
 
 
+def prompt(clip: dict, stated: str) -> str:
+  """The caption of a clip, and `stated` filled with its fields where that is not "".
+
+  >>> prompt({"caption": "A jig.", "bpm": 90.2, "key": "D minor"}, "It is in {key}, {bpm:.0f} bpm.")
+  'A jig. It is in D minor, 90 bpm.'
+  """
+  return f"{clip['caption']} {stated.format(**clip)}".strip()
+
+
 @dataclasses.dataclass(frozen=True)
 class Generation:
   """Music of `seconds` for `num_prompts` captions; `num_shown` of them are shown on the page.
+
+  What captions leave out cannot be followed: `stated` says it at their end (`prompt`).
 
   Adherence is tested by `permutations` of the prompts, on the real clips, their codec round trips
   and the generated audio alike, with the classifiers of `families`. `wanted` has the targets of
@@ -68,6 +79,7 @@ class Generation:
   num_prompts: PositiveInt
   num_shown: NonNegativeInt
   seconds: PositiveFloat
+  stated: str
   families: Families
   wanted: dict[str, str]
   permutations: NonNegativeInt
@@ -84,7 +96,7 @@ class Generation:
   def __call__(self, held_out: HeldOut, out_dir: str) -> dict:
     indices = choose_prompts(held_out.clips, self.num_prompts, self.seed)
     clips = [held_out.clips[i] for i in indices]
-    prompts = [clip["caption"] for clip in clips]
+    prompts = [prompt(clip, self.stated) for clip in clips]
     composer = Composer(held_out.bundle)
     rate = composer.sample_rate
     if rate != held_out.sample_rate:
@@ -102,7 +114,12 @@ class Generation:
     figures = _signal_figures(music, round(self.seconds * rate))
     figures["seconds_of_music_per_second"] = metrics.figure(music.size / rate / took)
     shown = [
-      {"caption": c["caption"], "bpm": float(c["bpm"]), "family": c["family"], "key": c["key"]}
+      {
+        "caption": prompt(c, self.stated),
+        "bpm": float(c["bpm"]),
+        "family": c["family"],
+        "key": c["key"],
+      }
       | {kind: _path(i, kind) for kind in sets}
       for i, c in enumerate(clips[: self.num_shown])
     ]
@@ -206,12 +223,7 @@ def _card(shown: dict, out_dir: str) -> str:
   players = []
   for kind, label in prompted.SETS.items():
     picture = pictures.spectrogram(*_read(pathlib.Path(out_dir, shown[kind])))
-    source = html.escape(shown[kind], quote=True)
-    players.append(
-      f"<figure><figcaption>{label}</figcaption>"
-      f'<img src="{picture}" alt="spectrogram, {label}">'
-      f'<audio controls preload="none" src="{source}"></audio></figure>'
-    )
+    players.append(page.player(label, picture, shown[kind]))
   facts = f"{shown['family']}, {shown['bpm']:.0f} bpm, {shown['key']}"
   return (
     f"<article><blockquote>{html.escape(shown['caption'])}</blockquote>"

@@ -47,16 +47,14 @@ def figure(
 
 def _meets(value: float, wanted: str) -> bool:
   """Whether a number is as wanted. Raises ValueError for neither a comparison nor a range."""
+  low, _, high = wanted.partition(" to ")
+  comparison, _, bound = wanted.partition(" ")
   try:
-    if " to " in wanted:
-      low, high = map(float, wanted.split(" to "))
-      return low <= value <= high
-    comparison, bound = wanted.split(" ")
+    if high:
+      return float(low) <= value <= float(high)
     return bool(_OPERATORS[comparison](value, float(bound)))
   except (KeyError, ValueError):
-    raise ValueError(
-      f"wanted: a comparison such as '<= 0.6' or a range '0.5 to 1.5', found {wanted!r}"
-    ) from None
+    raise ValueError(f"wanted: '<= 0.6', or a range '0.5 to 1.5', found {wanted!r}") from None
 
 
 def figures(measures: dict[str, dict], wanted: dict[str, str]) -> dict[str, dict]:
@@ -90,11 +88,10 @@ def ratio(values, weights=None) -> float:
 def bootstrap(values, groups, weights=None, *, resamples: int = 2000, seed: int = 0):
   """(low, high), a 95 % interval of `ratio(values, weights)`, by resampling whole groups.
 
-  values [n], groups [n] of labels such as the work of each clip, weights [n], 1 where None. With
-  weights the statistic is a ratio of means, for instance of a measure of round trips to the same
-  measure of real clips. Groups are drawn with replacement, because clips of one work are not
-  independent (percentile bootstrap; Efron and Tibshirani 1993, Chapter 13). None where there are
-  fewer than two groups, or where the weights of a resample sum to 0.
+  values [n], groups [n] of labels such as the work of each clip, weights [n], 1 where None (with
+  weights the statistic is a ratio of means). Groups are drawn with replacement, because clips of
+  one work are not independent (percentile bootstrap; Efron and Tibshirani 1993, Chapter 13). None
+  where there are fewer than two groups, or where the weights of a resample sum to 0.
 
   >>> low, high = bootstrap([0.0, 1.0] * 50, list(range(100)))
   >>> low < 0.5 < high
@@ -268,15 +265,15 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
   |mean difference|^2 + tr(A + B - 2 (AB)^(1/2)) with A and B the covariances of x and y. Computed
   as the squared distance of a root of A and a root of B after the best rotation of one of them
-  (orthogonal Procrustes). A sum of squares is never negative, and it is 0 for equal sets however
-  few their rows. A single row has the covariance 0. With fewer rows than dimensions the value is
-  far too high.
+  (orthogonal Procrustes): never negative, and 0 for equal sets however few their rows. A single row
+  has the covariance 0. With fewer rows than dimensions the value is far too high.
   """
   means, roots = [], []
   for rows in (np.asarray(x, np.float64), np.asarray(y, np.float64)):
     means.append(rows.mean(axis=0))
     centred = (rows - means[-1]) / math.sqrt(max(len(rows) - 1, 1))
-    roots.append(np.linalg.qr(_tall(centred), mode="r"))  # [dim, dim], root.T @ root = covariance
+    tall = np.pad(centred, ((0, max(0, centred.shape[1] - len(centred))), (0, 0)))
+    roots.append(np.linalg.qr(tall, mode="r"))  # [dim, dim], root.T @ root = covariance
   rotation, _ = linalg.orthogonal_procrustes(roots[1].T, roots[0].T)
   shift = np.square(means[0] - means[1]).sum()
   return float(shift + np.square(roots[0] - rotation.T @ roots[1]).sum())
@@ -298,8 +295,3 @@ def kernel_distance(x: np.ndarray, reference: np.ndarray) -> float:
   same = [np.exp(-d / width).mean() for d in (distance.pdist(x, "sqeuclidean"), within)]
   across = np.exp(-distance.cdist(x, reference, "sqeuclidean") / width).mean()
   return float(1000 * (same[0] + same[1] - 2 * across))
-
-
-def _tall(rows: np.ndarray) -> np.ndarray:
-  """rows [n, dim] with rows of zeros after them, so that there are at least dim."""
-  return np.pad(rows, ((0, max(0, rows.shape[1] - len(rows))), (0, 0)))

@@ -43,6 +43,26 @@ summary { cursor: pointer; font-size: .88rem; color: var(--soft) }
 """
 
 
+def document(title: str, inner: str) -> str:
+  """A whole page as HTML, which needs no network: a title in plain text, then `inner` (HTML)."""
+  return (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    '<meta name="color-scheme" content="light dark">'
+    f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+    f"<body><main><h1>{html.escape(title)}</h1>{inner}</main></body></html>\n"
+  )
+
+
+def player(label: str, picture: str, source: str) -> str:
+  """A figure as HTML: a label in plain text, a picture (data URI) and a player of a file."""
+  return (
+    f"<figure><figcaption>{html.escape(label)}</figcaption>"
+    f'<img src="{picture}" alt="spectrogram, {html.escape(label, quote=True)}">'
+    f'<audio controls preload="none" src="{html.escape(source, quote=True)}"></audio></figure>'
+  )
+
+
 def amount(value: float) -> str:
   """A number for people: three significant digits, no trailing zeros.
 

@@ -19,7 +19,7 @@ def report(*, out_dir: str, runs_dir: str, progress: str, title: str) -> str:
   be absent. Raises ValueError, naming the path, where a file is missing or not a result.
   """
   path = pathlib.Path(out_dir, "metrics.json")
-  results = _read(path)
+  results = read_results(out_dir)
   parts = [
     _summary(results),
     *(_shown(path, name, result, out_dir) for name, result in results.items()),
@@ -27,19 +27,14 @@ def report(*, out_dir: str, runs_dir: str, progress: str, title: str) -> str:
     _figures(results),
     _how(results, progress),
   ]
-  text = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    '<meta name="color-scheme" content="light dark">'
-    f"<title>{html.escape(title)}</title><style>{page.STYLE}</style></head>"
-    f"<body><main><h1>{html.escape(title)}</h1>{''.join(parts)}</main></body></html>\n"
-  )
   target = pathlib.Path(out_dir, "report.html")
-  storage.write_text(target, text)
+  storage.write_text(target, page.document(title, "".join(parts)))
   return str(target)
 
 
-def _read(path: pathlib.Path) -> dict[str, dict]:
+def read_results(out_dir: str) -> dict[str, dict]:
+  """{section: result} of out_dir/metrics.json. Raises ValueError where it is missing or none."""
+  path = pathlib.Path(out_dir, "metrics.json")
   if not path.is_file():
     raise ValueError(f"{path}: missing; run the evaluation first")
   try:

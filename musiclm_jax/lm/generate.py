@@ -1,10 +1,12 @@
 """The job of `musiclm generate`: prompts in, audio files out."""
 
+import html
 import pathlib
 import sys
 import time
 
-from musiclm_jax import audio
+from musiclm_jax import audio, storage
+from musiclm_jax.evaluation import page, pictures
 from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.conditions import ENDING, PLACE
 from musiclm_jax.lm.sampling import Changes
@@ -24,10 +26,10 @@ def generate(
   ending: bool,
 ) -> list[str]:
   """Writes music for a prompt to the file `out` (.wav, .flac or .ogg), or for each line of the file
-  `prompts` to out/00.wav, out/01.wav, ...; returns the paths. `changes` are made to the bundle's
-  settings; `labels` {field: value}, those that are not None, say exactly what is wanted beside the
-  prompts, where the bundle's stages read them (`Composer.label_codes`), and `ending` that the music
-  comes to its end.
+  `prompts` to out/00.wav, out/01.wav, ... and out/index.html, which plays them; returns the paths
+  of the music. `changes` are made to the bundle's settings; `labels` {field: value}, those that are
+  not None, say exactly what is wanted beside the prompts, where the bundle's stages read them
+  (`Composer.label_codes`), and `ending` that the music comes to its end.
 
   Raises ValueError or OSError in one line before any music is made: for an empty prompt or one of
   words that the text model does not know, `seconds` of less than a sample, an incomplete bundle, a
@@ -48,9 +50,20 @@ def generate(
   music = composer.waveforms(texts, seconds, seed, labels=labels)
   for path, waveform in zip(paths, music):
     audio.write(path, waveform, composer.sample_rate)
+  if prompts:
+    shown = zip(texts, paths, music)
+    cards = "".join(_card(*each, composer.sample_rate) for each in shown)
+    storage.write_text(pathlib.Path(out, "index.html"), page.document("Music from text", cards))
   duration = time.perf_counter() - began
   print(f"{len(paths)} x {seconds:g} s in {duration:.1f} s: {', '.join(paths)}", file=sys.stderr)
   return paths
+
+
+def _card(prompt: str, path: str, waveform, sample_rate: int) -> str:
+  """A prompt with its player and its spectrogram, as HTML; the page is beside the file."""
+  name = pathlib.Path(path).name
+  player = page.player(name, pictures.spectrogram(waveform, sample_rate), name)
+  return f"<article><blockquote>{html.escape(prompt)}</blockquote>{player}</article>"
 
 
 def _prompts(prompt: str, prompts: str) -> list[str]:
