@@ -16,7 +16,7 @@ from musiclm_jax.evaluation import page
 from musiclm_jax.evaluation.report import read_results, read_runs
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.export.licences import of
-from musiclm_jax.licence_terms import strictest
+from musiclm_jax.licence_terms import OWN, strictest
 from musiclm_jax.quiet import quiet
 
 CARD, LOGS, FIGURES = "MODEL_CARD.md", "logs", "metrics.json"
@@ -25,11 +25,19 @@ _FIGURES = ("", "figure", "value", "beside", "wanted", "")
 
 
 def card(
-  *, bundle: str, runs_dir: str, tokens_dir: str, out_dir: str, about: str, hardware: str
+  *,
+  bundle: str,
+  runs_dir: str,
+  tokens_dir: str,
+  out_dir: str,
+  about: str,
+  hardware: str,
+  licence: str,
 ) -> str:
   """Writes the card of the directory `bundle`, and returns its path.
 
-  It begins with the front matter that model hubs read and the Markdown file `about`. Then it lists
+  It begins with the front matter that model hubs read, whose licence is that of the strictest part
+  or, where all were trained here, `licence`; and the Markdown file `about`. Then it lists
   the parts with their trainings in runs_dir (model directories, named as the parts) on `hardware`,
   the data of tokens_dir, the sampling settings, and those figures of the evaluation in out_dir that
   have a target. Beside it are left logs/PART.jsonl, the metrics of every training, and
@@ -44,7 +52,7 @@ def card(
   if missing:
     raise ValueError(f"{runs_dir}: no training of {missing[0]} (metrics.jsonl is missing)")
   sections = (
-    _front_matter(bundle, description["parts"]),
+    _front_matter(bundle, description["parts"], licence),
     pathlib.Path(about).read_text().strip(),
     _parts(bundle, description["parts"], runs_dir, runs, hardware),
     _data(tokens_dir),
@@ -60,10 +68,11 @@ def card(
   return str(target)
 
 
-def _front_matter(bundle: str, roles: dict) -> str:
+def _front_matter(bundle: str, roles: dict, licence: str) -> str:
   """The YAML that model hubs read."""
   provenances = (part_files.read_description(str(pathlib.Path(bundle, r)))[1] for r in roles)
-  licence = strictest(name for each in provenances for name in of(each))
+  found = strictest(name for each in provenances for name in of(each))
+  licence = licence if found == OWN else found
   lines = ("library_name: musiclm_jax", "pipeline_tag: text-to-audio", "tags: [music, jax, flax]")
   return "\n".join(("---", f"license: {licence.lower()}", *lines, "---"))
 
