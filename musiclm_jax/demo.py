@@ -17,6 +17,7 @@ import jax
 
 from musiclm_jax import storage
 from musiclm_jax.datasets.catalogue import data_folder
+from musiclm_jax.export.bundle import RELEASED
 from musiclm_jax.ranges import NonNegativeFloat
 from musiclm_jax.training.progress import duration
 
@@ -31,13 +32,13 @@ def demo(
 ) -> None:
   """Runs `commands`, pairs of (expected minutes on 2 cores, command line of `musiclm`).
 
-  {dir} in a command is output_dir, {data} the folder of installed data; `run` takes its words and
-  gives an exit code. Seconds of the finished commands are listed in output_dir/progress.json.
-  Raises ValueError where one fails, or where the disk is too small.
+  {dir} in a command is output_dir, {data} and {models} are the installed folders of these names;
+  `run` takes its words and gives an exit code. Seconds of the finished commands are listed in
+  output_dir/progress.json. Raises ValueError where one fails, or where the disk is too small.
   """
   path = pathlib.Path(output_dir, "progress.json")
   done = json.loads(path.read_text()) if path.exists() else {}
-  places = {"{dir}": output_dir, "{data}": str(data_folder())}
+  places = {"{dir}": output_dir, "{data}": str(data_folder()), "{models}": str(RELEASED)}
   lines = [(minutes, _filled(command, places)) for minutes, command in commands]
   left = [(minutes, command) for minutes, command in lines if command not in done]
   if not left:

@@ -1,9 +1,13 @@
 """The demo continues where it was stopped, stops where a command fails, and repeats nothing."""
 
 import json
+import re
+import shlex
 
 import pytest
 
+from musiclm_jax import main
+from musiclm_jax.configuration import Configuration, find
 from musiclm_jax.demo import demo
 
 COMMANDS = ((1.0, "first --dir={dir}"), (2.0, "second 'two words'"), (0.5, "third"))
@@ -45,3 +49,10 @@ def test_too_small_a_disk_is_said_before_the_start(tmp_path):
 
   with pytest.raises(ValueError, match="GB of disk are needed"):
     demo(run=never, commands=COMMANDS, output_dir=str(tmp_path), memory_gb=1, disk_gb=1e9)
+
+
+@pytest.mark.parametrize("size", ["tiny", "demo", "small"])
+def test_the_commands_of_a_size_give_all_that_they_need_and_nothing_else(size, capsys):
+  for _, command in Configuration([find(f"{size}/commands")]).macro("COMMANDS").value:
+    assert main.main([*shlex.split(command), "--help"]) == 0, command
+    assert not re.search(r"^  --\w+ +required", capsys.readouterr().out, re.MULTILINE), command
