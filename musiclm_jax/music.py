@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from musiclm_jax.lm.composer import Composer
-from musiclm_jax.lm.conditions import ENDING, PLACE
 from musiclm_jax.lm.sampling import UNCHANGED, Changes
 
 
@@ -43,7 +42,7 @@ class MusicLM:
     What is left out is read from the prompt where that names it. Raises ValueError for an empty
     prompt, a length of no samples, and a label or a value that the bundle does not have.
     """
-    place = ENDING if ending else None
-    labels = {"bpm": tempo, "key": key, "instruments": instruments, PLACE: place}
-    labels = {field: value for field, value in labels.items() if value is not None}
-    return self._composer.waveforms([prompt], seconds, seed, labels=labels)[0]
+    end = seconds if ending else None
+    facts = {"bpm": tempo, "key": key, "instruments": instruments, "end_s": end}
+    facts = {field: value for field, value in facts.items() if value is not None}
+    return self._composer.waveforms([prompt], seconds, seed, facts=facts)[0]

@@ -121,29 +121,34 @@ class MeanQuantized:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-  """What is known of a whole record, in bins: a number or a text, or a list of them.
+  """A number or a text, or a list of them, in bins.
 
-  Code 0 means unknown. A number in `field` is code 1 + the count of `bins` that are not above it
-  (tempo in bpm), a text is 1 + its place among `bins` (key, instruments). A list fills the stream's
-  levels in its order; what has no level is left out. `prompted` says whether a prompt that names a
-  value gives the label in generation: `named`.
+  Code 0 means none of them. A number in `field` is code 1 + the count of `bins` that are not above
+  it (tempo in bpm), a text is 1 + its place among `bins` (key, instruments). A list fills the
+  stream's levels in its order; what has no level is left out. `prompted` says whether a prompt that
+  names a value gives the label in generation: `named`.
   """
 
   field: str
   bins: tuple[float, ...] | tuple[str, ...]
   prompted: bool = False
 
-  def features(self, stream: Stream) -> tuple[str, ...]:
+  @property
+  def facts(self) -> tuple[str, ...]:
     """The field."""
     return (self.field,)
 
+  def features(self, stream: Stream) -> tuple[str, ...]:
+    """The field."""
+    return self.facts
+
   def check(self, stream: Stream, entries: dict[str, dict]) -> None:
-    """Raises ValueError where the stream has too small a codebook or a frame rate."""
+    """Raises ValueError where the stream has too small a codebook."""
     wanted = len(self.bins) + 1 + (not self._texts)
-    if stream.codebook_size < wanted or stream.frame_rate:
+    if stream.codebook_size < wanted:
       raise ValueError(
-        f"stream {stream.name}: {len(self.bins)} bins want a codebook of {wanted} and no frame "
-        f"rate, found {stream.codebook_size} at {stream.frame_rate:g} Hz"
+        f"stream {stream.name}: {len(self.bins)} bins want a codebook of {wanted}, "
+        f"found {stream.codebook_size}"
       )
 
   @property
@@ -163,20 +168,21 @@ class Label:
     """The codes of a value, or of those in a list."""
     return [self.code(value) for value in np.atleast_1d(np.asarray(values, dtype=object))]
 
-  def asked(self, value) -> list[int]:
-    """The codes of what someone asks for: a number, a text, a list or "flute, harp".
+  def values(self, wanted) -> list:
+    """The values that someone asks for: a number, a text, a list or "flute, harp".
 
     Raises ValueError, naming the field, for another value than there is.
     """
-    wanted = f"some of {', '.join(self.bins)}" if self._texts else "a number"
-    values = value.split(",") if isinstance(value, str) else np.ravel(value).tolist()
+    kinds = f"some of {', '.join(self.bins)}" if self._texts else "a number"
+    values = wanted.split(",") if isinstance(wanted, str) else np.ravel(wanted).tolist()
+    values = [each.strip() if isinstance(each, str) else each for each in values]
     try:
-      codes = self.codes([each.strip() if isinstance(each, str) else each for each in values])
+      codes = self.codes(values)
     except ValueError:
       codes = [0]
     if 0 in codes:
-      raise ValueError(f"{self.field}: wanted {wanted}, found {value!r}")
-    return codes
+      raise ValueError(f"{self.field}: wanted {kinds}, found {wanted!r}")
+    return values
 
   def named(self, text: str) -> list:
     """The values that a text names, in its order: "a flute and a harp", "in D minor", "80 bpm".
@@ -191,52 +197,15 @@ class Label:
     return [spelt[name.lower()] for name in re.findall(pattern, text, re.IGNORECASE)]
 
   def open(self, stream: Stream, entries: dict[str, dict], parts: dict[str, str]) -> Make:
-    """A function to codes [1, num_quantizers] of the record, whatever the span."""
+    """A function to codes [frames, num_quantizers], the same in all frames; -1 where not known."""
     del entries, parts
 
     def make(record: dict, start: float, seconds: float, rng=None) -> np.ndarray:
-      del start, seconds, rng
-      row = np.zeros((1, stream.last_quantizer), np.int32)
-      found = self.codes(record[self.field])[: stream.last_quantizer]
-      row[0, : len(found)] = found
-      return row[:, stream.first_quantizer :]
-
-    return make
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-  """Where in its piece a span begins: code 0 .. codebook_size - 1 from the beginning to the end.
-
-  `start` and `length` are fields of the record in seconds: where it begins in the piece, and how
-  long the piece is.
-  """
-
-  start: str
-  length: str
-
-  def features(self, stream: Stream) -> tuple[str, ...]:
-    """Both fields."""
-    return (self.start, self.length)
-
-  def check(self, stream: Stream, entries: dict[str, dict]) -> None:
-    """Raises ValueError where the stream has a frame rate."""
-    if stream.frame_rate:
-      raise ValueError(
-        f"stream {stream.name}: wanted no frame rate, found {stream.frame_rate:g} Hz"
-      )
-
-  def open(self, stream: Stream, entries: dict[str, dict], parts: dict[str, str]) -> Make:
-    """A function to one code [1, 1]."""
-    del entries, parts
-
-    def make(record: dict, start: float, seconds: float, rng=None) -> np.ndarray:
-      del rng
-      begin, length = (np.ravel(record[name])[0] for name in (self.start, self.length))
-      spare = max(length - seconds, 1e-6)  # a span that ends with the piece is its end
-      share = np.clip((begin + start) / spare, 0.0, 1.0)
-      return np.array(
-        [[min(int(share * stream.codebook_size), stream.codebook_size - 1)]], np.int32
-      )
+      del start, rng
+      row = np.full(stream.last_quantizer, -1)
+      if (value := record.get(self.field)) is not None:
+        found = self.codes(value)[: stream.last_quantizer]
+        row[:] = found + [0] * (stream.last_quantizer - len(found))
+      return np.tile(row[stream.first_quantizer :], (stream.frames(seconds), 1)).astype(np.int32)
 
     return make

@@ -10,7 +10,7 @@ import fractions
 import functools
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,6 +46,20 @@ class Source(Protocol):
     What is random in a training is drawn from `rng`; without one the codes are always the same.
     `parts` are directories of parts by role. Raises ValueError where a part does not fit.
     """
+
+
+@runtime_checkable
+class Facts(Source, Protocol):
+  """A source whose codes follow from what is known of a whole record: its tempo, its key.
+
+  `open` needs neither entries nor parts, and its function reads of a record the fields `facts`,
+  which may be missing; codes that are not known are -1. In generation the record is what the prompt
+  and the user say.
+  """
+
+  @property
+  def facts(self) -> tuple[str, ...]:
+    """The fields of the record that it reads."""
 
 
 @dataclasses.dataclass(frozen=True)

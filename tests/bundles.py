@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from musiclm_jax import part_files
 from musiclm_jax.attention import RelativeBias
+from musiclm_jax.clocks import Beat, Place
 from musiclm_jax.datasets.captions import train_text_model
 from musiclm_jax.encoder import Encoder
 from musiclm_jax.export import bundle
@@ -33,10 +34,11 @@ COARSE = Stream("coarse", "acoustic", 50.0, 0, 2, 16)
 FINE = Stream("fine", "acoustic", 50.0, 2, 2, 16)
 TEMPO = Stream("tempo", "tempo", 0.0, 0, 1, 4, Label("bpm", (80.0, 120.0), True))
 PLAYERS = Stream("instruments", "instruments", 0.0, 0, 2, 4, Label("instruments", PLAYED, True))
-PLACE = Stream("place", "place", 0.0, 0, 1, 3, Label("place", ("beginning", "ending")))
-VOCABULARY = Vocabulary((MULAN, SEMANTIC, COARSE, FINE, TEMPO, PLAYERS, PLACE))
+BEAT = Stream("beat", "beat", 25.0, 0, 1, 4, Beat("bpm", "beat_s"))
+PLACE = Stream("place", "place", 25.0, 0, 1, 4, Place("start_s", "end_s", 1))
+VOCABULARY = Vocabulary((MULAN, SEMANTIC, COARSE, FINE, TEMPO, PLAYERS, BEAT, PLACE))
 STAGES = (
-  Stage("semantic", (MULAN, TEMPO, PLAYERS, PLACE), SEMANTIC, 2.0),
+  Stage("semantic", (MULAN, TEMPO, PLAYERS, BEAT, PLACE), SEMANTIC, 2.0),
   Stage("coarse", (MULAN, SEMANTIC), COARSE, 0.8),
   Stage("fine", (COARSE,), FINE, 0.4),
 )

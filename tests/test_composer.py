@@ -67,17 +67,15 @@ def test_a_prompt_depends_on_its_text_and_seed_and_not_on_its_batch(composer):
   assert np.abs(alone - other_seed).max() > 1e-3
 
 
-def test_labels_are_those_asked_for_else_those_that_a_prompt_names(composer):
+def test_facts_are_those_asked_for_else_those_that_a_prompt_names(composer):
   prompts = ["a harp and a flute at 90 bpm", "drums"]
-  codes = composer.label_codes(prompts, {})
-  assert codes["tempo"].tolist() == [[[2]], [[-1]]]
-  assert codes["instruments"].tolist() == [[[2, 1]], [[-1, -1]]]
-  assert codes["place"].tolist() == [[[-1]], [[-1]]]  # no prompt gives it
-  codes = composer.label_codes(prompts, {"bpm": 150, "instruments": "flute", "place": "ending"})
-  assert codes["tempo"].tolist() == [[[3]], [[3]]] and codes["place"].tolist() == [[[2]], [[2]]]
-  assert codes["instruments"].tolist() == [[[1, 0]], [[1, 0]]]  # no second one
-  for labels, message in (
-    ({"key": "C major"}, "no stage reads a label key; they read bpm, instruments, place"),
+  assert composer.facts == ("bpm", "instruments", "beat_s", "start_s", "end_s")
+  assert composer.told(prompts, {}) == [{"bpm": [90.0], "instruments": ["harp", "flute"]}, {}]
+  asked = {"bpm": 150, "instruments": "flute, harp", "end_s": 3.0}
+  told = {"bpm": [150], "instruments": ["flute", "harp"], "end_s": 3.0}
+  assert composer.told(prompts, asked) == [told, told]
+  for facts, message in (
+    ({"key": "C major"}, "no stage reads a label key; they read bpm, instruments, beat_s, start_s"),
     (
       {"instruments": "flute, oboe"},
       "wanted some of flute, harp, double bass, found 'fl.*oboe'",
@@ -85,34 +83,37 @@ def test_labels_are_those_asked_for_else_those_that_a_prompt_names(composer):
     ({"bpm": "fast"}, "bpm: wanted a number, found 'fast'"),
   ):
     with pytest.raises(ValueError, match=message):
-      composer.label_codes(prompts, labels)
+      composer.told(prompts, facts)
 
 
-def test_labels_reach_the_stages_and_an_ending_is_the_end_of_a_window(composer, monkeypatch):
+def test_facts_reach_the_stages_at_the_time_of_each_window(composer, monkeypatch):
   given = []
   compose = Composer.compose
 
   def spy(self, conditions, seconds, *rest):
-    given.append({name: conditions[name](0.0, seconds).item() for name in ("tempo", "place")})
+    names = ("tempo", "beat", "place")
+    given.append({name: conditions[name](0.0, 1.0)[0, :, 0].tolist() for name in names})
     return compose(self, conditions, seconds, *rest)
 
   monkeypatch.setattr(Composer, "compose", spy)
-  ask = functools.partial(composer.waveforms, ["drums"], seed=3)
-  slow, ends = ask(1.0, labels={"bpm": 60}), ask(1.0, labels={"place": "ending"})
-  assert slow.shape == ends.shape == (1, bundles.SAMPLE_RATE)
-  assert given == [{"tempo": 1, "place": -1}, {"tempo": -1, "place": 2}]
-  whole = ask(2.0, labels={"place": "ending"})  # as long as the window
-  np.testing.assert_array_equal(ends, whole[:, -ends.shape[1] :])
+  ask = functools.partial(composer.waveforms, ["drums"], 1.0, seed=3)
+  plain, slow, ends = ask(), ask(facts={"bpm": 60}), ask(facts={"end_s": 1.0})
+  assert plain.shape == slow.shape == ends.shape == (1, bundles.SAMPLE_RATE)
+  assert given[0] == {"tempo": [-1], "beat": [-1] * 25, "place": [-1] * 25}
+  assert given[1]["tempo"] == [1] and given[1]["beat"] == sorted(given[1]["beat"])
+  assert set(given[1]["beat"]) == {0, 1, 2, 3} and given[2]["place"] == [2] * 25
+  for other in (slow, ends):
+    assert np.abs(other - plain).max() > 1e-6
 
 
 def test_music_in_python_is_that_of_the_composer(bundle, composer):
   model = musiclm_jax.MusicLM.load(bundle)
   music = model.generate("drums", 1.0, seed=3, tempo=60, instruments=["flute"])
-  labels = {"bpm": 60, "instruments": "flute"}
-  np.testing.assert_array_equal(music, composer.waveforms(["drums"], 1.0, 3, labels=labels)[0])
+  facts = {"bpm": 60, "instruments": "flute"}
+  np.testing.assert_array_equal(music, composer.waveforms(["drums"], 1.0, 3, facts=facts)[0])
   assert model.sample_rate == bundles.SAMPLE_RATE and music.dtype == np.float32
   ends = model.generate("drums", 1.0, seed=3, ending=True)
-  wanted = composer.waveforms(["drums"], 1.0, 3, labels={"place": "ending"})[0]
+  wanted = composer.waveforms(["drums"], 1.0, 3, facts={"end_s": 1.0})[0]
   np.testing.assert_array_equal(ends, wanted)
   with pytest.raises(ValueError, match="no stage reads a label key"):
     model.generate("drums", key="C major")
@@ -180,7 +181,7 @@ def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path)
 
 
 def write(bundle, out, **changes):
-  settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0, labels={}, ending=False)
+  settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0, facts={}, ending=False)
   return generate(bundle=bundle, out=str(out), changes=Changes(), **settings | changes)
 
 

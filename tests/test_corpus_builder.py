@@ -197,3 +197,16 @@ def test_wrong_requests_are_one_line(tmp_path):
     corpus_builder.prepare(str(tmp_path), "tiny", seed=0, workers=0)
   with pytest.raises(ValueError, match="soundfont: wanted an .sf2 file"):
     corpus_builder.prepare(str(tmp_path), "tiny", seed=0, workers=1, soundfont="/no/such.sf2")
+
+
+def test_beats_and_the_end_are_where_the_record_says(splits):
+  """Onsets are near beats more often than a quarter of a beat away; an ending ends in its clip."""
+  near, far = 0, 0
+  for record in (record for records in splits.values() for record in records):
+    beats = (record["onsets"][:, 0] - record["beat_s"]) * record["bpm"] / 60
+    distance = np.abs(beats - np.round(beats))
+    near, far = near + (distance < 0.1).sum(), far + (np.abs(distance - 0.25) < 0.1).sum()
+    seconds = len(record["waveform"]) / 24000
+    assert (record["end_s"] < seconds + 0.01) == (record["place"] == b"ending")
+    assert 0 <= record["beat_s"] < 60 / record["bpm"]
+  assert near > 2 * far

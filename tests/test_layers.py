@@ -56,6 +56,7 @@ LAYERS = (
     "evaluation.pictures",
     "datasets.*",
     "sources",
+    "clocks",
     "lm.patterns",
     "lm.sampling",
     "lm.decoding",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax.lm import conditions
-from musiclm_jax.sources import Label, Place
+from musiclm_jax.sources import Label
 from musiclm_jax.tokens import Stream
 
 
@@ -31,21 +31,17 @@ def test_texts_fill_the_levels_in_their_order():
   assert label.code("flute") == 1  # words of a prompt are coded alike
 
 
-def test_a_codebook_that_is_too_small_and_a_rate_are_refused():
-  label = Label("bpm", (80.0, 120.0))
-  with pytest.raises(ValueError, match="stream label: 2 bins want a codebook of 4 .* found 3 at 0"):
-    make(label, (0, 1, 3), {})
-  with pytest.raises(ValueError, match="no frame rate, found 4 at 25 Hz"):
-    label.check(Stream("label", "label", 25.0, 0, 1, 4, label), {})
-  with pytest.raises(ValueError, match="wanted no frame rate, found 25 Hz"):
-    Place("start", "length").check(Stream("place", "place", 25.0, 0, 1, 3), {})
+def test_a_label_is_the_same_in_all_frames_and_unknown_where_it_is_missing():
+  label = Label("instruments", ("flute", "harp"))
+  stream = Stream("label", "label", 25.0, 0, 2, 4, label)
+  codes = label.open(stream, {}, {})
+  assert codes({"instruments": ["harp"]}, 3.0, 0.12).tolist() == [[2, 0]] * 3
+  assert codes({}, 3.0, 0.08).tolist() == [[-1, -1]] * 2
 
 
-@pytest.mark.parametrize("start, code", [(0.0, 0), (12.0, 0), (14.0, 1), (35.0, 2), (50.0, 2)])
-def test_a_place_goes_from_the_beginning_of_the_piece_to_its_end(start, code):
-  """A piece of 60 s, of which the record begins at 6 s; the last span begins at 50 s."""
-  record = {"start": np.float32(6.0), "length": np.float32(66.0)}
-  assert make(Place("start", "length"), (0, 1, 3), record, start) == [[code]]
+def test_a_codebook_that_is_too_small_is_refused():
+  with pytest.raises(ValueError, match="stream label: 2 bins want a codebook of 4, found 3"):
+    make(Label("bpm", (80.0, 120.0)), (0, 1, 3), {})
 
 
 def test_conditions_are_functions_of_time():
@@ -77,10 +73,7 @@ def test_a_label_is_read_from_the_words_of_a_prompt():
   assert tempo.named("in 6/8 time") == []
 
 
-def test_a_place_is_of_one_window():
-  codes = np.full((2, 1, 1), 3)
-  last = conditions.placed(codes, "ending", window=10.0, total=30.0)
-  assert [last(start, 10.0)[0, 0, 0] for start in (0.0, 10.0, 19.9, 20.0)] == [-1, -1, -1, 3]
-  first = conditions.placed(codes, "beginning", window=10.0, total=30.0)
-  assert [first(start, 10.0)[0, 0, 0] for start in (0.0, 5.0, 20.0)] == [3, -1, -1]
-  assert conditions.placed(codes, "ending", window=10.0, total=8.0)(0.0, 8.0) is codes
+def test_what_is_known_of_each_row_is_a_condition():
+  stream = Stream("tempo", "tempo", 0.0, 0, 1, 4, Label("bpm", (80.0, 120.0)))
+  condition = conditions.known(stream, [{"bpm": 100.0}, {}])
+  assert condition(30.0, 10.0).tolist() == [[[2]], [[-1]]]

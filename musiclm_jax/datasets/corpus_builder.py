@@ -70,8 +70,10 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
         | {
           "captions": tfds.features.Sequence(text),
           "start_s": np.float32,
+          "end_s": np.float32,
           "place": text,
           "bpm": np.float32,
+          "beat_s": np.float32,
           "key": text,
           "instruments": tfds.features.Sequence(text),
           "programs": tfds.features.Sequence(np.int32),

@@ -49,3 +49,9 @@ class Rendition:
   def seconds_per_quarter(self) -> float:
     """Seconds that a quarter note lasts at this tempo."""
     return 60.0 / self.bpm / scores.BEAT_QUARTERS[self.work.metre]
+
+  @property
+  def beat(self) -> float:
+    """The seconds of the first beat of the clip."""
+    beat = scores.BEAT_QUARTERS[self.work.metre]
+    return (self.pickup - self.start) % beat * self.seconds_per_quarter

@@ -15,7 +15,6 @@ from musiclm_jax.evaluation import adherence, metrics, packages, page, transcrib
 from musiclm_jax.evaluation.generated import choose_prompts, prompt
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.lm.composer import Composer
-from musiclm_jax.lm.conditions import ENDING, PLACE
 from musiclm_jax.ranges import PositiveFloat, PositiveInt, Seed
 
 _EDGE = 10.0  # seconds at the beginning and at the end, whose levels are compared
@@ -29,7 +28,7 @@ class Form:
 
   Measured are the agreement of the halves' keys, the regularity of onsets and how far the level
   moves; then the same prompts with an ending are compared with those without, where the bundle
-  knows places. `stated` is as of generated.Generation. `wanted` is {figure: comparison}. Raises
+  knows ends. `stated` is as of generated.Generation. `wanted` is {figure: comparison}. Raises
   ValueError for a target of another figure, and where a package of the listeners is not
   installed.
   """
@@ -64,8 +63,8 @@ class Form:
       if name in _RATIOS:
         of_real = f"{name}_of_real"
         figures[of_real] = metrics.figure(value / max(baseline, 1e-9), self.wanted.get(of_real, ""))
-    if PLACE in composer.label_codes([""], {}):
-      ends = self._compose(composer, clips, {PLACE: ENDING})
+    if "end_s" in composer.facts:
+      ends = self._compose(composer, clips, {"end_s": self.seconds})
       tonics = [adherence.parse_key(clip["key"])[0] for clip in clips]
       for name, (with_end, without) in (
         ("ending_fades", [fading(x, rate) for x in (ends, music)]),
@@ -94,11 +93,11 @@ class Form:
     )
     return page.section("Long pieces", note, page.table(["", "generated", "beside"], rows))
 
-  def _compose(self, composer: Composer, clips: list[dict], labels: dict) -> np.ndarray:
+  def _compose(self, composer: Composer, clips: list[dict], facts: dict) -> np.ndarray:
     captions = np.array([prompt(clip, self.stated) for clip in clips])
 
     def write(some):
-      return composer.waveforms(list(some), self.seconds, self.seed, labels=labels)
+      return composer.waveforms(list(some), self.seconds, self.seed, facts=facts)
 
     return in_batches(write, captions, self.batch_size)
 

@@ -25,7 +25,8 @@ def spectrogram(waveform: np.ndarray, sample_rate: int) -> str:
 
   padded = np.pad(waveform, (0, max(0, _WINDOW - len(waveform))))
   magnitudes = np.abs(spectrograms.stft(padded, window=_WINDOW, hop=_HOP))
-  rows = int(_HIGHEST_HZ * _WINDOW / sample_rate) // _BINS_PER_ROW
+  highest = min(_HIGHEST_HZ, sample_rate / 2)
+  rows = int(highest * _WINDOW / sample_rate) // _BINS_PER_ROW
   bins = magnitudes[:, : rows * _BINS_PER_ROW].reshape(len(magnitudes), rows, _BINS_PER_ROW)
   decibels = 20 * np.log10(np.maximum(bins.max(axis=2), 1e-9) / (_WINDOW / 4))
   levels = (255 * np.clip((decibels.T[::-1] + 90) / 80, 0, 1)).astype(np.uint8)

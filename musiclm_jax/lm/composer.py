@@ -4,6 +4,7 @@ Stages, streams and windows are data of the bundle: nothing here knows what sema
 is.
 """
 
+import functools
 import pathlib
 import zlib
 from fractions import Fraction
@@ -13,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.export import bundle as bundles
-from musiclm_jax.lm.conditions import ENDING, PLACE, Condition, constant, placed, sliced
+from musiclm_jax.lm.conditions import Condition, constant, known, sliced
 from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
 from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import sequence
 from musiclm_jax.sources import Label
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers import frozen, protocols
-from musiclm_jax.tokens import common_multiple, unflatten
+from musiclm_jax.tokens import Facts, Stream, common_multiple, unflatten
 from musiclm_jax.windows import cut, windows
 
 
@@ -94,31 +95,38 @@ class Composer:
     rows = cut(waveform[None], window, hop)[0]
     return np.asarray(self.parts["melody_rvq"]("encode", self.parts["melody"]("embed", rows)[None]))
 
-  def label_codes(self, prompts: list[str], labels: dict) -> dict[str, np.ndarray]:
-    """The codes {source: [batch, 1, levels]} of the labels that stages read, -1 where not known.
+  @functools.cached_property
+  def _streams(self) -> dict[str, Stream]:
+    """{source: stream} of the stages' conditions that follow from facts of a piece."""
+    streams = (s for stage in self.stages for s in stage.module.stage.conditions)
+    return {s.source: s for s in streams if isinstance(s.made, Facts)}
 
-    `labels` {field: value or list of values} are the same for all prompts; of the others a prompt
-    gives those that it names. Raises ValueError for a field that no stage reads, and for a value
-    that it does not have.
+  @functools.cached_property
+  def facts(self) -> tuple[str, ...]:
+    """What the stages can be told of a piece: bpm, key, instruments, ..."""
+    names = (name for stream in self._streams.values() for name in stream.made.facts)
+    return tuple(dict.fromkeys(names))
+
+  def told(self, prompts: list[str], facts: dict) -> list[dict]:
+    """The record of each prompt: `facts` {field: value}, and of other fields what the prompt names.
+
+    Raises ValueError for a field that no stage reads, and for a value that it does not have.
     """
-    streams = [stream for stage in self.stages for stream in stage.module.stage.conditions]
-    read = {s.made.field: s for s in streams if isinstance(s.made, Label)}
-    if unknown := sorted(set(labels) - set(read)):
-      known = ", ".join(read) or "none"
+    if unknown := sorted(set(facts) - set(self.facts)):
+      known = ", ".join(self.facts) or "none"
       raise ValueError(f"{self._bundle}: no stage reads a label {unknown[0]}; they read {known}")
-    found = {}
-    for field, stream in read.items():
-      label, levels = stream.made, stream.last_quantizer
-      rows = np.full((len(prompts), 1, levels), -1)
-      for row, prompt in zip(rows, prompts):
-        if field in labels:
-          codes = label.asked(labels[field])
-        else:
-          codes = label.codes(label.named(prompt)) if label.prompted else []
-        if codes:
-          row[0] = (codes + [0] * levels)[:levels]
-      found[stream.source] = rows
-    return found
+    labels = {s.made.field: s.made for s in self._streams.values() if isinstance(s.made, Label)}
+    asked = {name: labels[name].values(v) if name in labels else v for name, v in facts.items()}
+    named = {name: label.named for name, label in labels.items() if label.prompted}
+    records = []
+    for prompt in prompts:
+      found = {name: find(prompt) for name, find in named.items() if name not in asked}
+      records.append({name: values for name, values in found.items() if values} | asked)
+    return records
+
+  def conditions(self, records: list[dict]) -> dict[str, Condition]:
+    """{source: condition} of what is known of each row's piece (`told`)."""
+    return {name: known(stream, records) for name, stream in self._streams.items()}
 
   def _source(self, name: str) -> dict:
     """The windows of a source, in seconds, as in the training of the stages."""
@@ -137,11 +145,10 @@ class Composer:
 
     `given` are the conditions of sources that no stage writes, keys [batch] one random key per row.
     `known` are codes [batch, frames, levels] of sources that stages write, which stay: what is
-    written continues them. Labels that are not given are unknown. Raises ValueError where another
+    written continues them. Facts that are not given are unknown. Raises ValueError where another
     condition of a stage has no source.
     """
-    unknown = self.label_codes([""] * len(keys), {})
-    conditions = {name: constant(codes) for name, codes in unknown.items()} | given
+    conditions = self.conditions([{}] * len(keys)) | given
     written, known = {}, known or {}
     total = _whole_seconds(seconds, [s.module.stage for s in self.stages])
     for index, stage in enumerate(self.stages):
@@ -197,36 +204,24 @@ class Composer:
     seconds: float,
     seed: int,
     melody: np.ndarray | None = None,
-    labels: dict | None = None,
+    facts: dict | None = None,
   ) -> np.ndarray:
     """Music [batch, samples] float32 of exactly `seconds` for each prompt.
 
     The same prompt and seed give the same music whatever else is in the batch; a prompt that comes
     twice gives two takes. `melody` are codes from `melody_codes`, for stages that read them, and
-    `labels` {field: value} those of `label_codes`. An ending is written as in training, in a whole
-    window, of which the music is the end.
+    `facts` {field: value} what is wanted exactly (`told`).
     """
     if not 0 < seconds < float("inf"):
       raise ValueError(f"seconds: wanted more than 0, found {seconds}")
-    labels = labels or {}
     given = {"mulan": constant(self.text_codes(prompts))}
-    given |= {name: constant(codes) for name, codes in self.label_codes(prompts, labels).items()}
-    total = seconds
-    if place := labels.get(PLACE):
-      window = max(s.module.stage.crop_seconds for s in self.stages if _reads(s, PLACE))
-      total = max(seconds, window) if place == ENDING else seconds
-      given[PLACE] = placed(given[PLACE](0.0, total), place, window, total)
+    given |= self.conditions(self.told(prompts, facts or {}))
     if melody is not None:
       rate = 1 / self._source("melody")["hop_seconds"]
       given["melody"] = sliced(np.repeat(melody, len(prompts), axis=0), rate)
-    codes = self.compose(given, total, prompt_keys(prompts, seed))
+    codes = self.compose(given, seconds, prompt_keys(prompts, seed))
     music = np.asarray(self.parts["soundstream"]("decode", codes["acoustic"]))
-    music = music[:, : round(total * self.sample_rate)]
-    return music[:, music.shape[1] - round(seconds * self.sample_rate) :]
-
-
-def _reads(part, source: str) -> bool:
-  return source in [stream.source for stream in part.module.stage.conditions]
+    return music[:, : round(seconds * self.sample_rate)]
 
 
 def prompt_keys(prompts: list[str], seed: int) -> jax.Array:

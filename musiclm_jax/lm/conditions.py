@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-Condition = Callable[[float, float], np.ndarray]
+from musiclm_jax.tokens import Stream
 
-PLACE, ENDING = "place", "ending"  # the label of where a span lies in its piece, and a value of it
+Condition = Callable[[float, float], np.ndarray]
 
 
 def constant(codes: np.ndarray) -> Condition:
@@ -34,18 +34,10 @@ def stepwise(changes: list[tuple[float, np.ndarray]]) -> Condition:
   return condition
 
 
-def placed(codes: np.ndarray, place: str, window: float, total: float) -> Condition:
-  """The codes [batch, 1, levels] of a place in the piece for the one window that lies there, and
-  unknown ones for the others: for the last window if the place is the ending, else for the first.
-
-  `window` and `total` are seconds: of the stage's training crops, and of the music.
-  """
-  unknown = np.full_like(codes, -1)
-  if total <= window:
-    return constant(codes)
-  if place == ENDING:
-    return stepwise([(0.0, unknown), (total - window / 2, codes)])
-  return stepwise([(0.0, codes), (window / 2 + 1e-3, unknown)])
+def known(stream: Stream, records: list[dict]) -> Condition:
+  """The codes of what is known of each row's piece, as in training: tokens.Facts."""
+  make = stream.made.open(stream, {}, {})
+  return lambda start, seconds: np.stack([make(record, start, seconds) for record in records])
 
 
 def sliced(codes: np.ndarray, frame_rate: float) -> Condition:

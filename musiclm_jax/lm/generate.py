@@ -8,7 +8,6 @@ import time
 from musiclm_jax import audio, storage
 from musiclm_jax.evaluation import page, pictures
 from musiclm_jax.lm.composer import Composer
-from musiclm_jax.lm.conditions import ENDING, PLACE
 from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.ranges import PositiveFloat, Seed
 
@@ -22,14 +21,14 @@ def generate(
   out: str,
   seed: Seed,
   changes: Changes,
-  labels: dict,
+  facts: dict,
   ending: bool,
 ) -> list[str]:
   """Writes music for a prompt to the file `out` (.wav, .flac or .ogg), or for each line of the file
   `prompts` to out/00.wav, out/01.wav, ... and out/index.html, which plays them; returns the paths
-  of the music. `changes` are made to the bundle's settings; `labels` {field: value}, those that are
+  of the music. `changes` are made to the bundle's settings; `facts` {field: value}, those that are
   not None, say exactly what is wanted beside the prompts, where the bundle's stages read them
-  (`Composer.label_codes`), and `ending` that the music comes to its end.
+  (`Composer.told`), and `ending` that the music comes to its end.
 
   Raises ValueError or OSError in one line before any music is made: for an empty prompt or one of
   words that the text model does not know, `seconds` of less than a sample, an incomplete bundle, a
@@ -39,15 +38,15 @@ def generate(
   paths = [str(pathlib.Path(out, f"{i:02}.wav")) for i in range(len(texts))] if prompts else [out]
   for path in paths:
     audio.check_writable(path)
-  labels = {field: value for field, value in labels.items() if value is not None}
-  labels |= {PLACE: ENDING} if ending else {}
+  facts = {field: value for field, value in facts.items() if value is not None}
+  facts |= {"end_s": seconds} if ending else {}
   began = time.perf_counter()
   composer = Composer(bundle, changes)
   if not 1 <= seconds * composer.sample_rate < float("inf"):
     wanted = f"a finite length of at least 1 sample at {composer.sample_rate} Hz"
     raise ValueError(f"--seconds: wants {wanted}, got {seconds:g}")
   composer.tokenizer.check_known(texts)
-  music = composer.waveforms(texts, seconds, seed, labels=labels)
+  music = composer.waveforms(texts, seconds, seed, facts=facts)
   for path, waveform in zip(paths, music):
     audio.write(path, waveform, composer.sample_rate)
   if prompts:
