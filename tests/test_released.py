@@ -1,4 +1,4 @@
-"""The released parts in models/small: they load, belong together, and hold notes."""
+"""The released bundle models/small: its parts belong together, hold notes, and make music."""
 
 import json
 import pathlib
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from musiclm_jax import part_files
-from musiclm_jax.evaluation import transcriber
+from musiclm_jax.evaluation import adherence, transcriber
+from musiclm_jax.export import bundle
+from musiclm_jax.lm.composer import Composer
 from musiclm_jax.tokenizers import frozen, protocols
 
 MODELS = pathlib.Path(__file__).parents[1] / "models" / "small"
@@ -28,8 +30,36 @@ def tones(*pitches, seconds=2.0):
   return (0.1 * np.minimum(1, 40 * time) * np.sum(partials, axis=0)).astype(np.float32)[None]
 
 
-def test_the_weights_take_at_most_15_mb():
-  assert sum(path.stat().st_size for path in MODELS.glob("*/weights.safetensors")) < 15e6
+def test_the_weights_take_at_most_40_mb():
+  assert sum(path.stat().st_size for path in MODELS.glob("*/weights.safetensors")) < 40e6
+
+
+def test_the_bundle_is_found_by_its_name_and_whole(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert pathlib.Path(bundle.find("small")) == MODELS
+  description = bundle.load_description(bundle.find("small"))
+  assert description["stages"] == ["semantic", "coarse"]
+  assert set(description["parts"]) == {path.name for path in MODELS.iterdir() if path.is_dir()} - {
+    "logs"
+  }
+  (tmp_path / "small").mkdir()  # a folder that is no bundle
+  assert pathlib.Path(bundle.find("small")) == MODELS
+  (tmp_path / "small" / "bundle.json").write_text("{}")
+  assert bundle.find("small") == "small"
+
+
+@pytest.mark.slow
+def test_the_released_model_makes_music_in_the_key_that_is_asked_for():
+  composer, keys = Composer("small"), ("D major", "F minor")
+  prompts = ["A lively jig played by a fiddle.", "A slow air played by a flute alone."]
+  for key in keys:
+    music = composer.waveforms(prompts, 8.0, 0, facts={"key": key, "bpm": 100})
+    assert music.shape == (2, 8 * RATE) and np.isfinite(music).all()
+    assert (np.sqrt(np.square(music).mean(axis=1)) > 1e-3).all()
+    notes, _ = transcriber.transcribe(music, RATE)
+    assert (transcriber.notes_at_once(notes) > 0.3).all()
+    shares = adherence.share_in_key(keys, transcriber.note_chroma(notes)).mean(axis=1)
+    assert keys[int(shares.argmax())] == key
 
 
 @pytest.mark.parametrize(
