@@ -152,7 +152,10 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, resumed, name
     (("generate", "", "--bundle", "{made}/bundle"), "the prompt is empty"),
     (("generate", "flute", "--bundle", "/nowhere"), "no bundle here"),
     (("generate", "flute", "--bundle", "{made}/bundle", "--seconds", "0"), "float above 0"),
-    (("train", "tiny/fine", "--data_dir={made}/corpus", "--model_dir=x"), "no data set here"),
+    (
+      ("train", "tiny/fine", "--data_dir={made}/corpus", "--model_dir={made}/x"),
+      "no data set here",
+    ),
     (
       ("train", "tiny/fine", "--data_dir={made}/tokens", "--model_dir={made}/coarse"),
       "another configuration",
