@@ -42,7 +42,6 @@ class MusicLM:
     What is left out is read from the prompt where that names it. Raises ValueError for an empty
     prompt, a length of no samples, and a label or a value that the bundle does not have.
     """
-    end = seconds if ending else None
-    facts = {"bpm": tempo, "key": key, "instruments": instruments, "end_s": end}
-    facts = {field: value for field, value in facts.items() if value is not None}
+    facts = {"bpm": tempo, "key": key, "instruments": instruments}
+    facts["end_s"] = seconds if ending else None
     return self._composer.waveforms([prompt], seconds, seed, facts=facts)[0]

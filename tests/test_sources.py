@@ -75,5 +75,5 @@ def test_a_label_is_read_from_the_words_of_a_prompt():
 
 def test_what_is_known_of_each_row_is_a_condition():
   stream = Stream("tempo", "tempo", 0.0, 0, 1, 4, Label("bpm", (80.0, 120.0)))
-  condition = conditions.known(stream, [{"bpm": 100.0}, {}])
+  condition = conditions.of_records(stream, [{"bpm": 100.0}, {}])
   assert condition(30.0, 10.0).tolist() == [[[2]], [[-1]]]

@@ -4,7 +4,9 @@ Everything but the text that stands first is read from the files of the bundle, 
 the token shards and of the evaluation, so that a card cannot say what they do not.
 """
 
+import collections
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -102,16 +104,13 @@ def _parts(bundle: str, roles: dict, runs_dir: str, runs: dict, hardware: str) -
 
 def _stored(weights: pathlib.Path) -> tuple[int, str]:
   """How many values a file of weights holds, and in which type most of them are."""
-  counts: dict[str, int] = {}
+  counts: collections.Counter = collections.Counter()
   with safe_open(weights, framework="numpy") as file:
     for name in file.keys():  # noqa: SIM118 - it has no iterator
-      each = file.get_slice(name)
-      size = 1
-      for length in each.get_shape():
-        size *= length
       if not name.endswith(part_files.STEP):
-        counts[each.get_dtype()] = counts.get(each.get_dtype(), 0) + size
-  return sum(counts.values()), max(counts, key=lambda kind: counts[kind])
+        each = file.get_slice(name)
+        counts[each.get_dtype()] += math.prod(each.get_shape())
+  return counts.total(), counts.most_common(1)[0][0]
 
 
 def _macro(model_dir: pathlib.Path, name: str) -> str:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.export import bundle as bundles
-from musiclm_jax.lm.conditions import Condition, constant, known, sliced
+from musiclm_jax.lm.conditions import Condition, constant, of_records, sliced
 from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
 from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import sequence
@@ -108,10 +108,12 @@ class Composer:
     return tuple(dict.fromkeys(names))
 
   def told(self, prompts: list[str], facts: dict) -> list[dict]:
-    """The record of each prompt: `facts` {field: value}, and of other fields what the prompt names.
+    """The record of each prompt: `facts` {field: value}, those that are not None, and of other
+    fields what the prompt names.
 
     Raises ValueError for a field that no stage reads, and for a value that it does not have.
     """
+    facts = {name: value for name, value in facts.items() if value is not None}
     if unknown := sorted(set(facts) - set(self.facts)):
       known = ", ".join(self.facts) or "none"
       raise ValueError(f"{self._bundle}: no stage reads a label {unknown[0]}; they read {known}")
@@ -126,7 +128,7 @@ class Composer:
 
   def conditions(self, records: list[dict]) -> dict[str, Condition]:
     """{source: condition} of what is known of each row's piece (`told`)."""
-    return {name: known(stream, records) for name, stream in self._streams.items()}
+    return {name: of_records(stream, records) for name, stream in self._streams.items()}
 
   def _source(self, name: str) -> dict:
     """The windows of a source, in seconds, as in the training of the stages."""

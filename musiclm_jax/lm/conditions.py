@@ -34,7 +34,7 @@ def stepwise(changes: list[tuple[float, np.ndarray]]) -> Condition:
   return condition
 
 
-def known(stream: Stream, records: list[dict]) -> Condition:
+def of_records(stream: Stream, records: list[dict]) -> Condition:
   """The codes of what is known of each row's piece, as in training: tokens.Facts."""
   make = stream.made.open(stream, {}, {})
   return lambda start, seconds: np.stack([make(record, start, seconds) for record in records])

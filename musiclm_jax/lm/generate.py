@@ -38,8 +38,7 @@ def generate(
   paths = [str(pathlib.Path(out, f"{i:02}.wav")) for i in range(len(texts))] if prompts else [out]
   for path in paths:
     audio.check_writable(path)
-  facts = {field: value for field, value in facts.items() if value is not None}
-  facts |= {"end_s": seconds} if ending else {}
+  facts = facts | {"end_s": seconds if ending else None}
   began = time.perf_counter()
   composer = Composer(bundle, changes)
   if not 1 <= seconds * composer.sample_rate < float("inf"):
