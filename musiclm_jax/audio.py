@@ -4,11 +4,12 @@ A waveform is float32 in [-1, 1], [samples], mono. NumPy only; spectrograms.py h
 """
 
 import io
-import os
 import pathlib
 import re
 
 import numpy as np
+
+from musiclm_jax import storage
 
 # What is written by the ending of its name: libsndfile's format and encoding.
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
@@ -166,16 +167,8 @@ def check_writable(path: str) -> None:
   """Raises ValueError or OSError, naming it, where `write` could not write the file; makes its
   folder.
   """
-  if pathlib.Path(path).is_dir():
-    raise ValueError(f"{path}: wants the name of a file, this is a folder")
   _format(path)
-  folder = pathlib.Path(path).resolve().parent
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except (FileExistsError, NotADirectoryError):
-    raise ValueError(f"{folder}: wants a folder, this is a file or in one") from None
-  if not os.access(folder, os.W_OK):
-    raise ValueError(f"{folder}: this folder cannot be written")
+  storage.check_writable(path)
 
 
 def write(path: str, waveform: np.ndarray, sample_rate: int) -> None:
@@ -195,12 +188,7 @@ def write(path: str, waveform: np.ndarray, sample_rate: int) -> None:
   scaled = waveform / max(1.0, float(np.abs(waveform).max(initial=0)))
   encoded = io.BytesIO()
   soundfile.write(encoded, scaled, sample_rate, encoding, format=kind)
-  partial = pathlib.Path(f"{path}.{os.getpid()}.partial")  # two runs may write the same file
-  try:
-    partial.write_bytes(encoded.getvalue())
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
+  storage.write_bytes(path, encoded.getvalue())
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import itertools
 import re
+import textwrap
 
 import numpy as np
 
@@ -23,18 +25,47 @@ def spectrogram(waveform: np.ndarray, sample_rate: int) -> str:
   from matplotlib import colormaps
   from PIL import Image
 
+  image = Image.fromarray((255 * _levels(waveform, sample_rate)).astype(np.uint8), "P")
+  image.putpalette((colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes())
+  buffer = io.BytesIO()
+  image.save(buffer, "PNG", optimize=True)
+  return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def save_spectrograms(
+  path: str, waveforms: np.ndarray, titles: list[str], sample_rate: int
+) -> None:
+  """Writes a PNG of the spectrograms of [clips, samples], as in `spectrogram`, two in a row."""
+  from matplotlib.figure import Figure
+
+  columns = min(2, len(titles))
+  rows = -(-len(titles) // columns)
+  figure = Figure(figsize=(5 * columns, 1.9 * rows), dpi=100, layout="constrained")
+  plots = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+  highest = min(_HIGHEST_HZ, sample_rate / 2) / 1000
+  for plot, waveform, title in itertools.zip_longest(plots, waveforms, titles):
+    if title is None:
+      plot.axis("off")
+      continue
+    extent = (0, len(waveform) / sample_rate, 0, highest)
+    levels = _levels(waveform, sample_rate)
+    plot.imshow(levels, "magma", vmin=0, vmax=1, aspect="auto", extent=extent)
+    plot.set_title("\n".join(textwrap.wrap(title, 76)), loc="left", size=7)
+    plot.tick_params(labelsize=7, length=2)
+  figure.supxlabel("seconds", size=8)
+  figure.supylabel("kHz", size=8)
+  figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _levels(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+  """[rows, frames] in 0 .. 1 of [samples], the highest frequencies first."""
   padded = np.pad(waveform, (0, max(0, _WINDOW - len(waveform))))
   magnitudes = np.abs(spectrograms.stft(padded, window=_WINDOW, hop=_HOP))
   highest = min(_HIGHEST_HZ, sample_rate / 2)
   rows = int(highest * _WINDOW / sample_rate) // _BINS_PER_ROW
   bins = magnitudes[:, : rows * _BINS_PER_ROW].reshape(len(magnitudes), rows, _BINS_PER_ROW)
   decibels = 20 * np.log10(np.maximum(bins.max(axis=2), 1e-9) / (_WINDOW / 4))
-  levels = (255 * np.clip((decibels.T[::-1] + 90) / 80, 0, 1)).astype(np.uint8)
-  image = Image.fromarray(levels, "P")
-  image.putpalette((colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes())
-  buffer = io.BytesIO()
-  image.save(buffer, "PNG", optimize=True)
-  return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+  return np.clip((decibels.T[::-1] + 90) / 80, 0, 1)
 
 
 def thinned(points: list[tuple[float, float]], limit: int) -> list[tuple[float, float]]:

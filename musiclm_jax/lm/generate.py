@@ -23,21 +23,27 @@ def generate(
   changes: Changes,
   facts: dict,
   ending: bool,
+  format: str,
+  picture: str,
 ) -> list[str]:
   """Writes music for a prompt to the file `out` (.wav, .flac or .ogg), or for each line of the file
-  `prompts` to out/00.wav, out/01.wav, ... and out/index.html, which plays them; returns the paths
-  of the music. `changes` are made to the bundle's settings; `facts` {field: value}, those that are
-  not None, say exactly what is wanted beside the prompts, where the bundle's stages read them
-  (`Composer.told`), and `ending` that the music comes to its end.
+  `prompts` to out/00.wav, out/01.wav, ... (or another `format`) and out/index.html, which plays
+  them; returns the paths of the music. `changes` are made to the bundle's settings; `facts`
+  {field: value}, those that are not None, say exactly what is wanted beside the prompts, where the
+  bundle's stages read them (`Composer.told`), and `ending` that the music comes to its end. The
+  file `picture`, if it is not "", gets spectrograms as PNG.
 
   Raises ValueError or OSError in one line before any music is made: for an empty prompt or one of
   words that the text model does not know, `seconds` of less than a sample, an incomplete bundle, a
   place that cannot be written.
   """
   texts = _prompts(prompt, prompts)
-  paths = [str(pathlib.Path(out, f"{i:02}.wav")) for i in range(len(texts))] if prompts else [out]
+  names = [f"{i:02}.{format}" for i in range(len(texts))]
+  paths = [str(pathlib.Path(out, name)) for name in names] if prompts else [out]
   for path in paths:
     audio.check_writable(path)
+  if picture:
+    storage.check_writable(picture)
   facts = facts | {"end_s": seconds if ending else None}
   began = time.perf_counter()
   composer = Composer(bundle, changes)
@@ -52,6 +58,8 @@ def generate(
     shown = zip(texts, paths, music)
     cards = "".join(_card(*each, composer.sample_rate) for each in shown)
     storage.write_text(pathlib.Path(out, "index.html"), page.document("Music from text", cards))
+  if picture:
+    pictures.save_spectrograms(picture, music, texts, composer.sample_rate)
   duration = time.perf_counter() - began
   print(f"{len(paths)} x {seconds:g} s in {duration:.1f} s: {', '.join(paths)}", file=sys.stderr)
   return paths
