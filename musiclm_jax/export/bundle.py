@@ -1,8 +1,9 @@
 """A bundle: one self-describing directory with everything that generation needs.
 
 bundle.json has the stages in their order and how each is sampled, what generation must know of the
-sources that condition them, the fingerprints of all parts, and the file of the text model; each
-part is a folder of model.json and weights.safetensors. No path of the machine that made it is kept.
+sources that condition them, the fingerprints of all parts, the file of the text model, and what
+words of a prompt mean; each part is a folder of model.json and weights.safetensors. No path of the
+machine that made it is kept.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from musiclm_jax.ranges import PositiveInt
 from musiclm_jax.text import file_name
 from musiclm_jax.tokenizers import protocols
 
-FORMAT = 3  # of bundle.json; those of older formats were never published
+FORMAT = 4  # of bundle.json; those of older formats were never published
 
 # Wheels carry the released bundles in the package, an editable install leaves them beside it.
 _INSTALLED = pathlib.Path(__file__).parent.parent / "models"
@@ -39,12 +40,14 @@ _WINDOWS = ("window_seconds", "hop_seconds")  # of a source's manifest entry, fo
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """The text model that the text tower was trained with, as `text.Tokenizer` takes it, and the most
-  tokens of a prompt.
+  """How prompts are read: by the text model that the text tower was trained with, as
+  `text.Tokenizer` takes it, at most `length` tokens; and by `words`, tables of what words mean in
+  the terms of the stages' labels (`lm.prompt_words`).
   """
 
   model: str
   length: PositiveInt
+  words: tuple[dict[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,7 @@ def export(
     "sources": _sources(named),
     "text_model": text_model,
     "text_length": text.length,
+    "words": text.words,
     "parts": {role: part.fingerprint for role, part in parts.items()},
   }
   _write(output_dir, description, parts, text.model if text_model else "")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.export import bundle as bundles
+from musiclm_jax.lm import prompt_words
 from musiclm_jax.lm.conditions import Condition, constant, of_records, sliced
 from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
 from musiclm_jax.seeds import random_key
@@ -47,7 +48,7 @@ class Composer:
     own = {name: Sampling(name, **each) for name, each in description["sampling"].items()}
     self.settings = changes.apply(own)
     self.tokenizer = Tokenizer(description["text_model"])
-    self._text_length = description["text_length"]
+    self._text_length, self._words = description["text_length"], description["words"]
 
   @property
   def stages(self) -> list[frozen.Frozen]:
@@ -109,7 +110,7 @@ class Composer:
 
   def told(self, prompts: list[str], facts: dict) -> list[dict]:
     """The record of each prompt: `facts` {field: value}, those that are not None, and of other
-    fields what the prompt names.
+    fields what the prompt names, in the words of the bundle.
 
     Raises ValueError for a field that no stage reads, and for a value that it does not have.
     """
@@ -119,12 +120,8 @@ class Composer:
       raise ValueError(f"{self._bundle}: no stage reads a label {unknown[0]}; they read {known}")
     labels = {s.made.field: s.made for s in self._streams.values() if isinstance(s.made, Label)}
     asked = {name: labels[name].values(v) if name in labels else v for name, v in facts.items()}
-    named = {name: label.named for name, label in labels.items() if label.prompted}
-    records = []
-    for prompt in prompts:
-      found = {name: find(prompt) for name, find in named.items() if name not in asked}
-      records.append({name: values for name, values in found.items() if values} | asked)
-    return records
+    named = {name: label for name, label in labels.items() if label.prompted}
+    return [prompt_words.facts(prompt, named, self._words) | asked for prompt in prompts]
 
   def conditions(self, records: list[dict]) -> dict[str, Condition]:
     """{source: condition} of what is known of each row's piece (`told`)."""
