@@ -178,17 +178,22 @@ def write(path: str, waveform: np.ndarray, sample_rate: int) -> None:
   Raises ValueError where samples are not finite or the ending is another, OSError where the file
   cannot be written. Peaks above 1 scale the whole down: no clipping.
   """
+  check_writable(path)
+  storage.write_bytes(path, encoded(path, waveform, sample_rate))
+
+
+def encoded(path: str, waveform: np.ndarray, sample_rate: int) -> bytes:
+  """The content that `write` gives a file of this name. Raises ValueError as it does."""
   import soundfile
 
   waveform = np.asarray(waveform, np.float32)
   if not np.isfinite(waveform).all():
     raise ValueError(f"{path}: refusing to write samples that are not finite numbers")
   kind, encoding = _format(path)
-  check_writable(path)
   scaled = waveform / max(1.0, float(np.abs(waveform).max(initial=0)))
-  encoded = io.BytesIO()
-  soundfile.write(encoded, scaled, sample_rate, encoding, format=kind)
-  storage.write_bytes(path, encoded.getvalue())
+  content = io.BytesIO()
+  soundfile.write(content, scaled, sample_rate, encoding, format=kind)
+  return content.getvalue()
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

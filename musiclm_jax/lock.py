@@ -15,11 +15,15 @@ _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # by some network
 _TURN, _BEGUN = 2**40, 2**40 + 1
 
 
+class Taken(ValueError):  # noqa: N818 - it is an answer, not always a mistake
+  """Another process runs in the directory."""
+
+
 @contextlib.contextmanager
 def exclusive(directory: str) -> Iterator[Callable[[], None]]:
   """Gives a function `begin`, to be called when a run is ready and before it writes.
 
-  Raises ValueError at once where another run has begun in `directory`. `begin` raises it where
+  Raises Taken at once where another run has begun in `directory`. `begin` raises it where
   another has begun since, or a process with a lower id, which was started before, gets ready for
   the same directory: of two that start together the first one runs, whichever is ready first.
 
@@ -87,6 +91,6 @@ def _holder(file) -> str:
   return file.read().decode().strip() or "another process"
 
 
-def _refusal(directory: str, holder: str) -> ValueError:
+def _refusal(directory: str, holder: str) -> Taken:
   wanted = "wait for its end, or choose another directory"
-  return ValueError(f"{directory}: {holder} runs in this directory; {wanted}")
+  return Taken(f"{directory}: {holder} runs in this directory; {wanted}")

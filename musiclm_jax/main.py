@@ -31,7 +31,7 @@ _MACHINE = (*_DISK_FULL, "EIO", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EBUSY",
 _MACHINE += ("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH")
 _MACHINE += ("ENETDOWN", "ETIMEDOUT", "ENODEV", "EREMOTEIO")
 _SWITCHES = ("--debug", "--help", "-h")
-_TRUE = ("--json", "--ending")  # flags that set their macro to True
+_TRUE = ("--json", "--ending", "--dry_run")  # flags that set their macro to True
 
 
 def run(

@@ -24,6 +24,7 @@ from musiclm_jax.evaluation.families import Families
 from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches
 from musiclm_jax.evaluation.retrieval import caption_cosines
 from musiclm_jax.lm.composer import Composer
+from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 _CLIPPED = 0.999  # the level from which a sample counts as clipped
@@ -67,7 +68,8 @@ def prompt(clip: dict, stated: str) -> str:
 class Generation:
   """Music of `seconds` for `num_prompts` captions; `num_shown` of them are shown on the page.
 
-  What captions leave out cannot be followed: `stated` says it at their end (`prompt`).
+  What captions leave out cannot be followed: `stated` says it at their end (`prompt`). `changes`
+  are made to the bundle's sampling settings.
 
   Adherence is tested by `permutations` of the prompts, on the real clips, their codec round trips
   and the generated audio alike, with the classifiers of `families`. `wanted` has the targets of
@@ -80,6 +82,7 @@ class Generation:
   num_shown: NonNegativeInt
   seconds: PositiveFloat
   stated: str
+  changes: Changes
   families: Families
   wanted: dict[str, str]
   permutations: NonNegativeInt
@@ -97,7 +100,7 @@ class Generation:
     indices = choose_prompts(held_out.clips, self.num_prompts, self.seed)
     clips = [held_out.clips[i] for i in indices]
     prompts = [prompt(clip, self.stated) for clip in clips]
-    composer = Composer(held_out.bundle)
+    composer = Composer(held_out.bundle, self.changes)
     rate = composer.sample_rate
     if rate != held_out.sample_rate:
       raise ValueError(f"{held_out.bundle}: {rate} Hz, the clips are {held_out.sample_rate} Hz")

@@ -37,6 +37,7 @@ def save_spectrograms(
 ) -> None:
   """Writes a PNG of the spectrograms of [clips, samples], as in `spectrogram`, two in a row."""
   from matplotlib.figure import Figure
+  from PIL import Image
 
   columns = min(2, len(titles))
   rows = -(-len(titles) // columns)
@@ -54,7 +55,9 @@ def save_spectrograms(
     plot.tick_params(labelsize=7, length=2)
   figure.supxlabel("seconds", size=8)
   figure.supylabel("kHz", size=8)
-  figure.savefig(path, format="png", metadata={"Software": None})
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png")
+  Image.open(buffer).convert("RGB").quantize(64).save(path, "PNG", optimize=True)
 
 
 def _levels(waveform: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -1,0 +1,152 @@
+"""The job of `musiclm sweep`: commands for every point, a row for each in a table and on a page.
+
+Any number of processes may run the same sweep in the same folder, on one machine or on several
+that share it: each takes a point that no other runs. So local workers, the tasks of a Slurm array
+and the pods of a JobSet are all the same command.
+"""
+
+import gc
+import itertools
+import json
+import multiprocessing
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+
+from musiclm_jax import lock, storage
+from musiclm_jax.datasets.catalogue import data_folder
+from musiclm_jax.export.bundle import RELEASED
+from musiclm_jax.ranges import NonNegativeFloat, PositiveInt
+from musiclm_jax.sweep import page, points, table
+from musiclm_jax.training.progress import duration
+
+_POLL_SECONDS = 5.0
+
+
+def sweep(
+  *,
+  run: Callable[[list[str]], int],
+  values: points.Values | tuple[points.Values, ...],
+  commands: tuple[str, ...],
+  places: dict[str, str],
+  out_dir: str,
+  workers: PositiveInt,
+  follow_seconds: NonNegativeFloat,
+  dry_run: bool,
+  view: page.View,
+) -> None:
+  """Runs `commands` for every combination of `values` that has not been run, and shows all.
+
+  `values` {name: values} are one product or several; a text with * stands for the paths that
+  match. In a command {name} is the point's value or one of `places`, {point} the folder of the
+  point, out_dir/NAME, and {data} and {models} the installed folders; `run` takes its words and
+  gives an exit code. What commands leave in {point} makes the row: figures of metrics.json, losses
+  of metrics.jsonl. out_dir/table.csv and out_dir/index.html are written after every point.
+
+  Points that have ended, with the same commands, are not run again; those that were stopped begin
+  again with the command at which they were. `workers` processes run at the same time. Where paths
+  are swept, `follow_seconds` is how long the sweep waits for new ones. With `dry_run` all commands
+  are printed and nothing is run. Raises ValueError, after all others have been run, where a point
+  failed, naming the command.
+  """
+  products = values if isinstance(values, tuple) else (values,)
+  places = {"data": str(data_folder()), "models": str(RELEASED), **places}
+  job = _Job(run, products, commands, places, out_dir, view)
+  if dry_run:
+    for _, words in job.planned():
+      print("\n".join(f"musiclm {shlex.join(each)}" for each in words))
+    return
+  if not job.planned():
+    raise ValueError(f"values: no points in {values}")
+  context = multiprocessing.get_context("spawn")
+  others = [
+    context.Process(target=job.work, args=(follow_seconds,), daemon=True)
+    for _ in range(workers - 1)
+  ]
+  for other in others:
+    other.start()
+  failed = job.work(follow_seconds)
+  for other in others:
+    other.join()
+  job.show()
+  if failed:
+    raise ValueError(f"{len(failed)} points failed; the first: {failed[0]}")
+
+
+class _Job:
+  """A sweep that can be sent to other processes."""
+
+  def __init__(self, run, products, commands, places, out_dir: str, view: page.View):
+    self._run, self._products, self._commands, self._places = run, products, commands, places
+    self._out, self._view = pathlib.Path(out_dir), view
+
+  def planned(self) -> list[tuple[points.Point, list[list[str]]]]:
+    """All points that there are now, and the words of their commands."""
+    found = []
+    for point in points.expand(self._products):
+      places = {**self._places, "point": str(self._out / point.name)}
+      found.append((point, points.commands(point, self._commands, places)))
+    return found
+
+  def work(self, follow_seconds: float) -> list[str]:
+    """Runs points that no other process runs until none is left; returns what failed."""
+    tried, failed, last_new = set(), [], time.monotonic()
+    while True:
+      planned = self.planned()
+      new = [each for each in planned if each[0].name not in tried]
+      for point, words in new:
+        tried.add(point.name)
+        number = f"{len(tried)}/{len(planned)}"
+        if command := self._point(point, words, number):
+          failed.append(command)
+        last_new = time.monotonic()
+      if not new and time.monotonic() - last_new >= follow_seconds:
+        return failed
+      if not new:
+        time.sleep(min(_POLL_SECONDS, follow_seconds))
+
+  def _point(self, point: points.Point, commands: list[list[str]], number: str) -> str:
+    """Runs what is left of a point; returns the command that failed, or ""."""
+    folder = self._out / point.name / table.FOLDER
+    lines = [shlex.join(words) for words in commands]
+    try:
+      with lock.exclusive(str(folder)) as begin:
+        begin()
+        done = table.done(folder)
+        kept = list(itertools.takewhile(done.__contains__, lines))
+        seconds = {line: done[line] for line in kept}
+        if kept == lines:
+          return ""
+        for words, line in list(zip(commands, lines))[len(kept) :]:
+          print(f"\n[{number}] {point.name}: musiclm {line}", file=sys.stderr, flush=True)
+          began = time.perf_counter()
+          if self._run(words) != 0:
+            return f"musiclm {line}"
+          seconds[line] = round(time.perf_counter() - began, 1)
+          text = json.dumps({"values": _plain(point.values), "seconds": seconds}, indent=1)
+          storage.write_text(folder / table.DONE, text + "\n")
+          jax.clear_caches()  # the next model shares no program with this one
+          gc.collect()
+    except lock.Taken as error:
+      print(f"[{number}] {error}", file=sys.stderr)
+      return ""
+    print(
+      f"[{number}] {point.name}: {duration(sum(seconds.values()))}", file=sys.stderr, flush=True
+    )
+    self.show()
+    return ""
+
+  def show(self) -> None:
+    """Writes the table and the page of all points that have ended."""
+    rows = table.read(self._out, [(p.name, len(words)) for p, words in self.planned()])
+    if rows:
+      storage.write_text(self._out / "table.csv", table.csv_text(rows))
+      storage.write_text(self._out / "index.html", page.document(rows, self._view, self._out))
+
+
+def _plain(values: dict) -> dict:
+  return {k: v.name if isinstance(v, pathlib.Path) else v for k, v in values.items()}
