@@ -103,6 +103,7 @@ LAYERS = (
     "lm.conditions",
     "lm.composer",
     "lm.generate",
+    "lm.prompt_words",
     "music",
     "lm.sample_generation",
     "datasets.features",
@@ -116,7 +117,7 @@ LAYERS = (
     "evaluation.*",
     "demo",
   ),
-  ("configuration", "checks", "doctor", "processes", "main", "__main__"),
+  ("configuration", "checks", "doctor", "processes", "main", "sweep.*", "__main__"),
   ("supervisor",),
 )
 # Only these import TensorFlow.

@@ -146,6 +146,26 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(made, resumed, name
   jax.tree.map(np.testing.assert_array_equal, whole, again)
 
 
+def test_a_sweep_that_was_killed_goes_on_where_it_was(made, resumed, tmp_path):
+  words = ["sweep", "tiny/sweep", f"--out_dir={tmp_path}", f"--parts_dir={made}"]
+  words += [f"--run_dir={resumed}/semantic", f"--tokens_dir={made}/tokens"]
+  words += [f"--data_dir={made}/corpus/rendered/tiny/1.0.0"]
+  words += [f"--text_model={made}/corpus/captions.model"]
+  with killed(*words) as process:
+    assert any("[5/12]" in line and " evaluate " in line for line in process.stderr), "no fifth"
+    time.sleep(1)
+  first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
+  assert len(first) == 4
+  result = musiclm(*words)
+  assert result.returncode == 0, result.stderr[-3000:]
+  assert all(path.stat().st_mtime_ns == before for path, before in first.items())
+  lines = (tmp_path / "table.csv").read_text().splitlines()
+  assert len(lines) == 1 + 12 and lines[1].startswith('"checkpoint=6,guidance=0.0,temperature=0.8"')
+  page = (tmp_path / "index.html").read_text()
+  assert page.count("<audio") == 24 and page.count("<svg") == 6
+  assert not re.search(r'(src|href|url)[=(]"?https?:', page)
+
+
 @pytest.mark.parametrize(
   "words, message",
   [

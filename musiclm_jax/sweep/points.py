@@ -22,10 +22,11 @@ class Point:
   values: dict[str, object]
 
 
-def expand(products: tuple[Values, ...]) -> list[Point]:
+def expand(products: tuple[Values, ...], places: dict[str, str] | None = None) -> list[Point]:
   """The points of one product of values after another, without those that come again.
 
-  A text with * stands for the paths that match now, in the order of their numbers.
+  A text with * stands for the paths that match now, in the order of their numbers; {name} in it is
+  one of `places`.
 
   >>> [point.name for point in expand(({"guidance": (1.0, 2.0), "top_k": 50},))]
   ['guidance=1.0,top_k=50', 'guidance=2.0,top_k=50']
@@ -34,7 +35,7 @@ def expand(products: tuple[Values, ...]) -> list[Point]:
   """
   points: dict[str, Point] = {}
   for product in products:
-    lists = (_values(value) for value in product.values())
+    lists = (_values(value, places or {}) for value in product.values())
     for combination in itertools.product(*lists):
       values = dict(zip(product, combination))
       name = ",".join(f"{key}={_short(value)}" for key, value in values.items()) or "point"
@@ -56,16 +57,16 @@ def _filled(word: str, known: dict[str, object]) -> str:
   for _, field, _, _ in string.Formatter().parse(word):
     name = re.split(r"[.\[]", field or "")[0]
     if field is not None and name not in known:
-      raise ValueError(f"commands: {word}: no value {name!r}{nearest(name, known)}")
+      raise ValueError(f"{word}: no value {name!r}{nearest(name, known)}")
   return word.format(**known)
 
 
-def _values(value: object) -> list:
+def _values(value: object, places: dict[str, str]) -> list:
   """The values that an entry stands for."""
   if isinstance(value, (tuple, list)):
-    return [each for entry in value for each in _values(entry)]
+    return [each for entry in value for each in _values(entry, places)]
   if isinstance(value, str) and "*" in value:
-    return sorted(map(pathlib.Path, glob.glob(value)), key=_in_order)
+    return sorted(map(pathlib.Path, glob.glob(_filled(value, places))), key=_in_order)
   return [value]
 
 

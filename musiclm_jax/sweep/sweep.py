@@ -42,10 +42,11 @@ def sweep(
   """Runs `commands` for every combination of `values` that has not been run, and shows all.
 
   `values` {name: values} are one product or several; a text with * stands for the paths that
-  match. In a command {name} is the point's value or one of `places`, {point} the folder of the
-  point, out_dir/NAME, and {data} and {models} the installed folders; `run` takes its words and
-  gives an exit code. What commands leave in {point} makes the row: figures of metrics.json, losses
-  of metrics.jsonl. out_dir/table.csv and out_dir/index.html are written after every point.
+  match. In it {name} is one of `places`, or {data} or {models}, the installed folders; in a command
+  also the point's value, or {point}, the folder of the point, out_dir/NAME. `run` takes the words
+  of a command and gives an exit code. What commands leave in {point} makes the row: figures of
+  metrics.json, losses of metrics.jsonl. out_dir/table.csv and out_dir/index.html are written after
+  every point.
 
   Points that have ended, with the same commands, are not run again; those that were stopped begin
   again with the command at which they were. `workers` processes run at the same time. Where paths
@@ -87,7 +88,7 @@ class _Job:
   def planned(self) -> list[tuple[points.Point, list[list[str]]]]:
     """All points that there are now, and the words of their commands."""
     found = []
-    for point in points.expand(self._products):
+    for point in points.expand(self._products, self._places):
       places = {**self._places, "point": str(self._out / point.name)}
       found.append((point, points.commands(point, self._commands, places)))
     return found
