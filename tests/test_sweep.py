@@ -82,7 +82,7 @@ def test_table_and_page_have_all_points_and_mark_the_best(tmp_path):
   assert lines[0] == "point,guidance,step,seconds,part.error,part.error low,part.error high"
   assert lines[1].startswith('"guidance=1.0,step=1",1.0,1,') and lines[1].endswith(",2.0,1.0,3.0")
   text = (tmp_path / "out" / "index.html").read_text()
-  assert "<b>guidance=1.0,step=1</b> has the least part.error: 2 (1 to 3)" in text
+  assert "<b>guidance=1.0, step=1</b> has the least error: 2 (1 to 3)" in text
   assert text.count(">best<") == 1 and text.count("within its interval") == 2
   assert text.count("<svg") == 2 and "http" not in text.replace("http://www.w3.org", "")
 

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import html
+import itertools
 import pathlib
 
 import soundfile
@@ -82,8 +83,8 @@ def _lead(best: Row | None, view: View, rows: list[Row]) -> str:
   near = sum(_near(row, best, view.best) for row in rows if row is not best)
   value = page.interval(*best.figures[view.best])
   return (
-    f"<p class=lead><b>{html.escape(best.name)}</b> has the {view.best_is} "
-    f"{html.escape(view.best)}: {value}. Intervals of {near} of the other {len(rows) - 1} points "
+    f"<p class=lead><b>{html.escape(_spaced(best.name))}</b> has the {view.best_is} "
+    f"{_label(view.best)}: {value}. Intervals of {near} of the other {len(rows) - 1} points "
     "reach it.</p>"
   )
 
@@ -98,41 +99,60 @@ def _table(rows: list[Row], names: tuple[str, ...], best: Row | None, view: View
       mark = "<span class=good>best</span>" if row is best else "within its interval" * near
     values = [html.escape(str(row.values.get(key, ""))) for key in keys]
     figures = [page.interval(*row.figures[n]) if n in row.figures else "" for n in names]
-    cells.append([*values, *figures, page.amount(row.seconds), mark])
-  head = [*keys, *(name.replace("_", " ") for name in names), "seconds", ""]
+    cells.append([*values, mark, *figures, page.amount(row.seconds)])
+  head = [*keys, "", *map(_label, names), "seconds"]
   note = "A click on a head sorts. In brackets: 95 % intervals."
   return page.section("Points", note, page.table(head, cells, safe=True))
 
 
 def _plots(rows: list[Row], names: tuple[str, ...]) -> str:
-  """A chart of every figure against every value that is a number, a line for each of the others."""
+  """Charts of every figure by every value that is a number, with a line for each of the others."""
   keys = list(dict.fromkeys(key for row in rows for key in row.values))
-  charts = []
+  sections = []
   for key in keys:
     numbers = {row.name: _number(row.values.get(key)) for row in rows}
     if None in numbers.values() or len(set(numbers.values())) < 2:
       continue
+    others = {row.name: _others(row, key) for row in rows}
+    colours = dict(zip(dict.fromkeys(others.values()), itertools.cycle(_COLOURS)))
+    charts = []
     for name in names:
       lines: dict[str, list] = {}
       for row in rows:
         if name in row.figures:
-          others = ", ".join(f"{k} {v}" for k, v in row.values.items() if k != key)
-          lines.setdefault(others, []).append((numbers[row.name], *row.figures[name]))
-      charts.append(_chart(f"{name} by {key}", name, key, lines))
-  note = "Bars are 95 % intervals; colours are the other values, in the order of the table."
-  return page.section("Plots", note, page.charts(*charts)) if charts else ""
+          point = numbers[row.name], *row.figures[name]
+          lines.setdefault(colours[others[row.name]], []).append(point)
+      charts.append(_chart(_label(name), key, lines))
+    legend = "".join(
+      f'<span><i style="background:{colour}"></i>{html.escape(label)}</span>'
+      for label, colour in colours.items()
+    )
+    inner = f"<p class=legend>{legend}</p>{page.charts(*charts)}"
+    sections.append(page.section(f"By {key}", "Bars are 95 % intervals.", inner))
+  return "".join(sections)
 
 
-def _chart(label: str, name: str, key: str, lines: dict[str, list]) -> str:
-  figure, plot = pictures.axes(name.partition(".")[2].replace("_", " ") or name, key)
-  for colour, (others, points) in zip(_COLOURS * len(lines), lines.items()):
-    points = sorted(points, key=lambda point: point[0])
-    x, y, intervals = zip(*points)
+def _others(row: Row, key: str) -> str:
+  return ", ".join(f"{name} {value}" for name, value in row.values.items() if name != key)
+
+
+def _chart(name: str, key: str, lines: dict[str, list]) -> str:
+  """An SVG of lines {colour: points (x, value, interval)}."""
+  figure, plot = pictures.axes(name, key)
+  for colour, points in lines.items():
+    x, y, intervals = zip(*sorted(points, key=lambda point: point[0]))
     reach = [[abs(v - (i or (v, v))[side]) for v, i in zip(y, intervals)] for side in (0, 1)]
-    plot.errorbar(x, y, yerr=reach, color=colour, marker="o", markersize=3, lw=1.2, label=others)
-  if 1 < len(lines) <= 4:
-    plot.legend(fontsize=5, frameon=False, labelcolor=pictures.INK)
-  return pictures.svg(figure, label)
+    plot.errorbar(x, y, yerr=reach, color=colour, marker="o", markersize=3, lw=1.2)
+  return pictures.svg(figure, f"{name} by {key}")
+
+
+def _label(name: str) -> str:
+  """A figure's name for people: "generation.notes_share" is "notes share"."""
+  return name.rpartition(".")[2].replace("_", " ")
+
+
+def _spaced(name: str) -> str:
+  return name.replace(",", ", ")
 
 
 def _number(value) -> float | None:
@@ -151,4 +171,4 @@ def _players(row: Row, view: View, out: pathlib.Path) -> str:
     source = f"data:audio/ogg;base64,{content}"
     figures.append(page.player(path.stem, pictures.spectrogram(waveform, rate), source))
   inner = f"<div class=players>{''.join(figures)}</div>"
-  return page.section(row.name, "", inner) if figures else ""
+  return page.section(_spaced(row.name), "", inner) if figures else ""
