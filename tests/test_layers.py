@@ -23,6 +23,7 @@ LAYERS = (
     "partitioning",
     "layers",
     "lock",
+    "loudness",
     "quiet",
     "ranges",
     "seeds",

@@ -17,6 +17,7 @@ from musiclm_jax.export import bundle as bundles
 from musiclm_jax.lm import prompt_words
 from musiclm_jax.lm.conditions import Condition, constant, of_records, sliced
 from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
+from musiclm_jax.loudness import steady
 from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import sequence
 from musiclm_jax.sources import Label
@@ -205,7 +206,7 @@ class Composer:
     melody: np.ndarray | None = None,
     facts: dict | None = None,
   ) -> np.ndarray:
-    """Music [batch, samples] float32 of exactly `seconds` for each prompt.
+    """Music [batch, samples] float32 of exactly `seconds` for each prompt, of a steady level.
 
     The same prompt and seed give the same music whatever else is in the batch; a prompt that comes
     twice gives two takes. `melody` are codes from `melody_codes`, for stages that read them, and
@@ -220,7 +221,7 @@ class Composer:
       given["melody"] = sliced(np.repeat(melody, len(prompts), axis=0), rate)
     codes = self.compose(given, seconds, prompt_keys(prompts, seed))
     music = np.asarray(self.parts["soundstream"]("decode", codes["acoustic"]))
-    return music[:, : round(seconds * self.sample_rate)]
+    return steady(music[:, : round(seconds * self.sample_rate)], self.sample_rate)
 
 
 def prompt_keys(prompts: list[str], seed: int) -> jax.Array:
