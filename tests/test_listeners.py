@@ -121,12 +121,19 @@ def test_energy_is_compared_band_by_band(heard):
 
 def test_another_sample_of_real_music_is_near_and_noise_is_far(rng):
   real = rng.normal(size=(2, 100, 2, 4))
-  found = listeners.distances(real[0], {"real": real[1], "noise": real[1] + 1.5})
+  works = [str(index // 2) for index in range(100)]
+  found = listeners.compare_sets(real[0], {"real": real[1], "noise": real[1] + 1.5}, works)
   assert abs(found["real"]["kernel"]) < 20 < found["noise"]["kernel"]
   assert found["real"]["frechet"] < 0.3 < found["noise"]["frechet"]
   assert found["real"]["rows"] == 200
+  assert abs(found["real"]["frechet_limit"]) < found["real"]["frechet"]
   figures = listeners.distance_figures(found, "noise")
   assert figures["kernel_distance"]["baseline"] == found["real"]["kernel"]
+  low, high = figures["kernel_distance"]["interval"]
+  assert low < found["noise"]["kernel"] < high
+  assert listeners.shown_distances(found)["noise"]["kernel_interval"] == (low, high)
+  same = listeners.kernel_ratio(found, "noise", "noise")
+  assert same["value"] == 1 and same["interval"] == (1, 1)
   assert figures["frechet_distance"]["too_few"] == "200 patches, at least 201 are needed"
 
 

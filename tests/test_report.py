@@ -51,7 +51,15 @@ def results():
       "figures": {"note_f_measure": heard},
       "levels": [4, 12],
       "rows": [{"note_f_measure": heard}] * 2,
-      "distances": {"real": {"kernel": -1.0, "frechet": 2.0, "rows": 4}},
+      "distances": {
+        "real": {
+          "kernel": -1.0,
+          "kernel_interval": None,
+          "frechet": 2.0,
+          "frechet_limit": None,
+          "rows": 4,
+        }
+      },
     },
     "resynthesis": {
       "section": "musiclm_jax.evaluation.resynthesis.Resynthesis",
@@ -89,7 +97,16 @@ def results():
       },
       "shown": [shown | {kind: f"audio/00_{kind}.wav" for kind in kinds}],
       "adherence": {"family": {kind: test for kind in kinds}},
-      "distances": dict.fromkeys(kinds, {"kernel": 3.0, "frechet": 2.0, "rows": 4}),
+      "distances": dict.fromkeys(
+        kinds,
+        {
+          "kernel": 3.0,
+          "kernel_interval": [2.0, 4.0],
+          "frechet": 2.0,
+          "frechet_limit": None,
+          "rows": 4,
+        },
+      ),
       "notes_at_once": dict.fromkeys(kinds, 1.5),
     },
   }

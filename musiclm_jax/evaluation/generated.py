@@ -173,23 +173,20 @@ class Generation:
       measure: {k: metrics.matched(x, self.permutations, rng) for k, x in each.items()}
       for measure, each in scores.items()
     }
-    distances = listeners.distances(
+    found = listeners.compare_sets(
       self.families.real_embeddings(held_out),
       {kind: each.embeddings for kind, each in heard.items()},
+      works,
     )
     measures = listeners.compare(heard["real"], heard["generated"], works)
     kept = {name: measures[name] for name in ("notes_at_once", "notes_share")}
-    kept |= listeners.distance_figures(distances, "generated")
-    kept["kernel_over_round_trip"] = {
-      "value": distances["generated"]["kernel"] / max(distances["roundtrip"]["kernel"], 1e-9),
-      "baseline": distances["real"]["kernel"] / max(distances["roundtrip"]["kernel"], 1e-9),
-      "baseline_is": "real clips",
-    }
+    kept |= listeners.distance_figures(found, "generated")
+    kept["kernel_over_round_trip"] = listeners.kernel_ratio(found, "generated", "roundtrip")
     figures = metrics.figures(kept, self.wanted)
     return {
       "figures": figures | prompted.figures(scores, tests, works, self.wanted),
       "adherence": tests,
-      "distances": distances,
+      "distances": listeners.shown_distances(found),
       "notes_at_once": {
         kind: float(transcriber.notes_at_once(each.notes).mean()) for kind, each in heard.items()
       },

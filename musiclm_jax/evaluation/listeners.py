@@ -9,7 +9,7 @@ import itertools
 
 import numpy as np
 
-from musiclm_jax.evaluation import chroma, metrics, musicnn, transcriber
+from musiclm_jax.evaluation import chroma, distances, metrics, musicnn, transcriber
 
 BANDS = (0, 500, 1000, 2000, 4000, 8000)  # Hz
 
@@ -111,35 +111,70 @@ def _decibels(ratio: float) -> float:
   return float(10 * np.log10(max(ratio, 1e-10)))
 
 
-def distances(reference: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-  """{set: {kernel, frechet, rows}} of sets {set: embeddings [clips, patches, dim]}.
+def compare_sets(
+  reference: np.ndarray, sets: dict[str, np.ndarray], works: list[str]
+) -> dict[str, dict]:
+  """{set: {kernel, kernel_draws, frechet, frechet_limit, rows}} of sets {set: embeddings [clips,
+  patches, dim]}.
 
   Their distances to the reference [clips, patches, dim]: real clips of other works. That of a set
-  of real clips is what two samples of real music differ by. `rows` is the smaller number of patches
-  of the two.
+  of real clips is what two samples of real music differ by. `works` [clips] are those of the sets'
+  clips, for the draws of a bootstrap; `rows` is the smaller number of patches of the two, and the
+  limit None where they are too few for one.
   """
   rows = _rows(reference)
   return {
     name: {
-      "kernel": metrics.kernel_distance(_rows(each), rows),
-      "frechet": metrics.frechet_distance(_rows(each), rows),
+      "kernel": distances.kernel_distance(_rows(each), rows),
+      "kernel_draws": distances.kernel_draws(each, rows, works),
+      "frechet": distances.frechet_distance(_rows(each), rows),
+      "frechet_limit": _frechet_limit(_rows(each), rows),
       "rows": min(len(_rows(each)), len(rows)),
     }
     for name, each in sets.items()
   }
 
 
+def _frechet_limit(x: np.ndarray, reference: np.ndarray) -> float | None:
+  enough = len(x) >= 2 * x.shape[1]
+  return distances.frechet_limit(x, reference) if enough else None
+
+
 def distance_figures(found: dict[str, dict], judged: str) -> dict[str, dict]:
   """Arguments of metrics.figure for the distances of one of the sets, "real" being another."""
   few = metrics.too_few(found[judged]["rows"], musicnn.EMBED_DIM + 1, "patches")
+  own, real = found[judged], found["real"]
+  kinds = {
+    "kernel": {"interval": distances.interval(own["kernel_draws"])},
+    "frechet": {"too_few": few},
+  }
+  beside = {"baseline_is": "real clips"}
   return {
-    f"{kind}_distance": {
-      "value": found[judged][kind],
-      "baseline": found["real"][kind],
-      "baseline_is": "real clips",
-      "too_few": few if kind == "frechet" else "",
-    }
-    for kind in ("kernel", "frechet")
+    f"{kind}_distance": {"value": own[kind], "baseline": real[kind]} | beside | more
+    for kind, more in kinds.items()
+  }
+
+
+def kernel_ratio(found: dict[str, dict], judged: str, other: str) -> dict:
+  """Arguments of metrics.figure for the kernel distance of a set over that of another one with the
+  same works, beside that of "real" over it.
+  """
+  least = 1e-9
+  draws = found[judged]["kernel_draws"] / np.maximum(found[other]["kernel_draws"], least)
+  return {
+    "value": found[judged]["kernel"] / max(found[other]["kernel"], least),
+    "interval": distances.interval(draws),
+    "baseline": found["real"]["kernel"] / max(found[other]["kernel"], least),
+    "baseline_is": "real clips",
+  }
+
+
+def shown_distances(found: dict[str, dict]) -> dict[str, dict]:
+  """Those of `compare_sets`, with the kernel distance's interval in place of its draws."""
+  return {
+    name: {k: v for k, v in each.items() if k != "kernel_draws"}
+    | {"kernel_interval": distances.interval(each["kernel_draws"])}
+    for name, each in found.items()
   }
 
 

@@ -5,8 +5,7 @@ import math
 import operator
 
 import numpy as np
-from scipy import linalg, stats
-from scipy.spatial import distance
+from scipy import stats
 
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
@@ -258,40 +257,3 @@ def paired(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
   if np.any(difference):
     p = float(stats.wilcoxon(own, other, alternative="less").pvalue)
   return {"difference": float(difference.mean()), "p": p}
-
-
-def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-  """Fréchet distance of the Gaussians fitted to x [n, dim] and y [m, dim] (the formula of FAD).
-
-  |mean difference|^2 + tr(A + B - 2 (AB)^(1/2)) with A and B the covariances of x and y. Computed
-  as the squared distance of a root of A and a root of B after the best rotation of one of them
-  (orthogonal Procrustes): never negative, and 0 for equal sets however few their rows. A single row
-  has the covariance 0. With fewer rows than dimensions the value is far too high.
-  """
-  means, roots = [], []
-  for rows in (np.asarray(x, np.float64), np.asarray(y, np.float64)):
-    means.append(rows.mean(axis=0))
-    centred = (rows - means[-1]) / math.sqrt(max(len(rows) - 1, 1))
-    tall = np.pad(centred, ((0, max(0, centred.shape[1] - len(centred))), (0, 0)))
-    roots.append(np.linalg.qr(tall, mode="r"))  # [dim, dim], root.T @ root = covariance
-  rotation, _ = linalg.orthogonal_procrustes(roots[1].T, roots[0].T)
-  shift = np.square(means[0] - means[1]).sum()
-  return float(shift + np.square(roots[0] - rotation.T @ roots[1]).sum())
-
-
-def kernel_distance(x: np.ndarray, reference: np.ndarray) -> float:
-  """Kernel distance of x [n, dim] to reference [m, dim], times 1000 (KAD, 2502.15602, Section 3).
-
-  The unbiased squared maximum mean discrepancy with the kernel exp(-d^2 / 2 s^2) of the distance d,
-  where s is the median distance in the reference. About 0, and so also below it, for two samples of
-  one distribution, however few their rows. Raises ValueError for fewer than two rows.
-  """
-  x, reference = np.asarray(x, np.float64), np.asarray(reference, np.float64)
-  n, m = len(x), len(reference)
-  if min(n, m) < 2:
-    raise ValueError(f"kernel distance: wanted two rows or more, found {n} and {m}")
-  within = distance.pdist(reference, "sqeuclidean")
-  width = 2 * max(np.median(within), 1e-12)  # the median of squares is the square of the median
-  same = [np.exp(-d / width).mean() for d in (distance.pdist(x, "sqeuclidean"), within)]
-  across = np.exp(-distance.cdist(x, reference, "sqeuclidean") / width).mean()
-  return float(1000 * (same[0] + same[1] - 2 * across))

@@ -125,10 +125,14 @@ def table(head: list[str], rows: list[list[str]], safe: bool = False) -> str:
 
 
 def distances(rows: dict[str, dict]) -> str:
-  """A table of {set: {kernel, frechet, rows}} (listeners.distances), as HTML."""
-  keys = ("kernel", "frechet", "rows")
-  cells = [[name, *(amount(row[key]) for key in keys)] for name, row in rows.items()]
-  head = ["audio", "kernel distance × 1000", "Fréchet distance", "patches of 3 s"]
+  """A table of {set: distances} (listeners.shown_distances), as HTML."""
+  cells = []
+  for name, row in rows.items():
+    kernel = interval(row["kernel"], row["kernel_interval"])
+    limit = "" if row["frechet_limit"] is None else amount(row["frechet_limit"])
+    cells.append([name, kernel, amount(row["frechet"]), limit, amount(row["rows"])])
+  fad = "Fréchet distance"
+  head = ["audio", "kernel distance × 1000", fad, f"{fad}, of infinitely many", "patches of 3 s"]
   return table(head, cells)
 
 

@@ -86,11 +86,11 @@ class RoundTrip:
     embeddings = {"real": real.embeddings} | {
       f"{levels} levels": each.embeddings for levels, each in heard.items()
     }
-    distances = listeners.distances(self.families.real_embeddings(held_out), embeddings)
+    found = listeners.compare_sets(self.families.real_embeddings(held_out), embeddings, works)
     measures = (
       rows[most]
       | self._family(held_out, clips, real, heard[most])
-      | listeners.distance_figures(distances, f"{most} levels")
+      | listeners.distance_figures(found, f"{most} levels")
       | _persistence(codec, codes, real, works)
       | _cost(codec, encode_factor, decode_factor)
       | prompted.accuracies(
@@ -101,7 +101,7 @@ class RoundTrip:
       "figures": metrics.figures(measures, self.wanted),
       "levels": list(rows),
       "rows": [metrics.figures(row, {}) for row in rows.values()],
-      "distances": distances,
+      "distances": listeners.shown_distances(found),
     }
 
   @staticmethod
