@@ -26,7 +26,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
   return float(shift + np.square(roots[0] - rotation.T @ roots[1]).sum())
 
 
-def frechet_limit(x: np.ndarray, y: np.ndarray, *, points: int = 12, seed: int = 0) -> float:
+def frechet_limit(x: np.ndarray, y: np.ndarray, *, subsets: int = 48, seed: int = 0) -> float:
   """Fréchet distance of x [n, dim] to y [m, dim] as n goes to infinity (FAD-inf, 2311.01616).
 
   The distance of random subsets of x is nearly linear in one over their size; the line is continued
@@ -35,7 +35,7 @@ def frechet_limit(x: np.ndarray, y: np.ndarray, *, points: int = 12, seed: int =
   n, dim = np.shape(x)
   if n < 2 * dim:
     raise ValueError(f"Fréchet limit: wanted {2 * dim} rows or more of {dim} dimensions, found {n}")
-  sizes = np.linspace(dim + 1, n, points).round().astype(int)
+  sizes = np.linspace(dim + 1, n, subsets).round().astype(int)
   rng = np.random.default_rng(seed)
   found = [frechet_distance(x[rng.choice(n, size, replace=False)], y) for size in sizes]
   return float(np.polyfit(1 / sizes, found, 1)[1])
