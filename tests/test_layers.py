@@ -116,6 +116,7 @@ LAYERS = (
     "training.compile",
     "training.compile_jobs",
     "evaluation.*",
+    "listening.*",
     "demo",
   ),
   ("configuration", "checks", "doctor", "processes", "main", "sweep.*", "__main__"),
