@@ -127,16 +127,16 @@ def _data(tokens_dir: str) -> str:
   path = pathlib.Path(tokens_dir, "manifest.json")
   if not path.is_file():
     raise ValueError(f"{tokens_dir}: no token shards here (manifest.json is missing)")
-  with quiet():
-    from musiclm_jax.datasets.tfds_reader import Records
-
   manifest = json.loads(path.read_text())
   rates = {n: e["frame_rate"] for n, e in manifest["sources"].items() if e.get("frame_rate")}
   name = min(rates, key=lambda each: (manifest["sources"][each]["width"], -rates[each]))
   rows = []
-  for split, clips in manifest["records"].items():
-    seconds = sum(len(row) for row in Records(tokens_dir, split).column(name)) / rates[name]
-    rows.append((split, f"{clips:,}", f"{seconds / 3600:.2f}"))
+  with quiet():  # TensorFlow is loaded when the first record is read
+    from musiclm_jax.datasets.tfds_reader import Records
+
+    for split, clips in manifest["records"].items():
+      seconds = sum(len(row) for row in Records(tokens_dir, split).column(name)) / rates[name]
+      rows.append((split, f"{clips:,}", f"{seconds / 3600:.2f}"))
   return f"## Data\n\n{_table(('split', 'clips', 'hours'), rows)}"
 
 
