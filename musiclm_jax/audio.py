@@ -167,7 +167,8 @@ def check_writable(path: str) -> None:
   """Raises ValueError or OSError, naming it, where `write` could not write the file; makes its
   folder.
   """
-  _format(path)
+  if not pathlib.Path(path).is_dir():
+    _format(path)
   storage.check_writable(path)
 
 

@@ -182,6 +182,7 @@ def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path)
 
 def write(bundle, out, **changes):
   settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0, facts={}, ending=False)
+  settings |= {"format": "wav", "picture": ""}
   return generate(bundle=bundle, out=str(out), changes=Changes(), **settings | changes)
 
 

@@ -30,6 +30,7 @@ from musiclm_jax.evaluation import (
   stages,
 )
 from musiclm_jax.evaluation.evaluate import evaluate
+from musiclm_jax.lm.sampling import UNCHANGED
 from musiclm_jax.sources import MeanQuantized
 from musiclm_jax.tokens import flatten
 from tests.small_world import CODES, RATE, SECONDS, STAGES, STREAMS, build
@@ -89,6 +90,7 @@ def sections():
       num_prompts=9,
       num_shown=2,
       stated="It is in {key}.",
+      changes=UNCHANGED,
       seconds=0.4,
       families=FAMILIES,
       wanted={"family_of_real": ">= 0.6"},
