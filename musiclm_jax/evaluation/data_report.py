@@ -1,6 +1,7 @@
 """What a data set holds: labels, codes, and what held-out splits share with the train split."""
 
 import collections
+import html
 import pathlib
 
 import numpy as np
@@ -104,7 +105,8 @@ def _usage(name: str, columns: dict[str, list], codebook_size: int) -> str:
   charts, tables = [], []
   for split, column in columns.items():
     usage = metrics.code_usage(np.concatenate(column), codebook_size)
-    charts.append(pictures.usage_chart(f"{name}, {split}", usage))
+    chart = pictures.usage_chart(f"{name}, {split}", usage)
+    charts.append(f"<small>{html.escape(split)}</small>{chart}")
     tables.append(page.usage_table(usage))
   return page.charts(*charts) + "".join(tables)
 
