@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.evaluation import metrics, page
+from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.evaluation.stages import first_crops, write
 from musiclm_jax.lm.sampling import Sampling
@@ -95,7 +95,7 @@ class Memorization:
 
   @staticmethod
   def show(results: dict, out_dir: str) -> str:
-    """A table of the lengths."""
+    """A chart of each share by the length of the prompt, and a table."""
     rows = [
       [f"{length:g} s"]
       + [page.amount(results[kind][i][m]) for kind in ("train", "held_out") for m in _MEASURES]
@@ -108,7 +108,8 @@ class Memorization:
       "exactly as the clip does, or with nearly the same codes in any order; beside clips that it "
       "never saw."
     )
-    return page.section("Memorization", note, page.table(head, rows))
+    charts = page.charts(*(_chart(results, name) for name in _MEASURES))
+    return page.section("Memorization", note, charts + page.table(head, rows))
 
   def _continue(self, held_out: HeldOut, part, tokens: list[dict], length: float):
     """(written codes, the clips' own) [clips, frames, levels] after `length` seconds."""
@@ -126,6 +127,19 @@ class Memorization:
       part, conditions, own[:, :known], target.frames(total), settings, self.batch_size, self.seed
     )
     return found, unflatten(own[:, known:], vocabulary.offsets(target))
+
+
+def _chart(results: dict, name: str) -> str:
+  """A share by the length of the prompt, of train clips and of held-out ones."""
+  label = name.replace("_", " ")
+  figure, plot = pictures.axes(label, "seconds of the prompt")
+  for kind, series in (("train", "train"), ("held_out", "eval")):
+    shares = [each[name] for each in results[kind]]
+    colour = pictures.SERIES[series]
+    plot.plot(results["lengths"], shares, "o-", color=colour, markersize=3, label=kind)
+  plot.set_ylim(bottom=0)
+  plot.legend(fontsize=7, frameon=False, labelcolor=pictures.INK)
+  return pictures.svg(figure, f"{label} by the length of the prompt")
 
 
 def _others(works: list[str], share: float) -> np.ndarray:
