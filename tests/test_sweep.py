@@ -93,6 +93,11 @@ def test_a_figure_that_is_not_there_is_named(tmp_path):
     start(tmp_path, {"guidance": 1.0, "step": checkpoints(tmp_path, 1)}, view=view)
 
 
+def test_a_pattern_that_matches_nothing_is_named(tmp_path):
+  with pytest.raises(ValueError, match="values: no path matches /nowhere/x/\\*"):
+    start(tmp_path, {"guidance": 1.0, "step": "{run}/x/*"}, places={"run": "/nowhere"})
+
+
 def test_dry_run_prints_every_command_and_runs_none(tmp_path, capsys):
   start(tmp_path, {"guidance": (1.0, 2.0), "step": checkpoints(tmp_path, 1, 2)}, dry_run=True)
   lines = capsys.readouterr().out.splitlines()
@@ -102,7 +107,8 @@ def test_dry_run_prints_every_command_and_runs_none(tmp_path, capsys):
 
 def test_new_checkpoints_are_followed(tmp_path):
   code = "import pathlib, sys, time; time.sleep(1); pathlib.Path(sys.argv[1]).mkdir()"
-  values = {"guidance": 1.0, "step": checkpoints(tmp_path, 1)}
+  (tmp_path / "run").mkdir()
+  values = {"guidance": 1.0, "step": str(tmp_path / "run" / "*")}  # none yet
   later = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run" / "2")])
   start(tmp_path, values, follow_seconds=5.0)
   assert later.wait() == 0

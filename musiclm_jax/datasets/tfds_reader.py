@@ -20,9 +20,7 @@ class Records:
   """
 
   def __init__(self, directory: str, split: str):
-    if not pathlib.Path(directory, "dataset_info.json").is_file():
-      raise ValueError(f"{directory}: no data set here (dataset_info.json is missing)")
-    builder = tfds.builder_from_directory(directory)
+    builder = _builder(directory)
     if split not in builder.info.splits:
       known = ", ".join(sorted(builder.info.splits))
       raise ValueError(f"{directory}: no split {split!r}; it has {known}")
@@ -82,8 +80,14 @@ class Records:
 
 
 def splits(directory: str) -> list[str]:
-  """The splits of a TFDS directory."""
-  return sorted(tfds.builder_from_directory(directory).info.splits)
+  """The splits of a TFDS directory. Raises ValueError, naming it, where it is none."""
+  return sorted(_builder(directory).info.splits)
+
+
+def _builder(directory: str):
+  if not pathlib.Path(directory, "dataset_info.json").is_file():
+    raise ValueError(f"{directory}: no data set here (dataset_info.json is missing)")
+  return tfds.builder_from_directory(directory)
 
 
 def _check_shard(path: str) -> None:

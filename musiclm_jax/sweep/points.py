@@ -76,6 +76,17 @@ def _in_order(path: pathlib.Path) -> list:
   return [int(part) if part.isdigit() else part for part in parts]
 
 
+def patterns(products: tuple[Values, ...], places: dict[str, str]) -> list[str]:
+  """The patterns of paths among the values."""
+  texts = [each for product in products for value in product.values() for each in _texts(value)]
+  return [_filled(each, places) for each in texts if "*" in each]
+
+
+def _texts(value: object) -> list[str]:
+  entries = value if isinstance(value, (tuple, list)) else [value]
+  return [each for each in entries if isinstance(each, str)]
+
+
 def _short(value: object) -> str:
   """A value as it stands in names of folders."""
   text = value.name if isinstance(value, pathlib.Path) else str(value)

@@ -61,8 +61,9 @@ def sweep(
     for _, words in job.planned():
       print("\n".join(f"musiclm {shlex.join(each)}" for each in words))
     return
-  if not job.planned():
-    raise ValueError(f"values: no points in {values}")
+  if not job.planned() and not follow_seconds:
+    empty = points.patterns(products, places)
+    raise ValueError(f"values: no path matches {', '.join(empty)}" if empty else "values: none")
   context = multiprocessing.get_context("spawn")
   others = [
     context.Process(target=job.work, args=(follow_seconds,), daemon=True)
