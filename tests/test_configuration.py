@@ -259,7 +259,7 @@ COMPANIONS = {
   "run/extract": ["tiny/tokens"],
   "run/train": ["tiny/semantic"],
 }
-EXAMPLES = (None, 1, "x", (), False)
+EXAMPLES = (None, 1, "x", (), False, {"a": "b"})
 NAMES = configuration.names()
 TEXTS = {name: (configuration.FOLDER / f"{name}.gin").read_text() for name in NAMES}
 SHARED = re.findall(r'include "(.*)\.gin"', "".join(TEXTS.values()))
