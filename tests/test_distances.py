@@ -88,3 +88,8 @@ def test_draws_of_equal_sets_are_equal_and_too_few_works_have_none(rng):
   np.testing.assert_array_equal(*same)
   none = distances.kernel_draws(x, reference, list("aaabbb"))
   assert none.shape == (0,) and distances.interval(none) is None
+
+
+def test_draws_of_works_of_a_single_row_are_finite(rng):
+  draws = distances.kernel_draws(rng.normal(size=(3, 1, 3)), rng.normal(size=(20, 3)), list("abc"))
+  assert 0 < len(draws) < 1000 and np.isfinite(draws).all()

@@ -73,13 +73,14 @@ def kernel_draws(
   share = np.full(len(labels), 1 / len(labels))
   counts = np.random.default_rng(seed).multinomial(len(labels), share, size=draws).astype(float)
 
-  def total(each):
+  def total(each, counts=counts):
     """Of all pairs: those within a work once for each copy, those of two works for both copies."""
     diagonal = np.diagonal(each)
     return np.einsum("dg,dg->d", counts @ (each - np.diag(diagonal)), counts) + counts @ diagonal
 
+  counts = counts[total(pairs) > 0]  # a single work of a single row has no pairs
   near = counts @ (member.T @ across) / (counts @ sizes)
-  return 1000 * (total(sums) / total(pairs) + within - 2 * near)
+  return 1000 * (total(sums, counts) / total(pairs, counts) + within - 2 * near)
 
 
 def _similarities(x: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
