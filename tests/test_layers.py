@@ -117,6 +117,7 @@ LAYERS = (
     "training.compile_jobs",
     "evaluation.*",
     "listening.*",
+    "command_list",
     "demo",
   ),
   ("configuration", "checks", "doctor", "processes", "main", "sweep.*", "__main__"),

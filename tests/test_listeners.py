@@ -133,7 +133,7 @@ def test_another_sample_of_real_music_is_near_and_noise_is_far(rng):
   assert low < found["noise"]["kernel"] < high
   assert listeners.shown_distances(found)["noise"]["kernel_interval"] == [low, high]
   same = listeners.kernel_ratio(found, "noise", "noise")
-  assert same["value"] == 1 and same["interval"] == (1, 1)
+  assert same["value"] == 1 and same["interval"] == [1, 1]
   assert figures["frechet_distance"]["too_few"] == "200 patches, at least 201 are needed"
 
 

@@ -11,7 +11,7 @@ from musiclm_jax.evaluation import metrics, page, pictures
 from musiclm_jax.quiet import quiet
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
 
-_FEWEST_VALUES, _BINS = 2, 24
+_BINS = 24
 
 
 def data_report(
@@ -48,8 +48,9 @@ def data_report(
     columns = {each.split: each.column(name) for each in splits}
     note = f"Codes of {name}: {entry['width']} levels of {entry['codebook_size']}."
     inner = _usage(name, columns, entry["codebook_size"])
-    if entry.get("frame_rate", 0) * same_seconds >= _FEWEST_VALUES:
-      inner += _repeated(columns, round(entry["frame_rate"] * same_seconds), same_seconds)
+    frames = round(entry.get("frame_rate", 0) * same_seconds)
+    if frames > 1:
+      inner += _repeated(columns, frames, same_seconds)
     parts.append(page.section(name, note, inner))
   target = pathlib.Path(out_dir, "index.html")
   storage.write_text(target, page.document(f"Data: {data_dir}", "".join(parts)))

@@ -73,14 +73,14 @@ def kernel_draws(
   share = np.full(len(labels), 1 / len(labels))
   counts = np.random.default_rng(seed).multinomial(len(labels), share, size=draws).astype(float)
 
-  def total(each, counts=counts):
+  def total(each):
     """Of all pairs: those within a work once for each copy, those of two works for both copies."""
     diagonal = np.diagonal(each)
     return np.einsum("dg,dg->d", counts @ (each - np.diag(diagonal)), counts) + counts @ diagonal
 
-  counts = counts[total(pairs) > 0]  # a single work of a single row has no pairs
-  near = counts @ (member.T @ across) / (counts @ sizes)
-  return 1000 * (total(sums, counts) / total(pairs, counts) + within - 2 * near)
+  near, some = counts @ (member.T @ across) / (counts @ sizes), total(pairs)
+  kept = some > 0  # a single work of a single row has no pairs
+  return 1000 * (total(sums)[kept] / some[kept] + within - 2 * near[kept])
 
 
 def _similarities(x: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -99,9 +99,8 @@ def _similarities(x: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.
   return own, across, float(np.exp(-within / width).mean())
 
 
-def interval(draws: np.ndarray) -> tuple[float, float] | None:
+def interval(draws: np.ndarray) -> list[float] | None:
   """The middle 95 % of draws [draws], None where there are none."""
   if not len(draws):
     return None
-  low, high = np.percentile(draws, (2.5, 97.5))
-  return float(low), float(high)
+  return np.percentile(draws, (2.5, 97.5)).tolist()

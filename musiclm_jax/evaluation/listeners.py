@@ -173,14 +173,9 @@ def shown_distances(found: dict[str, dict]) -> dict[str, dict]:
   """Those of `compare_sets`, with the kernel distance's interval in place of its draws."""
   return {
     name: {k: v for k, v in each.items() if k != "kernel_draws"}
-    | {"kernel_interval": _listed(distances.interval(each["kernel_draws"]))}
+    | {"kernel_interval": distances.interval(each["kernel_draws"])}
     for name, each in found.items()
   }
-
-
-def _listed(bounds: tuple[float, float] | None) -> list[float] | None:
-  """As JSON keeps them."""
-  return bounds and list(bounds)
 
 
 def _rows(embeddings: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import textwrap
 
 import numpy as np
 
-from musiclm_jax import spectrograms
+from musiclm_jax import spectrograms, storage
 
 _WINDOW, _HOP, _BINS_PER_ROW = 2048, 480, 3
 _HIGHEST_HZ = 8000
@@ -35,7 +35,9 @@ def spectrogram(waveform: np.ndarray, sample_rate: int) -> str:
 def save_spectrograms(
   path: str, waveforms: np.ndarray, titles: list[str], sample_rate: int
 ) -> None:
-  """Writes a PNG of the spectrograms of [clips, samples], as in `spectrogram`, two in a row."""
+  """Writes a PNG of the spectrograms of [clips, samples], as in `spectrogram`, two in a row; whole
+  or not at all.
+  """
   from matplotlib.figure import Figure
   from PIL import Image
 
@@ -55,9 +57,10 @@ def save_spectrograms(
     plot.tick_params(labelsize=7, length=2)
   figure.supxlabel("seconds", size=8)
   figure.supylabel("kHz", size=8)
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png")
-  Image.open(buffer).convert("RGB").quantize(64).save(path, "PNG", optimize=True)
+  drawn, small = io.BytesIO(), io.BytesIO()
+  figure.savefig(drawn, format="png")
+  Image.open(drawn).convert("RGB").quantize(64).save(small, "PNG", optimize=True)
+  storage.write_bytes(path, small.getvalue())
 
 
 def _levels(waveform: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -44,13 +44,13 @@ def expand(products: tuple[Values, ...], places: dict[str, str] | None = None) -
   return list(points.values())
 
 
-def commands(point: Point, lines: tuple[str, ...], places: dict[str, str]) -> list[list[str]]:
-  """The words of each command line, with {name} replaced by the point's value or a place.
+def commands(point: Point, lines: tuple[str, ...], places: dict[str, str]) -> list[str]:
+  """The command lines with {name} in their words replaced by the point's value or a place.
 
   Of a path, {name.name} is its last part. Raises ValueError for a name that neither has.
   """
   known = {**places, **point.values}
-  return [[_filled(word, known) for word in shlex.split(line)] for line in lines]
+  return [shlex.join(_filled(word, known) for word in shlex.split(line)) for line in lines]
 
 
 def _filled(word: str, known: dict[str, object]) -> str:

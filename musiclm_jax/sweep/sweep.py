@@ -5,19 +5,12 @@ that share it: each takes a point that no other runs. So local workers, the task
 and the pods of a JobSet are all the same command.
 """
 
-import gc
-import itertools
-import json
 import multiprocessing
 import pathlib
-import shlex
 import sys
 import time
-from collections.abc import Callable
 
-import jax
-
-from musiclm_jax import lock, storage
+from musiclm_jax import command_list, lock, storage
 from musiclm_jax.datasets.catalogue import data_folder
 from musiclm_jax.export.bundle import RELEASED
 from musiclm_jax.ranges import NonNegativeFloat, PositiveInt
@@ -29,7 +22,7 @@ _POLL_SECONDS = 5.0
 
 def sweep(
   *,
-  run: Callable[[list[str]], int],
+  run: command_list.Run,
   values: points.Values | tuple[points.Values, ...],
   commands: tuple[str, ...],
   places: dict[str, str],
@@ -58,8 +51,8 @@ def sweep(
   places = {"data": str(data_folder()), "models": str(RELEASED), **places}
   job = _Job(run, products, commands, places, out_dir, view)
   if dry_run:
-    for _, words in job.planned():
-      print("\n".join(f"musiclm {shlex.join(each)}" for each in words))
+    for _, lines in job.planned():
+      print("\n".join(f"musiclm {line}" for line in lines))
     return
   if not job.planned() and not follow_seconds:
     empty = points.patterns(products, places)
@@ -86,8 +79,8 @@ class _Job:
     self._run, self._products, self._commands, self._places = run, products, commands, places
     self._out, self._view = pathlib.Path(out_dir), view
 
-  def planned(self) -> list[tuple[points.Point, list[list[str]]]]:
-    """All points that there are now, and the words of their commands."""
+  def planned(self) -> list[tuple[points.Point, list[str]]]:
+    """All points that there are now, and their command lines."""
     found = []
     for point in points.expand(self._products, self._places):
       places = {**self._places, "point": str(self._out / point.name)}
@@ -100,10 +93,10 @@ class _Job:
     while True:
       planned = self.planned()
       new = [each for each in planned if each[0].name not in tried]
-      for point, words in new:
+      for point, lines in new:
         tried.add(point.name)
         number = f"{len(tried)}/{len(planned)}"
-        if command := self._point(point, words, number):
+        if command := self._point(point, lines, number):
           failed.append(command)
         last_new = time.monotonic()
       if not new and time.monotonic() - last_new >= follow_seconds:
@@ -111,44 +104,27 @@ class _Job:
       if not new:
         time.sleep(min(_POLL_SECONDS, follow_seconds))
 
-  def _point(self, point: points.Point, commands: list[list[str]], number: str) -> str:
-    """Runs what is left of a point; returns the command that failed, or ""."""
-    folder = self._out / point.name / table.FOLDER
-    lines = [shlex.join(words) for words in commands]
+  def _point(self, point: points.Point, lines: list[str], number: str) -> str:
+    """Runs what is left of a point, unless another process does; returns what failed, or ""."""
+    if table.ended(self._out, point.name, lines):
+      return ""
+    folder, head = self._out / point.name / table.FOLDER, f"[{number}] {point.name}:"
     try:
       with lock.exclusive(str(folder)) as begin:
         begin()
-        done = table.done(folder)
-        kept = list(itertools.takewhile(done.__contains__, lines))
-        seconds = {line: done[line] for line in kept}
-        if kept == lines:
-          return ""
-        for words, line in list(zip(commands, lines))[len(kept) :]:
-          print(f"\n[{number}] {point.name}: musiclm {line}", file=sys.stderr, flush=True)
-          began = time.perf_counter()
-          if self._run(words) != 0:
-            return f"musiclm {line}"
-          seconds[line] = round(time.perf_counter() - began, 1)
-          text = json.dumps({"values": _plain(point.values), "seconds": seconds}, indent=1)
-          storage.write_text(folder / table.DONE, text + "\n")
-          jax.clear_caches()  # the next model shares no program with this one
-          gc.collect()
+        done = command_list.run_rest(self._run, lines, folder / table.DONE, lambda _: head)
     except lock.Taken as error:
-      print(f"[{number}] {error}", file=sys.stderr)
-      return ""
-    print(
-      f"[{number}] {point.name}: {duration(sum(seconds.values()))}", file=sys.stderr, flush=True
-    )
-    self.show()
+      print(f"{head} {error}", file=sys.stderr)
+    except command_list.Stopped as error:
+      return str(error)
+    else:
+      print(f"{head} {duration(sum(done.values()))}", file=sys.stderr)
+      self.show()
     return ""
 
   def show(self) -> None:
     """Writes the table and the page of all points that have ended."""
-    rows = table.read(self._out, [(p.name, len(words)) for p, words in self.planned()])
+    rows = table.read(self._out, self.planned())
     if rows:
       storage.write_text(self._out / "table.csv", table.csv_text(rows))
       storage.write_text(self._out / "index.html", page.document(rows, self._view, self._out))
-
-
-def _plain(values: dict) -> dict:
-  return {k: v.name if isinstance(v, pathlib.Path) else v for k, v in values.items()}

@@ -3,10 +3,11 @@
 import csv
 import dataclasses
 import io
-import json
 import pathlib
 
+from musiclm_jax import command_list
 from musiclm_jax.evaluation.report import read_results
+from musiclm_jax.sweep.points import Point
 from musiclm_jax.training.writers import read_lines
 
 FOLDER, DONE = "sweep", "done.json"  # of what the sweep itself writes beside a point's results
@@ -24,24 +25,22 @@ class Row:
   figures: dict[str, tuple[float, tuple[float, float] | None]]
 
 
-def done(folder: pathlib.Path) -> dict[str, float]:
-  """{command: seconds} of the commands that have ended."""
-  path = folder / DONE
-  return json.loads(path.read_text())["seconds"] if path.is_file() else {}
+def ended(out: pathlib.Path, name: str, lines: list[str]) -> bool:
+  """Whether all command lines of a point have ended."""
+  return len(command_list.finished(lines, out / name / FOLDER / DONE)) == len(lines)
 
 
-def read(out: pathlib.Path, planned: list[tuple[str, int]]) -> list[Row]:
-  """The rows of those points (name, number of commands) that have ended.
+def read(out: pathlib.Path, planned: list[tuple[Point, list[str]]]) -> list[Row]:
+  """The rows of those points (with their command lines) that have ended.
 
   Raises ValueError where a point has left nothing that can be read.
   """
   rows = []
-  for name, count in planned:
-    seconds = done(out / name / FOLDER)
-    if len(seconds) < count:
-      continue
-    values = json.loads((out / name / FOLDER / DONE).read_text())["values"]
-    rows.append(Row(name, values, sum(seconds.values()), _figures(out / name)))
+  for point, lines in planned:
+    if ended(out, point.name, lines):
+      seconds = command_list.finished(lines, out / point.name / FOLDER / DONE)
+      values = {k: v.name if isinstance(v, pathlib.Path) else v for k, v in point.values.items()}
+      rows.append(Row(point.name, values, sum(seconds.values()), _figures(out / point.name)))
   return rows
 
 
