@@ -1,10 +1,12 @@
 """Sweeps: which points there are, what is run again, and what the page says of them."""
 
 import json
+import os
 import pathlib
 import shlex
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -16,8 +18,11 @@ VIEW = page.View("A sweep", (), "part.error", "least", "*.wav", 1)
 
 def run(words):
   """A command `measure FOLDER GUIDANCE STEP`: fails at step 3, else leaves figures."""
-  _, folder, guidance, step = words
+  verb, folder, guidance, step = words
   pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+  pathlib.Path(folder, "process").write_text(str(os.getpid()))
+  if verb == "slow":
+    time.sleep(2)
   with pathlib.Path(folder, "calls").open("a") as file:
     file.write(f"{step}\n")
   if step == "3":
@@ -94,6 +99,19 @@ def test_a_figure_that_is_not_there_is_named(tmp_path):
   view = page.View("A sweep", ("part.eror",), "", "most", "*.wav", 1)
   with pytest.raises(ValueError, match="no 'part.eror' among the results; nearest part.error"):
     start(tmp_path, {"guidance": 1.0, "step": checkpoints(tmp_path, 1)}, view=view)
+
+
+def test_workers_share_the_points_and_a_failure_of_any_is_an_error(tmp_path):
+  values = {"guidance": (1.0, 2.0, 4.0, 5.0), "step": checkpoints(tmp_path, 1, 2)}
+  commands = ("slow {point} {guidance} {step.name}",)
+  start(tmp_path, values, commands, workers=2)
+  calls = [path.read_text().split() for path in (tmp_path / "out").glob("*/calls")]
+  assert len(calls) == 8 and all(len(each) == 1 for each in calls)
+  processes = {path.read_text() for path in (tmp_path / "out").glob("*/process")}
+  assert len(processes) == 2
+  other = {"guidance": (1.0, 2.0), "step": checkpoints(tmp_path / "more", 3)}
+  with pytest.raises(ValueError, match="failed"):
+    start(tmp_path, other, commands, workers=2)
 
 
 def test_a_pattern_that_matches_nothing_is_named(tmp_path):

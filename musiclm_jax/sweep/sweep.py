@@ -59,8 +59,7 @@ def sweep(
     raise ValueError(f"values: no path matches {', '.join(empty)}" if empty else "values: none")
   context = multiprocessing.get_context("spawn")
   others = [
-    context.Process(target=job.work, args=(follow_seconds,), daemon=True)
-    for _ in range(workers - 1)
+    context.Process(target=job.work_alone, args=(follow_seconds,)) for _ in range(workers - 1)
   ]
   for other in others:
     other.start()
@@ -70,6 +69,8 @@ def sweep(
   job.show()
   if failed:
     raise ValueError(f"{len(failed)} points failed; the first: {failed[0]}")
+  if any(other.exitcode for other in others):
+    raise ValueError("points of another worker failed; its messages are above")
 
 
 class _Job:
@@ -103,6 +104,12 @@ class _Job:
         return failed
       if not new:
         time.sleep(min(_POLL_SECONDS, follow_seconds))
+
+  def work_alone(self, follow_seconds: float) -> None:
+    """`work` as a process, whose exit code is 1 where a point failed."""
+    failed = self.work(follow_seconds)
+    print(*failed, sep="\n", end="", file=sys.stderr, flush=True)
+    sys.exit(bool(failed))
 
   def _point(self, point: points.Point, lines: list[str], number: str) -> str:
     """Runs what is left of a point, unless another process does; returns what failed, or ""."""
