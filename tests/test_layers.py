@@ -52,6 +52,9 @@ LAYERS = (
     "tokenizers.model_card",
     "tokenizers.protocols",
     "tokenizers.pretrained",
+    "embedders.embedder",
+    "embedders.musicnn",
+    "embedders.packages",
     "evaluation.metrics",
     "evaluation.page",
     "evaluation.pictures",
@@ -125,7 +128,7 @@ LAYERS = (
 )
 # Only these import TensorFlow.
 SEQIO_FILES = {"training.seqio_loader"}
-TENSORFLOW_FILES = {*SEQIO_FILES, "evaluation.musicnn"}  # musicnn: inside a function
+TENSORFLOW_FILES = {*SEQIO_FILES, "embedders.musicnn"}  # musicnn: inside a function
 TORCH_FILES = {"tokenizers.pretrained"}  # only inside functions: importing it loads no torch
 GIN_FILES = {"main", "configuration"}
 

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from musiclm_jax.evaluation import chroma, listeners, musicnn, packages, transcriber
+from musiclm_jax.embedders import musicnn, packages
+from musiclm_jax.evaluation import chroma, listeners, transcriber
 
 RATE = 24000
 CHORDS = ((60, 64, 67), (65, 69, 72), (67, 71, 74), (60, 64, 67))

@@ -10,6 +10,8 @@ from musiclm_jax import descriptions, storage
 from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.evaluation.section import Section
 
+_JUDGES = ("musiclm_jax.evaluation.", "musiclm_jax.embedders.")  # their sources are part of a key
+
 
 def evaluate(
   *,
@@ -72,7 +74,7 @@ def _sources(module, found: dict[str, str]) -> dict[str, str]:
     found[module.__name__] = pathlib.Path(inspect.getfile(module)).read_text()
     for value in vars(module).values():
       name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", "")
-      if isinstance(name, str) and name.startswith(f"{__package__}."):
+      if isinstance(name, str) and name.startswith(_JUDGES):
         _sources(sys.modules[name], found)
   return found
 

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from musiclm_jax.evaluation import musicnn
+from musiclm_jax.embedders import musicnn
 from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_split
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
 

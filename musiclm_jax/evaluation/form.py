@@ -11,7 +11,8 @@ import numpy as np
 
 from musiclm_jax import audio
 from musiclm_jax.datasets import catalogue, corpus_clips, soundfonts
-from musiclm_jax.evaluation import adherence, metrics, packages, page, transcriber
+from musiclm_jax.embedders import packages
+from musiclm_jax.evaluation import adherence, metrics, page, transcriber
 from musiclm_jax.evaluation.generated import choose_prompts, prompt
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches
 from musiclm_jax.lm.composer import Composer

@@ -11,10 +11,10 @@ import numpy as np
 import soundfile
 
 from musiclm_jax import audio
+from musiclm_jax.embedders import packages
 from musiclm_jax.evaluation import (
   listeners,
   metrics,
-  packages,
   page,
   pictures,
   prompted,

@@ -9,7 +9,8 @@ import itertools
 
 import numpy as np
 
-from musiclm_jax.evaluation import chroma, distances, metrics, musicnn, transcriber
+from musiclm_jax.embedders import musicnn
+from musiclm_jax.evaluation import chroma, distances, metrics, transcriber
 
 BANDS = (0, 500, 1000, 2000, 4000, 8000)  # Hz
 

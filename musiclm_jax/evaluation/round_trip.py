@@ -8,7 +8,8 @@ import time
 import jax
 import numpy as np
 
-from musiclm_jax.evaluation import listeners, metrics, packages, page, persistence, prompted
+from musiclm_jax.embedders import packages
+from musiclm_jax.evaluation import listeners, metrics, page, persistence, prompted
 from musiclm_jax.evaluation.codec import through_opus
 from musiclm_jax.evaluation.families import Families
 from musiclm_jax.evaluation.held_out import HeldOut, in_batches

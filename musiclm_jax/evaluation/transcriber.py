@@ -10,7 +10,7 @@ import functools
 import numpy as np
 import soxr
 
-from musiclm_jax.evaluation import packages
+from musiclm_jax.embedders import packages
 
 LOWEST_PITCH = 21  # MIDI; column 0 of the notes
 FRAME_RATE = 22050 / 256  # Hz

@@ -5,6 +5,7 @@ Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music au
 musicnn 0.1.0 (ISC); its own code needs TensorFlow 1 and is not used.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -13,16 +14,54 @@ import librosa
 import numpy as np
 import soxr
 
-from musiclm_jax.evaluation import packages
+from musiclm_jax import storage
+from musiclm_jax.embedders import packages
 from musiclm_jax.quiet import quiet
 
 EMBED_DIM = 200
+SAMPLE_RATE = 16000  # Hz
 
-_RATE, _WINDOW, _HOP, _MELS = 16000, 512, 256, 96
+_WINDOW, _HOP, _MELS = 512, 256, 96
 _PATCH = 187  # frames, 3 s
 _BATCH = 8  # patches
 _INDEX = "MTT_musicnn/.index"
 _EPSILON = 1e-3  # of batch normalisation
+
+
+@dataclasses.dataclass(frozen=True)
+class Musicnn:
+  """An `embedder.Embedder`, and a Classifier: the shares are tag probabilities over their sum.
+
+  Raises ValueError where the package musicnn is not installed.
+  """
+
+  def __post_init__(self):
+    packages.file("musicnn", _INDEX)
+
+  sample_rate = SAMPLE_RATE
+
+  @property
+  def spec(self) -> dict[str, str | int | float]:
+    """What its output depends on."""
+    index = packages.file("musicnn", _INDEX)
+    data = packages.file("musicnn", _INDEX.replace(".index", ".data-00000-of-00001"))
+    seconds = _PATCH * _HOP / SAMPLE_RATE
+    return {
+      "embedder": "musicnn MTT",
+      "weights": storage.fingerprint([index, data]),
+      "sample_rate": SAMPLE_RATE,
+      "window_seconds": seconds,
+      "hop_seconds": seconds,
+    }
+
+  def embed(self, waveforms: np.ndarray) -> np.ndarray:
+    """Embeddings [clips, patches, 200] float32 of waveforms [clips, samples] at 16 kHz."""
+    return embed(waveforms, SAMPLE_RATE)[0]
+
+  def classify(self, waveforms: np.ndarray) -> np.ndarray:
+    """Shares [clips, 50] float64 of the tags, whose sum is 1, of [clips, samples] at 16 kHz."""
+    tags = embed(waveforms, SAMPLE_RATE)[1].mean(axis=1, dtype=np.float64)
+    return tags / tags.sum(axis=1, keepdims=True)
 
 
 def embed(waveforms: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,9 +96,9 @@ def tag_names() -> list[str]:
 
 def _log_mel(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
   """log10(10000 x + 1) [frames, 96] of mel powers x."""
-  x = soxr.resample(np.asarray(waveform, np.float32), sample_rate, _RATE)
+  x = soxr.resample(np.asarray(waveform, np.float32), sample_rate, SAMPLE_RATE)
   power = librosa.feature.melspectrogram(
-    y=x, sr=_RATE, n_fft=_WINDOW, hop_length=_HOP, n_mels=_MELS
+    y=x, sr=SAMPLE_RATE, n_fft=_WINDOW, hop_length=_HOP, n_mels=_MELS
   )
   return np.log10(10000 * power.T + 1)
 
