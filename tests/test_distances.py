@@ -93,3 +93,11 @@ def test_draws_of_equal_sets_are_equal_and_too_few_works_have_none(rng):
 def test_draws_of_works_of_a_single_row_are_finite(rng):
   draws = distances.kernel_draws(rng.normal(size=(3, 1, 3)), rng.normal(size=(20, 3)), list("abc"))
   assert 0 < len(draws) < 1000 and np.isfinite(draws).all()
+
+
+def test_distances_grow_with_added_noise(rng):
+  x, y = rng.normal(size=(2, 300, 10))
+  noise = rng.normal(size=x.shape)
+  for distance in (distances.frechet_distance, distances.kernel_distance):
+    found = [distance(x + level * noise, y) for level in (0, 0.5, 1, 2, 4)]
+    assert found == sorted(found)

@@ -38,7 +38,12 @@ def frechet_limit(x: np.ndarray, y: np.ndarray, *, subsets: int = 48, seed: int 
   sizes = np.linspace(dim + 1, n, subsets).round().astype(int)
   rng = np.random.default_rng(seed)
   found = [frechet_distance(x[rng.choice(n, size, replace=False)], y) for size in sizes]
-  return float(np.polyfit(1 / sizes, found, 1)[1])
+  return extrapolated(sizes, found)
+
+
+def extrapolated(sizes: np.ndarray, found: np.ndarray) -> float:
+  """The value at 0 of the line fitted to found [n] over 1 / sizes [n]."""
+  return float(np.polyfit(1 / np.asarray(sizes, np.float64), found, 1)[1])
 
 
 def kernel_distance(x: np.ndarray, reference: np.ndarray) -> float:
