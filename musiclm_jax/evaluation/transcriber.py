@@ -20,11 +20,12 @@ _WINDOW = 43844  # samples, 172 frames
 _TRIM = 15  # frames dropped at both ends of a window, where the network lacks context
 _KEPT = 172 - 2 * _TRIM
 _BATCH = 16  # windows
-_INPUT, _NOTES, _ONSETS = (
-  "serving_default_input_2:0",
-  "StatefulPartitionedCall:1",
-  "StatefulPartitionedCall:2",
-)
+_INPUT = "serving_default_input_2:0"
+_OUTPUTS = {
+  "contours": "StatefulPartitionedCall:0",
+  "notes": "StatefulPartitionedCall:1",
+  "onsets": "StatefulPartitionedCall:2",
+}
 _SOUNDING = 0.5
 _NETWORK = "saved_models/icassp_2022/nmp.onnx"
 
@@ -35,6 +36,21 @@ def transcribe(waveforms: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.
   waveforms [clips, samples] float at sample_rate Hz. Frames are FRAME_RATE a second, frame i is
   centred at i / FRAME_RATE seconds, and column n is MIDI pitch LOWEST_PITCH + n.
 
+  Raises ValueError where basic-pitch or onnxruntime is not installed.
+  """
+  notes, onsets = outputs(waveforms, sample_rate, ("notes", "onsets"))
+  return notes, onsets
+
+
+def outputs(
+  waveforms: np.ndarray, sample_rate: int, names: tuple[str, ...]
+) -> tuple[np.ndarray, ...]:
+  """The network's outputs of these names, of one run of it: [clips, frames, columns] float32 each.
+
+  waveforms and frames as of `transcribe`. "notes" and "onsets" are those of `transcribe`;
+  "contours" has 264 columns, three a semitone: probabilities that a pitch sounds, column 3n + 1
+  being MIDI pitch LOWEST_PITCH + n in tune.
+
   The published windows advance by 36,164 samples, 141.3 frames, and give 142; here they advance by
   142 frames, so that times do not drift.
 
@@ -42,6 +58,7 @@ def transcribe(waveforms: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.
   """
   packages.file("onnxruntime")
   network = _network(str(packages.file("basic_pitch", _NETWORK)))
+  wanted = [_OUTPUTS[name] for name in names]
   results = []
   for waveform in waveforms:
     x = soxr.resample(np.asarray(waveform, np.float32), sample_rate, _RATE)
@@ -51,14 +68,12 @@ def transcribe(waveforms: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.
     x = np.pad(x, (_TRIM * _HOP, max(0, after)))
     windows = np.lib.stride_tricks.sliding_window_view(x, _WINDOW)[:: _KEPT * _HOP][:count]
     parts = [
-      network.run([_NOTES, _ONSETS], {_INPUT: windows[i : i + _BATCH, :, None]})
+      network.run(wanted, {_INPUT: windows[i : i + _BATCH, :, None]})
       for i in range(0, count, _BATCH)
     ]
-    results.append(
-      [np.concatenate(p)[:, _TRIM:-_TRIM].reshape(-1, 88)[:frames] for p in zip(*parts)]
-    )
-  notes, onsets = (np.stack(each) for each in zip(*results))
-  return notes, onsets
+    found = [np.concatenate(part)[:, _TRIM:-_TRIM] for part in zip(*parts)]
+    results.append([each.reshape(-1, each.shape[-1])[:frames] for each in found])
+  return tuple(np.stack(each) for each in zip(*results))
 
 
 def sounding(notes: np.ndarray) -> np.ndarray:
