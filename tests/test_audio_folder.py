@@ -19,8 +19,8 @@ def tone(seconds, *, rate=RATE, hertz=440.0, peak=0.5):
 
 
 def job(path, **changes):
-  fields = dict(folder=str(path.parent), name=path.name, path=path.name, caption="", aspects=())
-  fields |= dict(clip_samples=12000, sample_rate=RATE, convert=False)
+  fields = dict(folder=str(path.parent), name=path.name, path=path.name)
+  fields |= dict(entry=audio_folder.Entry(), clip_samples=12000, sample_rate=RATE, convert=False)
   return audio_folder.Job(**(fields | changes))
 
 

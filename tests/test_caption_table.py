@@ -4,7 +4,8 @@ import unicodedata
 
 import pytest
 
-from musiclm_jax.datasets.caption_table import Caption, read_captions
+from musiclm_jax.datasets.audio_folder import Entry
+from musiclm_jax.datasets.caption_table import read_captions
 
 HEAD = "file,caption,aspect_list\n"
 WHOLE = HEAD + "a.wav,\"slow, calm\",\"['slow', 'flute']\"\nb.wav,fast,\n"
@@ -28,13 +29,13 @@ def read(tmp_path, text, files=("a.wav", "b.wav")):
   ],
 )
 def test_captions_are_those_of_the_csv(tmp_path, text):
-  wanted = {"a.wav": Caption("slow, calm", ("slow", "flute")), "b.wav": Caption("fast", ())}
+  wanted = {"a.wav": Entry("slow, calm", ("slow", "flute")), "b.wav": Entry("fast", ())}
   assert read(tmp_path, text) == wanted
 
 
 def test_the_aspect_list_may_be_missing(tmp_path):
   found = read(tmp_path, "caption, file,more\nslow,a.wav,x\n", ["a.wav"])
-  assert found == {"a.wav": Caption("slow", ())}
+  assert found == {"a.wav": Entry("slow", ())}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_the_aspect_list_may_be_missing(tmp_path):
 )
 def test_a_file_may_be_spelt_in_any_way(tmp_path, written, file):
   text = f"file,caption\n{written.format(folder=tmp_path / 'songs')},slow\n"
-  assert read(tmp_path, text, [file]) == {file: Caption("slow", ())}
+  assert read(tmp_path, text, [file]) == {file: Entry("slow", ())}
 
 
 def test_all_faulty_rows_are_named_at_once(tmp_path):

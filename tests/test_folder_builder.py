@@ -1,5 +1,6 @@
 """`musiclm prepare data/folder`: what it makes, what it reports, and what it refuses."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from musiclm_jax import main
-from musiclm_jax.datasets import audio_folder, folder_builder
+from musiclm_jax.datasets import audio_folder, caption_table, folder_builder
 
 RATE = 24000
 SETTINGS = dict(clip_seconds=0.5, shares="(0.5, 0.25, 0.25)", workers=1)
@@ -303,11 +304,17 @@ def made(tmp_path_factory):
   write_songs(path / "songs")
   files = [f"album {i % 2}/song {i}.wav" for i in range(8)]
   settings = dict(audio_dir=str(path / "songs"), data_dir=str(path / "out"), convert=False)
-  settings |= dict(captions=str(captions(path / "x.csv", files)), clip_seconds=0.5, workers=1)
-  settings |= dict(sample_rate=RATE, shares=(0.5, 0.25, 0.25), vocab_size=400)
+  table = caption_table.Captions(str(captions(path / "x.csv", files)), (0.5, 0.25, 0.25))
+  settings |= dict(table=table, clip_seconds=0.5, workers=1, sample_rate=RATE, vocab_size=400)
   settings |= dict(skip_bad=False, warn_share=0.1)
   folder_builder.prepare(**settings)
   return settings
+
+
+def changed(made, *, path=None, shares=None, **changes):
+  """The settings with changes, also of the fields of their table."""
+  own = {name: value for name, value in dict(path=path, shares=shares).items() if value is not None}
+  return made | dict(table=dataclasses.replace(made["table"], **own)) | changes
 
 
 def test_the_second_run_builds_nothing(made, capsys):
@@ -325,14 +332,14 @@ def test_the_second_run_builds_nothing(made, capsys):
   [
     (dict(clip_seconds=0.4), "the data set has clip_seconds 0.5 instead of 0.4"),
     (dict(shares=(1.0, 0.0, 0.0)), "has shares [0.5, 0.25, 0.25] instead of [1.0, 0.0, 0.0]"),
-    (dict(captions=""), "has captions, vocab_size, which this run has not"),
+    (dict(path=""), "has captions, vocab_size, which this run has not"),
     (dict(convert=True), "has convert False instead of True"),
     (dict(vocab_size=300), "has vocab_size 400 instead of 300"),
   ],
 )
 def test_other_settings_do_not_reuse_the_data_set(made, changes, difference):
   with pytest.raises(ValueError) as caught:
-    folder_builder.prepare(**(made | changes))
+    folder_builder.prepare(**changed(made, **changes))
   assert difference in str(caught.value) and "choose another DATA_DIR" in str(caught.value)
 
 
@@ -341,7 +348,7 @@ def test_another_folder_does_not_reuse_the_data_set(made, tmp_path, capsys):
   soundfile.write(songs / "album 0/song 0.wav", tone(0.7), RATE)
   (songs / "album 1/song 1.wav").rename(songs / "one.wav")
   with pytest.raises(ValueError) as caught:
-    folder_builder.prepare(**(made | dict(audio_dir=str(songs), captions="")))
+    folder_builder.prepare(**changed(made, audio_dir=str(songs), path=""))
   line = str(caught.value)
   assert "the data set lacks album 0/song 8.wav, one.wav;" in line
   assert "has album 1/song 1.wav, captions" in line
@@ -389,7 +396,8 @@ def test_same_bytes_on_any_number_of_workers(tmp_path):
 @pytest.mark.slow
 def test_tensorflow_is_not_imported(made, tmp_path):
   program = (
-    "import sys; from musiclm_jax.datasets import folder_builder; "
+    "import sys; from musiclm_jax.datasets import caption_table, folder_builder; "
+    "Captions = caption_table.Captions; "
     f"folder_builder.prepare(**{made | dict(data_dir=str(tmp_path))!r}); "
     "assert not {'tensorflow', 'torch', 'seqio'} & set(sys.modules)"
   )
@@ -408,7 +416,7 @@ def test_trainings_read_it_and_refuse_what_it_lacks(made, tmp_path):
     return next(data.batches(0))
 
   with_captions = pathlib.Path(made["data_dir"], "folder/1.0.0")
-  without = folder_builder.prepare(**(made | dict(data_dir=str(tmp_path), captions="")))
+  without = folder_builder.prepare(**changed(made, data_dir=str(tmp_path), path=""))
   crop = dict(crop_seconds=0.25, sample_rate=RATE)
   waveforms = audio_examples.Waveforms(**crop)
   assert batch(without, waveforms)["waveform"].shape == (4, 6000)

@@ -15,6 +15,7 @@ ENDINGS = (
   *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
   *(".caf", ".w64", ".rf64"),
 )
+_SLACK = 0.5  # seconds by which a file may miss the length that is stated of it
 _APPLE_DOUBLE = b"\0\5\26\7"  # the magic number of the ._NAME that macOS writes beside a NAME
 
 
@@ -110,6 +111,25 @@ def _printable(name: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class Entry:
+  """What is known of a file besides its sound; "" and 0 where nothing is.
+
+  A caption, phrases that describe it, its split, the work that it is part of (its own where that is
+  ""), the `seconds` that it lasts, and its licence with whom that wants credited. `row` identifies
+  it in the table that it comes from.
+  """
+
+  caption: str = ""
+  aspects: tuple[str, ...] = ()
+  split: str = ""
+  work: str = ""
+  seconds: float = 0.0
+  licence: str = ""
+  credit: str = ""
+  row: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Job:
   """A file to be cut into clips of `clip_samples` at `sample_rate` Hz.
 
@@ -120,8 +140,7 @@ class Job:
   folder: str
   name: str
   path: str
-  caption: str
-  aspects: tuple[str, ...]
+  entry: Entry
   clip_samples: int
   sample_rate: int
   convert: bool
@@ -150,7 +169,8 @@ def cut(job: Job) -> Cut:
   """Reads a file and cuts it into clips, without overlap.
 
   16-bit audio that needs no conversion is kept bit for bit. Peaks above full scale scale the whole
-  file down, nothing is clipped. A file that cannot be used is no exception but has a reason.
+  file down, nothing is clipped. A file whose entry states its seconds is cut or padded with zeros
+  to these. A file that cannot be used is no exception but has a reason.
   """
   path = os.path.join(job.folder, job.path)
   try:
@@ -161,7 +181,7 @@ def cut(job: Job) -> Cut:
         f"{path}: wanted {job.sample_rate} Hz mono, found {rate} Hz and {channels} channels; "
         "--convert=True resamples and mixes down"
       )
-    waveform = audio.read(path, job.sample_rate)
+    waveform = _fitted(path, audio.read(path, job.sample_rate), job)
   except OSError as error:
     return Cut(job, reason=error.strerror or str(error))
   except ValueError as error:
@@ -172,6 +192,17 @@ def cut(job: Job) -> Cut:
   heard = {i: clip for i, clip in clips.items() if not _is_silent(clip)}
   rest = len(samples) - whole
   return Cut(job, heard, len(clips) - len(heard), rest, converted)
+
+
+def _fitted(path: str, waveform: np.ndarray, job: Job) -> np.ndarray:
+  """The waveform [samples], as long as its entry states. Raises ValueError where it is far off."""
+  if not job.entry.seconds:
+    return waveform
+  seconds, wanted = len(waveform) / job.sample_rate, job.entry.seconds
+  if abs(seconds - wanted) > _SLACK:
+    raise ValueError(f"{path}: lasts {seconds:.1f} s, its row states {wanted:g} s")
+  samples = round(wanted * job.sample_rate)
+  return np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
 
 
 def _is_silent(clip: np.ndarray) -> bool:
