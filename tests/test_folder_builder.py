@@ -286,6 +286,12 @@ def test_a_killed_worker_is_one_line_and_leaves_nothing(tmp_path):
   assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+def test_by_default_there_is_a_process_for_each_cpu(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(os, "cpu_count", lambda: 1)
+  write_songs(tmp_path / "songs")
+  assert prepare(capsys, tmp_path, workers=None)[0] == 0
+
+
 def test_a_split_without_a_share_is_left_out(tmp_path, capsys):
   write_songs(tmp_path / "songs")
   assert prepare(capsys, tmp_path, shares="(0.6, 0.4, 0.0)")[0] == 0

@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 import time
@@ -117,7 +118,7 @@ def prepare(
   clip_seconds: PositiveFloat,
   sample_rate: PositiveInt,
   vocab_size: PositiveInt,
-  workers: PositiveInt,
+  workers: PositiveInt | None,
 ) -> pathlib.Path:
   """Directory of the data set of a folder, data_dir/folder/1.0.0, built where it is missing.
 
@@ -125,9 +126,10 @@ def prepare(
   of each file and what else is known of it; where it has captions, the directory holds the text
   model captions.model, of `vocab_size` pieces at most. Files that cannot be used are refused, all
   in one error. With `skip_bad` they are left out and listed in rejects.jsonl, with a warning where
-  they are more than `warn_share` of the files. What is left out is counted on stderr. Raises
-  ValueError also for a wrong setting, for a table that cannot be used, where a split would be
-  empty, and where the directory holds the data set of other files or settings.
+  they are more than `warn_share` of the files. What is left out is counted on stderr. `workers` is
+  the number of processes (None: one for each CPU). Raises ValueError also for a wrong setting, for
+  a table that cannot be used, where a split would be empty, and where the directory holds the data
+  set of other files or settings.
   """
   begin = time.perf_counter()
   plan = folder_plan.make_plan(
@@ -144,7 +146,7 @@ def prepare(
   built = not directory.exists()
   if built:
     builder.plan = plan
-    parallel_build.build(builder, min(workers, len(plan.listing.files)))
+    parallel_build.build(builder, min(workers or os.cpu_count() or 1, len(plan.listing.files)))
     report = (directory, plan, builder.cuts, builder.rejects, warn_share)
     for line in folder_report.lines(*report):
       print(f"prepare: {line}", file=sys.stderr)
