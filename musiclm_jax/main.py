@@ -40,9 +40,9 @@ def run(
   """What job() returns; a job with an argument config_text gets the whole configuration in it.
 
   The rest is what a verb's file sets for `main`: of several jobs, {action: job}, one runs; words of
-  the command line set the macros `words`, in this order; no second command runs at the same time in
-  the directory that is the job's parameter `exclusive`; with `join`, the processes of a job of
-  Slurm or a TPU slice join.
+  the command line set the macros `words`, in this order, and one that ends in "..." takes all that
+  are left; no second command runs at the same time in the directory that is the job's parameter
+  `exclusive`; with `join`, the processes of a job of Slurm or a TPU slice join.
   """
   wants = "config_text" in inspect.signature(job).parameters
   return job(config_text=gin.config_str()) if wants else job()
@@ -176,13 +176,18 @@ def _read(run_file: Path, words: list[str], files: list[str], flags: dict) -> Co
   config, known = Configuration(paths), configuration.names()
   macros = config.value(ENTRY, "words", ())
   folders = tuple(name.partition("/")[0] + "/" for name in known)
+  several = bool(macros) and macros[-1].endswith("...")
   for number, word in enumerate(texts):
     like_file = word.endswith(".gin") or (word.startswith(folders) and " " not in word)
-    if word in files or like_file or number >= len(macros):
+    unknown = like_file and not (several and os.path.exists(word))
+    if word in files or unknown or (number >= len(macros) and not several):
       close = nearest(word.removesuffix(".gin"), known)
       quote = f"; quote a {macros[-1].lower()} of several words" if macros else ""
       raise ConfigurationError(word, f"no such gin file{quote}{close}")
-    _add(flags, f"--{macros[number]}", repr(word))
+    if not several or number < len(macros) - 1:
+      _add(flags, f"--{macros[number]}", repr(word))
+  if several and len(texts) >= len(macros):
+    _add(flags, f"--{macros[-1][:-3]}", repr(tuple(texts[len(macros) - 1 :])))
   for key, (flag, value) in flags.items():
     config.add_flag(flag, key, value)
   return config

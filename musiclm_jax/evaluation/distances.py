@@ -26,16 +26,48 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
   return float(shift + np.square(roots[0] - rotation.T @ roots[1]).sum())
 
 
+def frechet_draws(
+  x: np.ndarray, y: np.ndarray, works: list[str], *, draws: int = 200, seed: int = 0
+) -> np.ndarray:
+  """Fréchet distances [draws] of clips x [clips, patches, dim] to y [m, dim] when the works [clips]
+  of the clips are drawn anew, with replacement; y stays. [0] where there are fewer than three
+  works.
+
+  Copies of a clip lower the rank of the covariance, so that the draws are too high by about as much
+  as the distance itself is: their spread is that of the distance, their mean is not.
+  """
+  labels, group = np.unique(np.repeat(works, x.shape[1]), return_inverse=True)
+  if len(labels) < 3:
+    return np.zeros(0)
+  share = np.full(len(labels), 1 / len(labels))
+  counts = np.random.default_rng(seed).multinomial(len(labels), share, size=draws)
+  y = np.asarray(y, np.float64)
+  place, covariance = y.mean(axis=0), np.cov(y, rowvar=False)
+  variances, axes = np.linalg.eigh(covariance)
+  root, found = np.sqrt(np.maximum(variances, 0))[:, None] * axes.T, []
+  rows = x.reshape(-1, x.shape[-1]).astype(np.float64) - place
+  for each in counts:
+    weights = each[group].astype(np.float64)
+    mean = weights @ rows / weights.sum()
+    own = (rows * weights[:, None]).T @ rows - weights.sum() * np.outer(mean, mean)
+    own /= max(weights.sum() - 1, 1)
+    common = np.sqrt(np.maximum(linalg.eigvalsh(root @ own @ root.T), 0)).sum()
+    found.append(np.square(mean).sum() + np.trace(own) + np.trace(covariance) - 2 * common)
+  return np.array(found)
+
+
 def frechet_limit(x: np.ndarray, y: np.ndarray, *, subsets: int = 48, seed: int = 0) -> float:
   """Fréchet distance of x [n, dim] to y [m, dim] as n goes to infinity (FAD-inf, 2311.01616).
 
   The distance of random subsets of x is nearly linear in one over their size; the line is continued
-  to 0. Subsets have from dim + 1 to n rows. Raises ValueError for fewer than 2 * dim rows.
+  to 0. Subsets are drawn without replacement and have from n / 2 rows, at least dim + 1, to n;
+  those of few rows are off the line and would make the limit too low. Raises ValueError for fewer
+  than 2 * dim rows.
   """
   n, dim = np.shape(x)
   if n < 2 * dim:
     raise ValueError(f"Fréchet limit: wanted {2 * dim} rows or more of {dim} dimensions, found {n}")
-  sizes = np.linspace(dim + 1, n, subsets).round().astype(int)
+  sizes = np.linspace(max(dim + 1, n // 2), n, subsets).round().astype(int)
   rng = np.random.default_rng(seed)
   found = [frechet_distance(x[rng.choice(n, size, replace=False)], y) for size in sizes]
   return extrapolated(sizes, found)
@@ -47,7 +79,8 @@ def extrapolated(sizes: np.ndarray, found: np.ndarray) -> float:
 
 
 def kernel_distance(x: np.ndarray, reference: np.ndarray) -> float:
-  """Kernel distance of x [n, dim] to reference [m, dim], times 1000 (KAD, 2502.15602, Section 3).
+  """Kernel distance of x [n, dim] to reference [m, dim], times 1000 (KAD, 2502.15602, which
+  multiplies by 100).
 
   The unbiased squared maximum mean discrepancy with the kernel exp(-d^2 / 2 s^2) of the distance d,
   where s is the median distance in the reference. About 0, and so also below it, for two samples of

@@ -19,6 +19,17 @@ def mauve(x: np.ndarray, y: np.ndarray, *, clusters: int, seed: int = 0) -> floa
   or of rows are not comparable. The order of the sets matters only as far as the clusters of
   k-means depend on the order of rows.
 
+  Raises ValueError as `clustered`.
+  """
+  labels = clustered(x, y, clusters=clusters, seed=seed)
+  return frontier_area(*(np.bincount(each, minlength=clusters) / len(each) for each in labels))
+
+
+def clustered(
+  x: np.ndarray, y: np.ndarray, *, clusters: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+  """The clusters [n] and [m] int of the rows of x [n, dim] and y [m, dim], as `mauve` makes them.
+
   Raises ValueError where a set is empty or there are fewer rows than clusters.
   """
   n, m = len(x), len(y)
@@ -30,8 +41,7 @@ def mauve(x: np.ndarray, y: np.ndarray, *, clusters: int, seed: int = 0) -> floa
   kept = np.cumsum(variances[::-1]) >= 0.9 * variances.sum()
   rows = rows @ axes[:, ::-1][:, : 1 + kept.argmax()]
   labels = cluster.KMeans(clusters, n_init=5, max_iter=500, random_state=seed).fit_predict(rows)
-  p, q = (np.bincount(each, minlength=clusters) / len(each) for each in (labels[:n], labels[n:]))
-  return frontier_area(p, q)
+  return labels[:n], labels[n:]
 
 
 def frontier_area(

@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 
 from musiclm_jax import audio
+from musiclm_jax.datasets import clip_files
 from musiclm_jax.embedders import packages
 from musiclm_jax.evaluation import (
   listeners,
@@ -113,7 +114,7 @@ class Generation:
       :, : real.shape[1]
     ]
     sets = {"real": real, "roundtrip": round_trip, "generated": music}
-    files = self._write(sets, rate, out_dir)
+    files = self._write(clips, sets, rate, out_dir)
     figures = _signal_figures(music, round(self.seconds * rate))
     figures["seconds_of_music_per_second"] = metrics.figure(music.size / rate / took)
     shown = [
@@ -150,11 +151,18 @@ class Generation:
       music.append(composer.waveforms(filled, self.seconds, self.seed)[: len(some)])
     return np.concatenate(music)
 
-  def _write(self, sets: dict[str, np.ndarray], rate: int, out_dir: str) -> list[str]:
-    """Writes all generated audio, and the other sets of the prompts shown; returns the paths."""
-    files = []
+  def _write(self, clips: list[dict], sets: dict[str, np.ndarray], rate: int, out_dir: str):
+    """Writes what `musiclm score` needs, the generated and the real clips and their table, and the
+    round trips of the prompts shown; returns the paths.
+    """
+    files = ["audio/clips.csv"]
+    rows = [
+      {"file": f"{i:03}.wav", **clip, "caption": prompt(clip, self.stated)}
+      for i, clip in enumerate(clips)
+    ]
+    clip_files.write_table(str(pathlib.Path(out_dir, files[0])), rows)
     for kind, waveforms in sets.items():
-      count = len(waveforms) if kind == "generated" else self.num_shown
+      count = self.num_shown if kind == "roundtrip" else len(waveforms)
       for index, waveform in enumerate(waveforms[:count]):
         files.append(_path(index, kind))
         audio.write(str(pathlib.Path(out_dir, files[-1])), waveform, rate)
@@ -194,7 +202,7 @@ class Generation:
 
 
 def _path(index: int, kind: str) -> str:
-  return f"audio/{index:02}_{kind}.wav"
+  return f"audio/{kind}/{index:03}.wav"
 
 
 def _signal_figures(music: np.ndarray, samples: int) -> dict:

@@ -1,0 +1,70 @@
+"""Records of audio as files, with a table of what is known of them: the inverse of a folder's."""
+
+import csv
+import io
+import itertools
+import os
+import pathlib
+
+from musiclm_jax import audio, storage
+from musiclm_jax.quiet import quiet
+from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt
+
+TABLE = "clips.csv"
+COLUMNS = ("file", "caption", "work", "bpm", "key")
+
+
+def write_clips(
+  *,
+  data_dir: str,
+  split: str,
+  count: NonNegativeInt,
+  seconds: PositiveFloat,
+  sample_rate: PositiveInt,
+  out_dir: str,
+) -> str:
+  """Writes the first `seconds` of `count` records (0: all) of a split, or of several such
+  as "train+test", which are at sample_rate Hz, as WAV files, and out_dir/clips.csv, a row for each;
+  returns the table's path.
+
+  Files are named by the records' ids, with slashes as underscores. Raises ValueError where there is
+  no such split, it has fewer records, or a record is shorter.
+  """
+  with quiet():  # TensorFlow is loaded with the first record
+    from musiclm_jax.datasets.tfds_reader import Records
+
+    parts = [Records(data_dir, name) for name in split.split("+")]
+    next(parts[0].rows(("id",), 1))
+  there = sum(map(len, parts))
+  if count > there:
+    raise ValueError(f"{data_dir}: wanted {count} records of {split}, it has {there}")
+  fields = [name for name in COLUMNS[1:] if name in parts[0].features]
+  every = itertools.chain.from_iterable(
+    part.rows(("id", "waveform", *fields), len(part)) for part in parts
+  )
+  rows = []
+  for record in itertools.islice(every, count or there):
+    name = record["id"].decode().replace("/", "_") + ".wav"
+    waveform = audio.from_int16(record["waveform"][: round(seconds * sample_rate)])
+    if len(waveform) < round(seconds * sample_rate):
+      found = len(waveform) / sample_rate
+      raise ValueError(f"{data_dir}: {name}: wanted {seconds:g} s or more, found {found:g} s")
+    audio.write(os.path.join(out_dir, name), waveform, sample_rate)
+    rows.append({"file": name} | {field: _text(record[field]) for field in fields})
+  path = os.path.join(out_dir, TABLE)
+  write_table(path, rows)
+  return path
+
+
+def write_table(path: str, rows: list[dict]) -> None:
+  """Writes a CSV of those of COLUMNS that all rows have."""
+  columns = [name for name in COLUMNS if all(name in row for row in rows)]
+  text = io.StringIO(newline="")
+  writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  storage.write_text(pathlib.Path(path), text.getvalue())
+
+
+def _text(value):
+  return value.decode() if isinstance(value, bytes) else value
