@@ -52,9 +52,14 @@ LAYERS = (
     "tokenizers.model_card",
     "tokenizers.protocols",
     "tokenizers.pretrained",
+    "embedders.batches",
     "embedders.embedder",
     "embedders.musicnn",
     "embedders.packages",
+    "embedders.saved_model",
+    "embedders.torch_classifier",
+    "embedders.torch_file",
+    "embedders.vggish",
     "evaluation.metrics",
     "evaluation.page",
     "evaluation.pictures",
@@ -81,6 +86,7 @@ LAYERS = (
     "tokenizers.importing",
     "tokenizers.conversion",
     "tokenizers.streaming",
+    "embedders.part",
     "export.*",
     "training.audio_examples",
     "training.token_examples",
@@ -128,8 +134,10 @@ LAYERS = (
 )
 # Only these import TensorFlow.
 SEQIO_FILES = {"training.seqio_loader"}
-TENSORFLOW_FILES = {*SEQIO_FILES, "embedders.musicnn"}  # musicnn: inside a function
-TORCH_FILES = {"tokenizers.pretrained"}  # only inside functions: importing it loads no torch
+_EMBEDDERS = {"embedders.musicnn", "embedders.saved_model", "embedders.vggish"}
+TENSORFLOW_FILES = {*SEQIO_FILES, *_EMBEDDERS}  # embedders: only inside functions
+# Only inside functions: importing them loads no torch.
+TORCH_FILES = {"tokenizers.pretrained", "embedders.torch_classifier"}
 GIN_FILES = {"main", "configuration"}
 
 

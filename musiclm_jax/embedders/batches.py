@@ -1,0 +1,27 @@
+"""Rows through a function in batches of one shape, so that it is compiled once."""
+
+import numpy as np
+
+
+def in_batches(function, rows: np.ndarray, size: int) -> np.ndarray:
+  """`function` of all rows [n, ...], n > 0, `size` at a time; its results [n, ...] float32.
+
+  The last batch is filled up with copies of its last row, whose results are left out.
+  """
+  results = []
+  for start in range(0, len(rows), size):
+    some = rows[start : start + size]
+    filled = np.pad(some, [(0, size - len(some))] + [(0, 0)] * (some.ndim - 1), mode="edge")
+    results.append(np.asarray(function(filled), np.float32)[: len(some)])
+  return np.concatenate(results)
+
+
+def whole_windows(waveforms: np.ndarray, samples: int) -> np.ndarray:
+  """The windows [clips, windows, samples] that follow each other in waveforms [clips, n].
+
+  What is left at the end is left out. Raises ValueError where the clips are shorter than one.
+  """
+  count = waveforms.shape[1] // samples
+  if not count:
+    raise ValueError(f"wanted clips of {samples} samples or more, found {waveforms.shape[1]}")
+  return waveforms[:, : count * samples].reshape(len(waveforms), count, samples)
