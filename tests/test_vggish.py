@@ -51,7 +51,7 @@ def test_the_log_mel_is_the_published_one():
   patches = vggish.log_mel_patches(vggish_golden.signal())
   assert patches.shape == (2, 96, 64) and patches.dtype == np.float32
   wanted = vggish_golden.read()["log_mel"]
-  np.testing.assert_allclose(patches[:, vggish_golden.FRAMES], wanted, rtol=0, atol=2e-5)
+  np.testing.assert_allclose(patches[:, vggish_golden.FRAMES], wanted, rtol=0, atol=1e-5)
 
 
 def test_the_embeddings_are_those_of_torchvggish_before_its_last_relu(exported):
@@ -60,7 +60,7 @@ def test_the_embeddings_are_those_of_torchvggish_before_its_last_relu(exported):
   found = model.embed(np.stack([signal, np.zeros_like(signal)]))
   assert found.shape == (2, 2, vggish.EMBED_DIM) and found.dtype == np.float32
   wanted = vggish_golden.read()["embeddings"]
-  np.testing.assert_allclose(found[0], wanted, rtol=0, atol=2e-4)
+  np.testing.assert_allclose(found[0], wanted, rtol=0, atol=1e-4)
   assert (found[0] < 0).any(), "there is no ReLU behind the embedding"
   np.testing.assert_allclose(found[1, 0], found[1, 1], rtol=0, atol=1e-5)
   alone = model.embed(signal[None, :15600])  # another number of patches, the same batch

@@ -6,8 +6,8 @@ the Fréchet audio distance (1812.08466) and of MusicLM's. The weights are read 
 user has; nothing is downloaded.
 
 The embedding is the output of the 128 units of the layer fc2 before any ReLU, as the published
-definition gives it since 2020. torchvggish, and that definition before, put a ReLU behind it, so
-that distances measured with those are others. There is no PCA and no quantization.
+definition gives it today. torchvggish, and older versions of that definition, put a ReLU behind it,
+so that distances measured with those are others. There is no PCA and no quantization.
 """
 
 import dataclasses
