@@ -170,7 +170,7 @@ def libraries():
     import transformers
   except ImportError as error:
     raise ValueError(
-      f"published tokenizers need the extra [hf]: pip install 'musiclm_jax[hf]' ({error})"
+      f"published models need the extra [hf]: pip install 'musiclm_jax[hf]' ({error})"
     ) from None
   transformers.logging.set_verbosity_error()
   transformers.logging.disable_progress_bar()
