@@ -44,7 +44,8 @@ def models(tmp_path_factory):
       return tf.nn.softmax(frames), frames + 1, frames[:, None]
 
   made = {"vggish": VGGish(), "trill": Trill(), "yamnet": YamNet()}
-  made["trill"].__call__.get_concrete_function(batch, tf.TensorSpec([], tf.int32))
+  rate = tf.TensorSpec([], tf.int32)
+  made["trill"].__call__.get_concrete_function(samples=batch, sample_rate=rate)
   folders = {kind: str(tmp_path_factory.mktemp(kind)) for kind in made}
   for kind, model in made.items():
     tf.saved_model.save(model, folders[kind])

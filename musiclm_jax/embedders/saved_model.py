@@ -118,9 +118,9 @@ def _load(path: str):
 
 
 def _rank(model) -> int:
+  """2 where no signature has a vector among its arguments, but one has a batch of them."""
   ranks = set()
   for function in model.__call__.concrete_functions:
     positional, named = function.structured_input_signature
-    shapes = [x.shape for x in (*positional, *named.values()) if hasattr(x, "shape")]
-    ranks |= {shape.rank for shape in shapes[:1]}
-  return 2 if ranks == {2} else 1
+    ranks |= {x.shape.rank for x in (*positional, *named.values()) if hasattr(x, "shape")}
+  return 2 if 2 in ranks and 1 not in ranks else 1
