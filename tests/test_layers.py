@@ -125,6 +125,7 @@ LAYERS = (
     "training.compile",
     "training.compile_jobs",
     "evaluation.*",
+    "scoring.*",
     "listening.*",
     "command_list",
     "demo",

@@ -14,6 +14,7 @@ from musiclm_jax import audio
 from musiclm_jax.datasets import clip_files
 from musiclm_jax.embedders import packages
 from musiclm_jax.evaluation import (
+  detector,
   listeners,
   metrics,
   page,
@@ -73,7 +74,8 @@ class Generation:
   are made to the bundle's sampling settings.
 
   Adherence is tested by `permutations` of the prompts, on the real clips, their codec round trips
-  and the generated audio alike, with the classifiers of `families`. `wanted` has the targets of
+  and the generated audio alike, with the classifiers of `families`. A detector
+  of generated audio is trained and left in detector.json. `wanted` has the targets of
   adherence {name of prompted.wanted_names(): comparison}, and of "notes_share" and
   "kernel_over_round_trip". Raises ValueError for a target of another figure, and where a package of
   the listeners is not installed.
@@ -85,6 +87,7 @@ class Generation:
   stated: str
   changes: Changes
   families: Families
+  detector: detector.Training
   wanted: dict[str, str]
   permutations: NonNegativeInt
   batch_size: PositiveInt
@@ -128,7 +131,9 @@ class Generation:
       for i, c in enumerate(clips[: self.num_shown])
     ]
     result = self._listen(held_out, clips, sets, rate)
-    return {"figures": figures | result.pop("figures"), "shown": shown, "files": files, **result}
+    figures |= result.pop("figures") | self._detect(codec, clips, sets, out_dir)
+    files.append(detector.FILE)
+    return {"figures": figures, "shown": shown, "files": files, **result}
 
   @staticmethod
   def show(results: dict, out_dir: str) -> str:
@@ -167,6 +172,17 @@ class Generation:
         files.append(_path(index, kind))
         audio.write(str(pathlib.Path(out_dir, files[-1])), waveform, rate)
     return files
+
+  def _detect(self, codec, clips: list[dict], sets: dict[str, np.ndarray], out_dir: str) -> dict:
+    """Figures of the detector, which is written into out_dir."""
+    works = [clip["work"] for clip in clips]
+    rows = {kind: detector.examples(codec, x, self.batch_size) for kind, x in sets.items()}
+    measures = detector.figures(self.detector.judged(rows, works), works)
+    trained = self.detector.train(
+      rows["roundtrip"], rows["generated"], codec.fingerprint, self.seconds
+    )
+    trained.save(str(pathlib.Path(out_dir, detector.FILE)))
+    return metrics.figures(measures, {})
 
   def _listen(self, held_out: HeldOut, clips, sets: dict[str, np.ndarray], rate: int) -> dict:
     """{"figures", "adherence": {measure: {set: its test}}, "distances", "notes_at_once"}."""

@@ -99,6 +99,7 @@ def _rows(
       **table.facts(facts, clips.names),
     )
 
+  found = {name: judged(clips) for name, clips in systems.items()}  # checks all before it is long
   if reference:
     works = table.works(facts, reference.names)
     one, other = (
@@ -115,8 +116,7 @@ def _rows(
       )
       made = anchors.round_trip(own, out / "clips" / "round_trip", codec)
       yield anchors.ROUND_TRIP, judged(made)
-  for name, clips in systems.items():
-    each = judged(clips)
+  for name, each in found.items():
     yield name, each
     if any(getattr(each, need) is not None for need in _PER_CLIP):
       yield f"{name}, {anchors.SHUFFLED}", _shuffled(each)
