@@ -15,6 +15,7 @@ import soundfile
 import musiclm_jax
 from musiclm_jax import storage
 from musiclm_jax.evaluation import retrieval
+from musiclm_jax.lm import generate as generate_module
 from musiclm_jax.lm.composer import Composer, prompt_keys
 from musiclm_jax.lm.conditions import constant
 from musiclm_jax.lm.generate import generate, read_prompts
@@ -194,6 +195,36 @@ def test_generate_writes_what_the_names_of_its_files_promise(bundle, tmp_path):
   paths = write(bundle, tmp_path / "many", prompt="", prompts=str(tmp_path / "prompts.txt"))
   assert [p[-6:] for p in paths] == ["00.wav", "01.wav"]
   assert (tmp_path / "many" / "01.wav").exists()
+
+
+def test_prompts_of_a_table_are_named_as_its_files(bundle, tmp_path):
+  table = tmp_path / "clips.csv"
+  table.write_text('file,caption,work\na_1.wav,"a flute, slow",w\nsub/b.flac,drums,w\n')
+  paths = write(bundle, tmp_path / "out", prompt="", prompts=str(table), format="flac")
+  assert [p.rpartition("/")[2] for p in paths] == ["a_1.flac", "b.flac"]
+  for text, message in (
+    ("file,caption\na.wav,x\na.flac,y\n", "clips.csv:3: wanted a file of its own"),
+    ("file,caption\na.wav, \n", "clips.csv:2: the caption of a.wav is empty"),
+    ("file,caption\n", "clips.csv: no rows"),
+    ("file,text\na.wav,x\n", "clips.csv:1: wanted a column caption"),
+  ):
+    table.write_text(text)
+    with pytest.raises(ValueError, match=message):
+      write(bundle, tmp_path / "other", prompt="", prompts=str(table))
+  assert not (tmp_path / "other").exists()
+
+
+def test_many_prompts_in_batches_give_what_one_batch_gives(bundle, tmp_path, monkeypatch):
+  texts = ["a flute", "drums", "a flute", "a harp", "a flute"]
+  (tmp_path / "prompts.txt").write_text("\n".join(texts))
+  music = []
+  for name, size in (("whole", 32), ("parts", 2)):
+    monkeypatch.setattr(generate_module, "_BATCH", size)
+    out = tmp_path / name
+    paths = write(bundle, out, prompt="", prompts=str(tmp_path / "prompts.txt"), seconds=0.3)
+    music.append([soundfile.read(path)[0] for path in paths])
+  np.testing.assert_array_equal(*music)
+  assert not np.array_equal(music[0][0], music[0][2])  # two takes of one prompt
 
 
 @pytest.mark.parametrize(

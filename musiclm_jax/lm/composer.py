@@ -205,12 +205,14 @@ class Composer:
     seed: int,
     melody: np.ndarray | None = None,
     facts: dict | None = None,
+    keys: jax.Array | None = None,
   ) -> np.ndarray:
     """Music [batch, samples] float32 of exactly `seconds` for each prompt, of a steady level.
 
     The same prompt and seed give the same music whatever else is in the batch; a prompt that comes
     twice gives two takes. `melody` are codes from `melody_codes`, for stages that read them, and
-    `facts` {field: value} what is wanted exactly (`told`).
+    `facts` {field: value} what is wanted exactly (`told`). `keys` [batch] are those of
+    `prompt_keys`, which it makes itself unless the prompts are some of many.
     """
     if not 0 < seconds < float("inf"):
       raise ValueError(f"seconds: wanted more than 0, found {seconds}")
@@ -219,7 +221,8 @@ class Composer:
     if melody is not None:
       rate = 1 / self._source("melody")["hop_seconds"]
       given["melody"] = sliced(np.repeat(melody, len(prompts), axis=0), rate)
-    codes = self.compose(given, seconds, prompt_keys(prompts, seed))
+    keys = prompt_keys(prompts, seed) if keys is None else keys
+    codes = self.compose(given, seconds, keys)
     music = np.asarray(self.parts["soundstream"]("decode", codes["acoustic"]))
     return steady(music[:, : round(seconds * self.sample_rate)], self.sample_rate)
 

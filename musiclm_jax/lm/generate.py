@@ -5,11 +5,16 @@ import pathlib
 import sys
 import time
 
+import numpy as np
+
 from musiclm_jax import audio, storage
+from musiclm_jax.datasets import table_rows
 from musiclm_jax.evaluation import page, pictures
-from musiclm_jax.lm.composer import Composer
+from musiclm_jax.lm.composer import Composer, prompt_keys
 from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.ranges import PositiveFloat, Seed
+
+_BATCH = 32  # texts at once
 
 
 def generate(
@@ -28,7 +33,8 @@ def generate(
 ) -> list[str]:
   """Writes music for a prompt to the file `out` (.wav, .flac or .ogg), or for each line of the file
   `prompts` to out/00.wav, out/01.wav, ... (or another `format`) and out/index.html, which plays
-  them; returns the paths of the music. `changes` are made to the bundle's settings; `facts`
+  them; returns the paths of the music. `prompts` may be a CSV with the columns `file` and
+  `caption`, whose files give the names. `changes` are made to the bundle's settings; `facts`
   {field: value}, those that are not None, say exactly what is wanted beside the prompts, where the
   bundle's stages read them (`Composer.told`), and `ending` that the music comes to its end. The
   file `picture`, if it is not "", gets spectrograms as PNG.
@@ -37,9 +43,9 @@ def generate(
   words that the text model does not know, `seconds` of less than a sample, an incomplete bundle, a
   place that cannot be written.
   """
-  texts = _prompts(prompt, prompts)
-  names = [f"{i:02}.{format}" for i in range(len(texts))]
-  paths = [str(pathlib.Path(out, name)) for name in names] if prompts else [out]
+  named = _prompts(prompt, prompts)
+  texts = list(named.values())
+  paths = [str(pathlib.Path(out, f"{name}.{format}")) for name in named] if prompts else [out]
   for path in paths:
     audio.check_writable(path)
   if picture:
@@ -51,7 +57,7 @@ def generate(
     wanted = f"a finite length of at least 1 sample at {composer.sample_rate} Hz"
     raise ValueError(f"--seconds: wants {wanted}, got {seconds:g}")
   composer.tokenizer.check_known(texts)
-  music = composer.waveforms(texts, seconds, seed, facts=facts)
+  music = _in_batches(composer, texts, seconds, seed, facts)
   for path, waveform in zip(paths, music):
     audio.write(path, waveform, composer.sample_rate)
   if prompts:
@@ -65,6 +71,23 @@ def generate(
   return paths
 
 
+def _in_batches(
+  composer: Composer, texts: list[str], seconds: float, seed: int, facts: dict
+) -> np.ndarray:
+  """Composer.waveforms of any number of texts, the last batch padded to the size of the others."""
+  keys, music = prompt_keys(texts, seed), []
+  size = -(-len(texts) // -(-len(texts) // _BATCH))
+  for start in range(0, len(texts), size):
+    rows = np.minimum(np.arange(start, start + size), len(texts) - 1)
+    some = [texts[row] for row in rows]
+    made = composer.waveforms(some, seconds, seed, facts=facts, keys=keys[rows])
+    music.append(made[: len(texts) - start])
+    if len(texts) > size:
+      done = min(start + size, len(texts))
+      print(f"generate {done} of {len(texts)}", file=sys.stderr, flush=True)
+  return np.concatenate(music)
+
+
 def _card(prompt: str, path: str, waveform, sample_rate: int) -> str:
   """A prompt with its player and its spectrogram, as HTML; the page is beside the file."""
   name = pathlib.Path(path).name
@@ -72,13 +95,35 @@ def _card(prompt: str, path: str, waveform, sample_rate: int) -> str:
   return f"<article><blockquote>{html.escape(prompt)}</blockquote>{player}</article>"
 
 
-def _prompts(prompt: str, prompts: str) -> list[str]:
-  """The one prompt, or the lines of a file."""
+def _prompts(prompt: str, prompts: str) -> dict[str, str]:
+  """{name of its file: text} of the one prompt, of the lines of a file, or of the rows of a CSV."""
   if prompt.strip() and prompts:
     raise ValueError(f"both a prompt and --prompts {prompts} are given: give one of them")
   if not prompt.strip() and not prompts:
     raise ValueError("the prompt is empty: give one, or a file of prompts by --prompts FILE")
-  return read_prompts(prompts) if prompts else [prompt]
+  if not prompts:
+    return {"": prompt}
+  if prompts.lower().endswith(".csv"):
+    return _captions(prompts)
+  return {f"{i:02}": text for i, text in enumerate(read_prompts(prompts))}
+
+
+def _captions(path: str) -> dict[str, str]:
+  """{name of the file without ending: caption} of a CSV."""
+  found: dict[str, str] = {}
+
+  def take(line: int, row: dict[str, str]) -> None:
+    name = pathlib.Path(row["file"]).stem
+    if not name or name in found:
+      raise ValueError(f"wanted a file of its own, found {row['file']!r}")
+    if not row["caption"].strip():
+      raise ValueError(f"the caption of {row['file']} is empty")
+    found[name] = row["caption"].strip()
+
+  table_rows.read_rows(path, ("file", "caption"), take)
+  if not found:
+    raise ValueError(f"{path}: no rows")
+  return found
 
 
 def read_prompts(prompts: str) -> list[str]:
