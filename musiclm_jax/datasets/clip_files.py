@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 
 from musiclm_jax import audio, storage
 from musiclm_jax.quiet import quiet
@@ -27,8 +28,8 @@ def write_clips(
   as "train+test", which are at sample_rate Hz, as WAV files, and out_dir/clips.csv, a row for each;
   returns the table's path.
 
-  Files are named by the records' ids, with slashes as underscores. Raises ValueError where there is
-  no such split, it has fewer records, or a record is shorter.
+  Files are named by the records' ids, with letters, digits, dots, dashes and underscores alone.
+  Raises ValueError where there is no such split, it has fewer records, or a record is shorter.
   """
   with quiet():  # TensorFlow is loaded with the first record
     from musiclm_jax.datasets.tfds_reader import Records
@@ -42,9 +43,12 @@ def write_clips(
   every = itertools.chain.from_iterable(
     part.rows(("id", "waveform", *fields), len(part)) for part in parts
   )
-  rows = []
+  rows, names = [], set()
   for record in itertools.islice(every, count or there):
-    name = record["id"].decode().replace("/", "_") + ".wav"
+    name = re.sub(r"[^\w.-]", "_", record["id"].decode()) + ".wav"
+    if name in names:
+      raise ValueError(f"{data_dir}: two records would be {name}")
+    names.add(name)
     waveform = audio.from_int16(record["waveform"][: round(seconds * sample_rate)])
     if len(waveform) < round(seconds * sample_rate):
       found = len(waveform) / sample_rate
