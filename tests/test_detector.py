@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import sys
 import types
 
+import gin
 import numpy as np
 import pytest
 
-from musiclm_jax import audio
+from musiclm_jax import audio, main
 from musiclm_jax.evaluation import detect, detector
 
 RATE, HOP, SECONDS = 16000, 320, 3.0
@@ -125,6 +127,23 @@ def test_what_cannot_be_judged_is_named(bundle, tmp_path):
   changed.write_text(json.dumps(json.loads(changed.read_text()) | {"codec": "xyz"}))
   with pytest.raises(ValueError, match="detector.json is of codec xyz, codec here is abc"):
     detect.detect(files=(path,), bundle=str(bundle), batch_size=4)
+
+
+def test_the_command_takes_any_number_of_files(tmp_path, monkeypatch, capsys):
+  asked = []
+  monkeypatch.setattr(detect.detector, "load", lambda path: asked.append(path))
+  monkeypatch.setattr(detect.frozen, "load", lambda *a: asked.append(a) or sys.exit(7))
+  for words in (["a.wav"], ["small/b.wav", "c d.wav", "e.wav"]):
+    for word in words:  # the second begins like the name of a gin file
+      (tmp_path / word).parent.mkdir(exist_ok=True)
+      (tmp_path / word).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+      main.main(["detect", *words])
+    assert gin.query_parameter("%FILES") == tuple(words)
+  assert main.main(["detect"]) == 2 and "needs --FILES=..." in capsys.readouterr().err
+  assert main.main(["detect", "small/none"]) == 2
+  assert "small/none: no such gin file" in capsys.readouterr().err
 
 
 @pytest.mark.slow
