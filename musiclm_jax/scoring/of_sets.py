@@ -163,7 +163,8 @@ class Mauve:
         for some in _drawn(judged.works, self.draws, self.seed)
       ]
     )
-    return of_draws(value, draws - draws.mean() + value if len(draws) else draws)
+    moved = np.clip(draws - draws.mean() + value, 0, 1) if len(draws) else draws
+    return of_draws(value, moved)
 
   def _shares(self, labels: np.ndarray) -> np.ndarray:
     return np.bincount(labels.ravel(), minlength=self.clusters) / labels.size
