@@ -12,8 +12,9 @@ STYLE = """
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
 main { max-width: 62rem; margin: 0 auto; padding: 1.2rem 1rem 4rem }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: .6rem 0 }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .6rem 0; overflow-wrap: anywhere }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .3rem }
+h3 { font-size: 1rem; margin: 1.3rem 0 .3rem }
 p { margin: .4rem 0 }
 .lead { font-size: 1.1rem }
 .note { color: var(--soft); font-size: .88rem; max-width: 46rem }
@@ -23,6 +24,8 @@ blockquote { margin: 0; font-style: italic }
 .players, .charts { display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); margin-top: .6rem }
 .charts { grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)) }
+.bars { display: grid; gap: .8rem; margin-top: .6rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)) }
 figure { margin: 0; min-width: 0 }
 figcaption { font-size: .82rem; color: var(--soft); margin-bottom: .2rem }
 figure img { display: block; width: 100%; height: 5.5rem; border-radius: 4px }
@@ -139,6 +142,11 @@ def distances(rows: dict[str, dict]) -> str:
 def charts(*svgs: str) -> str:
   """Charts (see pictures.svg) side by side, as HTML."""
   return f"<div class=charts>{''.join(f'<div>{svg}</div>' for svg in svgs)}</div>"
+
+
+def bars(*svgs: str) -> str:
+  """Charts of pictures.bars side by side, wider than other charts, as HTML."""
+  return f"<div class=bars>{''.join(f'<div>{svg}</div>' for svg in svgs)}</div>"
 
 
 def details(summary: str, inner: str) -> str:

@@ -107,6 +107,36 @@ def usage_chart(name: str, usage: list[dict]) -> str:
   return svg(figure, f"Codebook use: {name}")
 
 
+def bars(
+  title: str, values: list[str], series: dict[str, list], intervals: dict[str, list] | None = None
+) -> str:
+  """SVG of a number of each value, one bar for each of `series` {name: [values]}.
+
+  `intervals` has (low, high) of the bars of a series, or is None.
+  """
+  figure, plot = axes(title, "")
+  thickness = 0.8 / len(series)
+  figure.set_size_inches(3.6, 0.7 + max(0.16, 0.09 * len(series)) * len(values))
+  places = np.arange(len(values))
+  for index, (name, numbers) in enumerate(series.items()):
+    y = places + (index - (len(series) - 1) / 2) * thickness
+    plot.barh(y, numbers, thickness, label=name)
+    if intervals and name in intervals:
+      plot.hlines(y, *np.transpose(intervals[name]), color=INK, lw=0.8)
+  plot.set_yticks(places, values)
+  plot.set_ylim(len(values) - 0.4, -0.6)
+  plot.locator_params(axis="x", nbins=5)
+  figure.legend(
+    *plot.get_legend_handles_labels(),
+    loc="outside lower center",
+    ncols=len(series),
+    fontsize=7,
+    frameon=False,
+    labelcolor=INK,
+  )
+  return svg(figure, title)
+
+
 def axes(title: str, label: str):
   """A small matplotlib figure and its axes, in the style of the page; `label` is the x axis's."""
   from matplotlib.figure import Figure
