@@ -7,11 +7,12 @@ import pathlib
 import numpy as np
 
 from musiclm_jax import storage
-from musiclm_jax.evaluation import metrics, page, pictures
+from musiclm_jax.evaluation import heard, metrics, origins, page, pictures, shared
 from musiclm_jax.quiet import quiet
-from musiclm_jax.ranges import PositiveFloat, PositiveInt
+from musiclm_jax.ranges import PositiveInt
 
 _BINS = 24
+_FACTS = ("id", "work", "key", "bpm")  # what the report asks for besides the labels
 
 
 def data_report(
@@ -20,15 +21,19 @@ def data_report(
   out_dir: str,
   labels: tuple[str, ...],
   most_bars: PositiveInt,
-  same_seconds: PositiveFloat,
+  duplicates: shared.Duplicates,
+  generated: heard.Generated,
 ) -> str:
   """Writes out_dir/index.html about the audio records or token shards in data_dir, and returns it.
 
-  For every split: its records; of each of `labels` that the records have (texts, lists of texts,
-  numbers) how often its values occur, the `most_bars` most frequent, or a histogram; of each source
-  of codes the use of its codebooks by level. Codes of the held-out splits are looked up in the
-  train split: the share of spans of `same_seconds` whose codes of the first level occur there, in
-  this order. Raises ValueError where there is no data set, and for none of the labels.
+  First, where `generated` names files, what is heard in them beside real clips. Then for every
+  split: its records; where the works of the built-in corpus come from; of each of `labels` that the
+  records have (texts, lists of texts, numbers) how often its values occur, the `most_bars` most
+  frequent, or a histogram; of each source of codes the use of its codebooks by level; and what the
+  held-out splits share with the train split by these codes and by embeddings, see `duplicates`.
+
+  Raises ValueError where there is no data set, for audio records with none of the labels, and as
+  `generated` does.
   """
   with quiet():  # TensorFlow is loaded when the first record is read
     from musiclm_jax.datasets import tfds_reader
@@ -36,22 +41,37 @@ def data_report(
     splits = [tfds_reader.Records(data_dir, name) for name in tfds_reader.splits(data_dir)]
   known = splits[0].features
   found = [name for name in labels if name in known]
-  if not found:
+  if not found and not splits[0].entries:
     raise ValueError(f"{data_dir}: has none of {', '.join(labels)}; it has {', '.join(known)}")
-  coded = {name: e for name, e in splits[0].entries.items() if "codebook_size" in e}
+  train = next((each for each in splits if each.split == "train"), None)
+  if generated.generated:
+    generated.check(train)
+  facts = dict.fromkeys((*found, *(name for name in _FACTS if name in known)))
+  columns = {each.split: each.columns(tuple(facts)) for each in splits}  # audio is read once
+  parts = []
+  if generated.generated:
+    parts.append(generated.show(train, columns.get("train", {})))
   rows = [[each.split, f"{len(each):,}"] for each in splits]
-  parts = [page.section("Splits", "", page.table(["split", "records"], rows))]
+  parts.append(page.section("Splits", "", page.table(["split", "records"], rows)))
+  works = {split: origins.works(each) for split, each in columns.items()}
+  if table := origins.show(works):
+    parts.append(page.section("Where the music comes from", origins.NOTE, table))
   for name in found:
-    columns = {each.split: each.column(name) for each in splits}
-    parts.append(page.section(name, "", _distribution(name, columns, most_bars)))
-  for name, entry in coded.items():
-    columns = {each.split: each.column(name) for each in splits}
-    note = f"Codes of {name}: {entry['width']} levels of {entry['codebook_size']}."
-    inner = _usage(name, columns, entry["codebook_size"])
-    frames = round(entry.get("frame_rate", 0) * same_seconds)
-    if frames > 1:
-      inner += _repeated(columns, frames, same_seconds)
-    parts.append(page.section(name, note, inner))
+    values = {split: each[name] for split, each in columns.items()}
+    parts.append(page.section(name, "", _distribution(name, values, most_bars)))
+  ids = {split: [text.decode() for text in each["id"]] for split, each in columns.items()}
+  for name, entry in splits[0].entries.items():
+    if "codebook_size" in entry:
+      codes = {each.split: each.column(name) for each in splits}
+      note = f"Codes of {name}: {entry['width']} levels of {entry['codebook_size']}."
+      inner = _usage(name, codes, entry["codebook_size"])
+      inner += duplicates.of_codes(name, codes, works, ids, entry.get("frame_rate", 0))
+      parts.append(page.section(name, note, inner))
+    elif entry.get("window_seconds"):
+      vectors = {each.split: each.column(name) for each in splits}
+      note = f"Embeddings of {name}, the mean over the windows of a record."
+      if inner := duplicates.of_embeddings(name, vectors, works, ids):
+        parts.append(page.section(name, note, inner))
   target = pathlib.Path(out_dir, "index.html")
   storage.write_text(target, page.document(f"Data: {data_dir}", "".join(parts)))
   return str(target)
@@ -69,19 +89,14 @@ def _distribution(name: str, columns: dict[str, list], most: int) -> str:
   for each in counts.values():
     total.update(each)
   values = [value for value, _ in total.most_common(most)]
-  figure, plot = pictures.axes(f"{name}, share of records", "")
-  figure.set_size_inches(6.2, 0.5 + 0.16 * len(values))
-  height = 0.8 / len(columns)
-  for index, (split, each) in enumerate(counts.items()):
-    shares = [each[value] / len(columns[split]) for value in values]
-    plot.barh(np.arange(len(values)) + index * height, shares, height, label=split)
-  plot.set_yticks(np.arange(len(values)) + 0.4 - height / 2, values)
-  plot.invert_yaxis()
-  plot.legend(fontsize=7, frameon=False, labelcolor=pictures.INK)
+  series = {
+    split: [each[value] / len(columns[split]) for value in values] for split, each in counts.items()
+  }
+  chart = pictures.bars(f"{name}, share of records", values, series)
   rows = [[value, *(f"{each[value]:,}" for each in counts.values())] for value in total]
   rows.sort(key=lambda row: row[0])
   table = page.details(f"all {len(total)} values", page.table(["", *counts], rows))
-  return pictures.svg(figure, f"Values of {name}") + table
+  return page.bars(chart) + table
 
 
 def _histogram(name: str, columns: dict[str, list]) -> str:
@@ -110,39 +125,6 @@ def _usage(name: str, columns: dict[str, list], codebook_size: int) -> str:
     charts.append(f"<small>{html.escape(split)}</small>{chart}")
     tables.append(page.usage_table(usage))
   return page.charts(*charts) + "".join(tables)
-
-
-def _repeated(columns: dict[str, list], frames: int, seconds: float) -> str:
-  """How many spans of held-out codes occur in the train split."""
-  if "train" not in columns or len(columns) < 2:
-    return ""
-  train = np.unique(np.concatenate([spans(codes, frames) for codes in columns["train"]]))
-  rows = []
-  for split, column in columns.items():
-    if split == "train":
-      continue
-    found = [_among(spans(codes, frames), train) for codes in column]
-    share = np.mean(np.concatenate(found)) if sum(map(len, found)) else 0.0
-    clips = np.mean([each.any() for each in found])
-    rows.append([split, page.amount(float(share)), page.amount(float(clips))])
-  head = ["split", f"spans of {seconds:g} s that the train split has", "records with such a span"]
-  return page.table(head, rows)
-
-
-def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-  """Whether each of values is among the ordered ones."""
-  places = np.minimum(np.searchsorted(ordered, values), max(len(ordered) - 1, 0))
-  return ordered[places] == values if len(ordered) else np.zeros(len(values), bool)
-
-
-def spans(codes: np.ndarray, frames: int) -> np.ndarray:
-  """A hash uint64 of the first level of codes [frames, levels] of every span of `frames` frames."""
-  first = np.asarray(codes)[:, 0].astype(np.uint64) + np.uint64(1)
-  if len(first) < frames:
-    return np.zeros(0, np.uint64)
-  factors = np.random.default_rng(0).integers(1, 2**63, frames, np.uint64) | np.uint64(1)
-  windows = np.lib.stride_tricks.sliding_window_view(first, frames)
-  return (windows * factors).sum(axis=1, dtype=np.uint64)
 
 
 def _each(value) -> list:
