@@ -135,7 +135,7 @@ def test_works_are_known_by_their_ids():
   assert works == ["airdsAirs/book1:119", "bach/bwv1.6", "a song-3"]
   assert origins.works({"id": names, "work": [b"x", b"y", b"z"]}) == ["x", "y", "z"]
   text = origins.show({"train": works, "test": ["bach/bwv1.6"]})
-  assert "<td>Lutheran chorales</td>" in text and "<td>33.3 %</td><td>100 %</td>" in text
+  assert "<td>Lutheran chorales</td>" in text and "<td>33.3\xa0%</td><td>100\xa0%</td>" in text
   assert origins.show({"train": ["a song"]}) == ""
 
 

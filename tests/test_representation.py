@@ -104,7 +104,7 @@ def test_the_section_begins_with_what_is_over_represented():
   text = heard.section((generated, works), (real, works), labels, 0)
   over, under = text.index("<td>C major (key)</td><td>2.78"), text.index("<td>A minor (key)</td>")
   assert text.index("Over-represented") < over < text.index("Under-represented") < under
-  assert "<td>50 %</td></tr>" in text  # of the labels
+  assert "<td>50\xa0%</td></tr>" in text  # of the labels
   assert heard._labels({"key": [b"unknown"]}) == {}
 
 

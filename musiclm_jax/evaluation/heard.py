@@ -184,10 +184,10 @@ def _cells(x: representation.Difference) -> list[str]:
 
 
 def _percent(share: float, bounds: tuple[float, float] | None = None) -> str:
-  scaled = None if bounds is None else [round(100 * x, 3) for x in bounds]
-  return page.interval(round(100 * share, 3), scaled).replace(" (", " % (") + (
-    "" if bounds else " %"
-  )
+  number = page.amount(round(100 * share, 3)) + "\N{NO-BREAK SPACE}%"
+  if bounds is None:
+    return number
+  return f"{number} ({' to '.join(page.amount(round(100 * x, 3)) for x in bounds)})"
 
 
 def _labels(columns: dict[str, list]) -> dict[str, np.ndarray]:

@@ -80,4 +80,4 @@ def _slugs() -> dict[str, str]:
 
 
 def _share(value: float) -> str:
-  return f"{page.amount(100 * value)} %" if value else ""
+  return f"{page.amount(100 * value)}\N{NO-BREAK SPACE}%" if value else ""

@@ -68,8 +68,8 @@ class Duplicates:
     note = (
       f"Near-duplicates: of each clip the {spans} that resembles one of a train clip most, as the "
       f"Jaccard similarity of the sets of their runs of {self.run} codes (w-shingling): 1 where "
-      "the runs are the same; held sounds are left out. What is usual is that of train clips to "
-      "other works of train."
+      "the runs are the same; held sounds and silence, which may be among the exact spans, are "
+      "left out. What is usual is that of train clips to other works of train."
     )
     text = f"<p class=note>{html.escape(note)}</p>"
     parts += [text, _distribution(f"{name}: similarity", similarities)]
