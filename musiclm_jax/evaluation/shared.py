@@ -66,10 +66,11 @@ class Duplicates:
         near = duplicates.nearest(chance, train, allowed, frames=frames, run=self.run)
         similarities.setdefault(_CHANCE, []).extend(each.similarity for each in near)
     note = (
-      f"Near-duplicates: of each clip the {spans} that resembles one of a train clip most, as the "
-      f"Jaccard similarity of the sets of their runs of {self.run} codes (w-shingling): 1 where "
-      "the runs are the same; held sounds and silence, which may be among the exact spans, are "
-      "left out. What is usual is that of train clips to other works of train."
+      f"Near-duplicates: of each clip the span of {self.seconds:g} s that resembles one of a train "
+      "clip most, as the Jaccard similarity of the sets of their runs of "
+      f"{self.run} codes (w-shingling): 1 where the runs are the same; held sounds and silence, "
+      "which may be among the exact spans, are left out. What is usual is that of train clips to "
+      "other works of train."
     )
     text = f"<p class=note>{html.escape(note)}</p>"
     parts += [text, _distribution(f"{name}: similarity", similarities)]
