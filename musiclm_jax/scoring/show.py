@@ -24,20 +24,20 @@ def cell(score: dict) -> str:
 
 
 def document(content: dict) -> str:
-  """A page with the scores, a row for each system and anchor, and their specs."""
-  measures = list(content["better"])
-  head = ["", *(f"{name}, {content['better'][name]} is better" for name in measures)]
+  """A page with the scores, a column for each system and anchor, and the specs of the systems."""
   rows = [
-    [name, *(cell(scores[m]) if m in scores else "" for m in measures)]
-    for name, scores in content["rows"].items()
+    [measure, f"{better} is better", *(_cell(row, measure) for row in content["rows"].values())]
+    for measure, better in content["better"].items()
   ]
-  specs = {}
-  for name in content["systems"]:
-    for measure, score in content["rows"][name].items():
-      specs[f"{name}: {measure}"] = score["spec"]
-  listed = "".join(
-    page.bullet(name, json.dumps(spec, ensure_ascii=False)) for name, spec in specs.items()
+  specs = "".join(
+    page.bullet(f"{name}: {measure}", json.dumps(score["spec"], ensure_ascii=False))
+    for name in content["systems"]
+    for measure, score in content["rows"][name].items()
   )
   note = "95 % intervals by bootstrap over works. Empty: the measure does not apply."
-  inner = page.section("Scores", note, page.table(head, rows))
-  return page.document("Scores", inner + page.section("Specs", "", f"<ul>{listed}</ul>"))
+  scores = page.section("Measures", note, page.table(["", "", *content["rows"]], rows))
+  return page.document("Scores", scores + page.section("Specs", "", f"<ul>{specs}</ul>"))
+
+
+def _cell(scores: dict, measure: str) -> str:
+  return cell(scores[measure]) if measure in scores else ""
