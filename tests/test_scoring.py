@@ -1,6 +1,7 @@
 """Scores of folders of audio: what they say, what they refuse, and comparisons of systems."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 
@@ -306,6 +307,18 @@ def test_records_become_files_and_a_table(tmp_path):
     clip_files.write_clips(split="train", count=4, seconds=0.5, **settings)
   with pytest.raises(ValueError, match="a_0.wav: wanted 2 s or more"):
     clip_files.write_clips(split="train", count=0, seconds=2.0, **settings)
+
+
+def test_the_measure_in_the_documentation_measures(folder, tmp_path):
+  text = pathlib.Path(__file__).parent.parent.joinpath("docs/extend.md").read_text()
+  (code,) = [part for part in text.split("```python") if "class LevelDifference" in part]
+  (tmp_path / "level.py").write_text(code.partition("```")[0])
+  spec = importlib.util.spec_from_file_location("level", tmp_path / "level.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  rows = scored(folder, tmp_path, measures=(module.LevelDifference(RATE),))["rows"]
+  near, far = (rows[name]["level difference in dB"]["value"] for name in ("near", "far"))
+  assert 0 <= near < far < 3
 
 
 def test_a_file_without_scores_is_named(tmp_path):
