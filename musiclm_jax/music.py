@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from musiclm_jax.lm import takes
 from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.sampling import UNCHANGED, Changes
 
@@ -34,14 +35,16 @@ class MusicLM:
     key: str | None = None,
     instruments: Sequence[str] | None = None,
     ending: bool = False,
+    best_of: int = 1,
   ) -> np.ndarray:
     """Music [samples] float32 of exactly `seconds` for a text; the same for the same arguments.
 
     What is asked for exactly wants a bundle whose stages read such labels: the tempo in beats a
     minute, a key such as "D minor", the names of instruments, and that the music comes to its end.
-    What is left out is read from the prompt where that names it. Raises ValueError for an empty
+    What is left out is read from the prompt where that names it. Of `best_of` takes the one is kept
+    that MuLan finds nearest to the prompt. Raises ValueError for an empty
     prompt, a length of no samples, and a label or a value that the bundle does not have.
     """
     facts = {"bpm": tempo, "key": key, "instruments": instruments}
     facts["end_s"] = seconds if ending else None
-    return self._composer.waveforms([prompt], seconds, seed, facts=facts)[0]
+    return takes.best_of(self._composer, [prompt], seconds, seed, best_of, facts)[0]

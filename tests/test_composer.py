@@ -16,7 +16,8 @@ import musiclm_jax
 from musiclm_jax import storage
 from musiclm_jax.evaluation import retrieval
 from musiclm_jax.lm import generate as generate_module
-from musiclm_jax.lm.composer import Composer, prompt_keys
+from musiclm_jax.lm import takes
+from musiclm_jax.lm.composer import Composer, fold_in, prompt_keys
 from musiclm_jax.lm.conditions import constant
 from musiclm_jax.lm.generate import generate, read_prompts
 from musiclm_jax.lm.sampling import Changes
@@ -183,7 +184,7 @@ def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path)
 
 def write(bundle, out, **changes):
   settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0, facts={}, ending=False)
-  settings |= {"format": "wav", "picture": ""}
+  settings |= {"format": "wav", "picture": "", "best_of": 1}
   return generate(bundle=bundle, out=str(out), changes=Changes(), **settings | changes)
 
 
@@ -195,6 +196,23 @@ def test_generate_writes_what_the_names_of_its_files_promise(bundle, tmp_path):
   paths = write(bundle, tmp_path / "many", prompt="", prompts=str(tmp_path / "prompts.txt"))
   assert [p[-6:] for p in paths] == ["00.wav", "01.wav"]
   assert (tmp_path / "many" / "01.wav").exists()
+
+
+def test_the_best_of_several_takes_is_kept(composer):
+  prompts = ["a flute", "drums"]
+  first = composer.waveforms(prompts, 0.5, 0)
+  np.testing.assert_array_equal(takes.best_of(composer, prompts, 0.5, 0, 1), first)
+  best = takes.best_of(composer, prompts, 0.5, 0, 4)
+  found = composer.agreement(prompts, best)
+  keys = prompt_keys(prompts, 0)
+  every = [first] + [
+    composer.waveforms(prompts, 0.5, 0, keys=fold_in(keys, take)) for take in (1, 2, 3)
+  ]
+  scores = np.stack([composer.agreement(prompts, music) for music in every])
+  np.testing.assert_allclose(found, scores.max(axis=0), rtol=1e-5)
+  assert np.ptp(scores, axis=0).min() > 0
+  for row, take in enumerate(scores.argmax(axis=0)):
+    np.testing.assert_array_equal(best[row], every[take][row])
 
 
 def test_prompts_of_a_table_are_named_as_its_files(bundle, tmp_path):

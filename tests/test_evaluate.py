@@ -92,6 +92,7 @@ def sections():
       num_shown=2,
       stated="It is in {key}.",
       changes=UNCHANGED,
+      best_of=1,
       seconds=0.4,
       families=FAMILIES,
       detector=detector.Training(folds=3, penalty=0.1),

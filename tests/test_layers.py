@@ -114,6 +114,7 @@ LAYERS = (
     "lm.composer",
     "lm.generate",
     "lm.prompt_words",
+    "lm.takes",
     "music",
     "lm.sample_generation",
     "datasets.features",

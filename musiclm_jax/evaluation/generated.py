@@ -27,6 +27,7 @@ from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches
 from musiclm_jax.evaluation.retrieval import caption_cosines
 from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.sampling import Changes
+from musiclm_jax.lm.takes import best_of
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 _CLIPPED = 0.999  # the level from which a sample counts as clipped
@@ -71,7 +72,8 @@ class Generation:
   """Music of `seconds` for `num_prompts` captions; `num_shown` of them are shown on the page.
 
   What captions leave out cannot be followed: `stated` says it at their end (`prompt`). `changes`
-  are made to the bundle's sampling settings.
+  are made to the bundle's sampling settings, and of `best_of` takes the one is kept that fits its
+  prompt best by MuLan.
 
   Adherence is tested by `permutations` of the prompts, on the real clips, their codec round trips
   and the generated audio alike, with the classifiers of `families`. A detector
@@ -86,6 +88,7 @@ class Generation:
   seconds: PositiveFloat
   stated: str
   changes: Changes
+  best_of: PositiveInt
   families: Families
   detector: detector.Training
   wanted: dict[str, str]
@@ -153,7 +156,7 @@ class Generation:
     for start in range(0, len(prompts), self.batch_size):
       some = prompts[start : start + self.batch_size]
       filled = some + some[:1] * (self.batch_size - len(some))
-      music.append(composer.waveforms(filled, self.seconds, self.seed)[: len(some)])
+      music.append(best_of(composer, filled, self.seconds, self.seed, self.best_of)[: len(some)])
     return np.concatenate(music)
 
   def _write(self, clips: list[dict], sets: dict[str, np.ndarray], rate: int, out_dir: str):

@@ -85,6 +85,18 @@ class Composer:
     embeddings = self.parts["mulan"]("embed_text", rows)
     return np.asarray(self.parts["mulan_rvq"]("encode", embeddings[:, None]))
 
+  def agreement(self, prompts: list[str], music: np.ndarray) -> np.ndarray:
+    """MuLan's cosine [batch] of each prompt and its music [batch, samples]: the mean embedding of
+    windows that follow each other.
+    """
+    size = round(self._source("mulan")["window_seconds"] * self.sample_rate)
+    rows = cut(np.asarray(music, np.float32), size, size)
+    audio = np.asarray(self.parts["mulan"]("embed_audio", rows.reshape(-1, size)))
+    means = audio.reshape(*rows.shape[:2], -1).mean(axis=1)
+    text = self.parts["mulan"]("embed_text", self.tokenizer.fitted(prompts, self._text_length))
+    lengths = np.linalg.norm(means, axis=1)
+    return (np.asarray(text) * means).sum(axis=1) / np.maximum(lengths, 1e-6)
+
   def melody_codes(self, waveform: np.ndarray) -> np.ndarray:
     """Melody codes [1, frames, num_quantizers] of a waveform [samples].
 
@@ -153,7 +165,7 @@ class Composer:
     total = _whole_seconds(seconds, [s.module.stage for s in self.stages])
     for index, stage in enumerate(self.stages):
       target = stage.module.stage.target
-      stage_keys = _fold_in(keys, index)
+      stage_keys = fold_in(keys, index)
       beginning = known.get(target.source, np.zeros((len(keys), 0, target.last_quantizer), int))
       beginning = target.slice(beginning, 0.0, float(total))
       new = self._write(stage, conditions, beginning, target.frames(total), stage_keys)
@@ -190,7 +202,7 @@ class Composer:
         "generate",
         ids,
         beginning[:, :count],
-        _fold_in(keys, window.new),
+        fold_in(keys, window.new),
         frames=frames,
         settings=settings,
       )
@@ -237,7 +249,7 @@ def prompt_keys(prompts: list[str], seed: int) -> jax.Array:
   return jnp.stack(rows)
 
 
-def _fold_in(keys: jax.Array, number: int) -> jax.Array:
+def fold_in(keys: jax.Array, number: int) -> jax.Array:
   """Other keys [batch] for each number."""
   return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 

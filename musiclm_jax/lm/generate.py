@@ -1,5 +1,6 @@
 """The job of `musiclm generate`: prompts in, audio files out."""
 
+import functools
 import html
 import pathlib
 import sys
@@ -12,7 +13,8 @@ from musiclm_jax.datasets import table_rows
 from musiclm_jax.evaluation import page, pictures
 from musiclm_jax.lm.composer import Composer, prompt_keys
 from musiclm_jax.lm.sampling import Changes
-from musiclm_jax.ranges import PositiveFloat, Seed
+from musiclm_jax.lm.takes import best_of as best_of_takes
+from musiclm_jax.ranges import PositiveFloat, PositiveInt, Seed
 
 _BATCH = 32  # texts at once
 
@@ -28,6 +30,7 @@ def generate(
   changes: Changes,
   facts: dict,
   ending: bool,
+  best_of: PositiveInt,
   format: str,
   picture: str,
 ) -> list[str]:
@@ -36,8 +39,9 @@ def generate(
   them; returns the paths of the music. `prompts` may be a CSV with the columns `file` and
   `caption`, whose files give the names. `changes` are made to the bundle's settings; `facts`
   {field: value}, those that are not None, say exactly what is wanted beside the prompts, where the
-  bundle's stages read them (`Composer.told`), and `ending` that the music comes to its end. The
-  file `picture`, if it is not "", gets spectrograms as PNG.
+  bundle's stages read them (`Composer.told`), and `ending` that the music comes to its end. Of
+  `best_of` takes the one that fits its prompt best is kept (takes.best_of). The file `picture`, if
+  it is not "", gets spectrograms as PNG.
 
   Raises ValueError or OSError in one line before any music is made: for an empty prompt or one of
   words that the text model does not know, `seconds` of less than a sample, an incomplete bundle, a
@@ -57,7 +61,8 @@ def generate(
     wanted = f"a finite length of at least 1 sample at {composer.sample_rate} Hz"
     raise ValueError(f"--seconds: wants {wanted}, got {seconds:g}")
   composer.tokenizer.check_known(texts)
-  music = _in_batches(composer, texts, seconds, seed, facts)
+  compose = functools.partial(best_of_takes, composer, takes=best_of, facts=facts)
+  music = _in_batches(compose, texts, seconds, seed)
   for path, waveform in zip(paths, music):
     audio.write(path, waveform, composer.sample_rate)
   if prompts:
@@ -71,16 +76,14 @@ def generate(
   return paths
 
 
-def _in_batches(
-  composer: Composer, texts: list[str], seconds: float, seed: int, facts: dict
-) -> np.ndarray:
-  """Composer.waveforms of any number of texts, the last batch padded to the size of the others."""
+def _in_batches(compose, texts: list[str], seconds: float, seed: int) -> np.ndarray:
+  """`compose` of any number of texts, the last batch padded to the size of the others."""
   keys, music = prompt_keys(texts, seed), []
   size = -(-len(texts) // -(-len(texts) // _BATCH))
   for start in range(0, len(texts), size):
     rows = np.minimum(np.arange(start, start + size), len(texts) - 1)
     some = [texts[row] for row in rows]
-    made = composer.waveforms(some, seconds, seed, facts=facts, keys=keys[rows])
+    made = compose(some, seconds, seed, keys=keys[rows])
     music.append(made[: len(texts) - start])
     if len(texts) > size:
       done = min(start + size, len(texts))
