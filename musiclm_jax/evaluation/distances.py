@@ -1,10 +1,14 @@
 """Distances of two sets of embeddings, of clips that are judged and of a reference."""
 
+import dataclasses
 import math
 
 import numpy as np
 from scipy import linalg
-from scipy.spatial import distance
+
+from musiclm_jax.evaluation import similarities
+
+_MATRICES = 1 << 24  # elements of the matrices of several works or draws at once: 128 MB
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -46,14 +50,30 @@ def frechet_draws(
   variances, axes = np.linalg.eigh(covariance)
   root, found = np.sqrt(np.maximum(variances, 0))[:, None] * axes.T, []
   rows = x.reshape(-1, x.shape[-1]).astype(np.float64) - place
-  for each in counts:
-    weights = each[group].astype(np.float64)
-    mean = weights @ rows / weights.sum()
-    own = (rows * weights[:, None]).T @ rows - weights.sum() * np.outer(mean, mean)
-    own /= max(weights.sum() - 1, 1)
-    common = np.sqrt(np.maximum(linalg.eigvalsh(root @ own @ root.T), 0)).sum()
-    found.append(np.square(mean).sum() + np.trace(own) + np.trace(covariance) - 2 * common)
+  members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+  of_works = [rows[each] for each in members]
+  totals = counts.astype(np.float64) @ np.bincount(group)
+  means = counts @ np.stack([each.sum(axis=0) for each in of_works]) / totals[:, None]
+  at_once = max(1, _MATRICES // rows.shape[1] ** 2)
+  for start in range(0, draws, at_once):
+    some = slice(start, start + at_once)
+    for own, mean, total in zip(_moments(of_works, counts[some]), means[some], totals[some]):
+      own = (own - total * np.outer(mean, mean)) / max(total - 1, 1)
+      common = np.sqrt(np.maximum(linalg.eigvalsh(root @ own @ root.T), 0)).sum()
+      found.append(np.square(mean).sum() + np.trace(own) + np.trace(covariance) - 2 * common)
   return np.array(found)
+
+
+def _moments(works: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
+  """Sums [draws, dim, dim] of rows.T @ rows of works [works][rows, dim], each as often as counts
+  [draws, works] say.
+  """
+  dim = works[0].shape[1]
+  sums, at_once = np.zeros((len(counts), dim * dim)), max(1, _MATRICES // dim**2)
+  for start in range(0, len(works), at_once):
+    each = np.stack([rows.T @ rows for rows in works[start : start + at_once]])
+    sums += counts[:, start : start + at_once].astype(np.float64) @ each.reshape(len(each), -1)
+  return sums.reshape(len(counts), dim, dim)
 
 
 def frechet_limit(x: np.ndarray, y: np.ndarray, *, subsets: int = 48, seed: int = 0) -> float:
@@ -86,55 +106,86 @@ def kernel_distance(x: np.ndarray, reference: np.ndarray) -> float:
   where s is the median distance in the reference. About 0, and so also below it, for two samples of
   one distribution, however few their rows. Raises ValueError for fewer than two rows.
   """
-  own, across, within = _similarities(x, reference)
-  n = len(own)
-  return float(1000 * (own.sum() / (n * (n - 1)) + within - 2 * across.mean()))
+  _require_two(len(x), len(reference))
+  return KernelSums.of(x[:, None], kernel(reference), [0] * len(x)).distance()
 
 
 def kernel_draws(
   x: np.ndarray, reference: np.ndarray, works: list[str], *, draws: int = 1000, seed: int = 0
 ) -> np.ndarray:
-  """Kernel distances [draws] of clips x [clips, patches, dim] to reference [m, dim] when the works
-  [clips] of the clips are drawn anew, with replacement; the reference stays.
+  """`KernelSums.draws` of clips x [clips, patches, dim] of works [clips] to reference [m, dim].
 
-  Copies of a work are not compared with each other, so that the mean of the draws is the distance.
-  Two sets of clips with the same works and seed have the same draws. [0] where there are fewer than
-  three works. Raises as `kernel_distance`.
+  Raises as `kernel_distance`.
   """
-  own, across, within = _similarities(x.reshape(-1, x.shape[-1]), reference)
-  labels, group = np.unique(np.repeat(works, x.shape[1]), return_inverse=True)
-  if len(labels) < 3:
-    return np.zeros(0)
-  member = np.eye(len(labels))[group]  # [rows, works]
-  sums, sizes = member.T @ own @ member, member.sum(axis=0)
-  pairs = np.outer(sizes, sizes) - np.diag(sizes)
-  share = np.full(len(labels), 1 / len(labels))
-  counts = np.random.default_rng(seed).multinomial(len(labels), share, size=draws).astype(float)
-
-  def total(each):
-    """Of all pairs: those within a work once for each copy, those of two works for both copies."""
-    diagonal = np.diagonal(each)
-    return np.einsum("dg,dg->d", counts @ (each - np.diag(diagonal)), counts) + counts @ diagonal
-
-  near, some = counts @ (member.T @ across) / (counts @ sizes), total(pairs)
-  kept = some > 0  # a single work of a single row has no pairs
-  return 1000 * (total(sums)[kept] / some[kept] + within - 2 * near[kept])
+  _require_two(x.shape[0] * x.shape[1], len(reference))
+  return KernelSums.of(x, kernel(reference), works).draws(draws, seed)
 
 
-def _similarities(x: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-  """The kernel of x's rows with each other [n, n], 0 with themselves, their mean one with the
-  reference [n], and the mean one within the reference.
+def kernel(reference: np.ndarray) -> similarities.Kernel:
+  """The kernel of a reference [m, dim]. Raises ValueError for fewer than two rows."""
+  _require_two(len(reference))
+  return similarities.kernel(reference)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelSums:
+  """What the kernel distance and its draws are computed from: sums of the kernel by works.
+
+  pairs [works, works] over pairs of rows of two works, in both orders, without a row and itself;
+  near [works] of the means over the reference; sizes [works], numbers of rows; `within`, the mean
+  over pairs of the reference.
   """
-  x, reference = np.asarray(x, np.float64), np.asarray(reference, np.float64)
-  if min(len(x), len(reference)) < 2:
-    found = f"{len(x)} and {len(reference)}"
+
+  pairs: np.ndarray
+  near: np.ndarray
+  sizes: np.ndarray
+  within: float
+
+  @classmethod
+  def of(cls, x: np.ndarray, kernel: similarities.Kernel, works: list) -> "KernelSums":
+    """The sums of clips x [clips, patches, dim] of works [clips]. Raises as `kernel_distance`."""
+    rows = x.reshape(-1, x.shape[-1])
+    _require_two(len(rows))
+    labels, group = np.unique(np.repeat(works, x.shape[1]), return_inverse=True)
+    pairs = similarities.among(kernel, rows, group, len(labels))
+    near = np.bincount(group, similarities.across(kernel, rows))
+    return cls(pairs, near, np.bincount(group).astype(np.float64), kernel.within)
+
+  def distance(self) -> float:
+    """The kernel distance, times 1000."""
+    n = self.sizes.sum()
+    own, near = self.pairs.sum() / (n * (n - 1)), self.near.sum() / n
+    return float(1000 * (own + self.within - 2 * near))
+
+  def draws(self, draws: int, seed: int = 0) -> np.ndarray:
+    """Kernel distances [draws] when the works of the clips are drawn anew, with replacement; the
+    reference stays.
+
+    Copies of a work are not compared with each other, so that the mean of the draws is the
+    distance. Two sets of clips with the same works and seed have the same draws. [0] where there
+    are fewer than three works.
+    """
+    if len(self.sizes) < 3:
+      return np.zeros(0)
+    pairs = np.outer(self.sizes, self.sizes) - np.diag(self.sizes)
+    share = np.full(len(self.sizes), 1 / len(self.sizes))
+    counts = np.random.default_rng(seed).multinomial(len(self.sizes), share, size=draws)
+    counts = counts.astype(np.float64)
+
+    def total(each):
+      """Of all pairs: those within a work once for each copy, those of two works for both."""
+      diagonal = np.diagonal(each)
+      return np.einsum("dg,dg->d", counts @ (each - np.diag(diagonal)), counts) + counts @ diagonal
+
+    near, some = counts @ self.near / (counts @ self.sizes), total(pairs)
+    kept = some > 0  # a single work of a single row has no pairs
+    return 1000 * (total(self.pairs)[kept] / some[kept] + self.within - 2 * near[kept])
+
+
+def _require_two(*counts: int) -> None:
+  if min(counts) < 2:
+    found = " and ".join(map(str, counts))
     raise ValueError(f"kernel distance: wanted two rows or more, found {found}")
-  within = distance.pdist(reference, "sqeuclidean")
-  width = 2 * max(np.median(within), 1e-12)  # the median of squares is the square of the median
-  own = np.exp(-distance.squareform(distance.pdist(x, "sqeuclidean")) / width)
-  np.fill_diagonal(own, 0.0)
-  across = np.exp(-distance.cdist(x, reference, "sqeuclidean") / width).mean(axis=1)
-  return own, across, float(np.exp(-within / width).mean())
 
 
 def interval(draws: np.ndarray) -> list[float] | None:

@@ -124,10 +124,12 @@ def compare_sets(
   limit None where they are too few for one.
   """
   rows = _rows(reference)
+  kernel = distances.kernel(rows)
+  sums = {name: distances.KernelSums.of(each, kernel, works) for name, each in sets.items()}
   return {
     name: {
-      "kernel": distances.kernel_distance(_rows(each), rows),
-      "kernel_draws": distances.kernel_draws(each, rows, works),
+      "kernel": sums[name].distance(),
+      "kernel_draws": sums[name].draws(1000),
       "frechet": distances.frechet_distance(_rows(each), rows),
       "frechet_limit": _frechet_limit(_rows(each), rows),
       "rows": min(len(_rows(each)), len(rows)),

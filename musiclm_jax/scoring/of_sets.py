@@ -1,13 +1,14 @@
 """Measures of a set of clips against a reference set, by embeddings."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from musiclm_jax.embedders.embedder import Embedder
-from musiclm_jax.evaluation import distances, divergence
+from musiclm_jax.evaluation import distances, divergence, similarities
 from musiclm_jax.ranges import PositiveInt, Seed
-from musiclm_jax.scoring.clips import features
+from musiclm_jax.scoring.clips import Clips, features
 from musiclm_jax.scoring.score import Judged, Score, of_clips, of_draws, require
 
 
@@ -34,8 +35,9 @@ class KernelDistance:
   def __call__(self, judged: Judged) -> Score:
     each, reference = _embeddings(judged, self.embedder)
     require(min(_rows(each).shape[0], len(reference)), 2, "patches")
-    draws = distances.kernel_draws(each, reference, judged.works, draws=self.draws)
-    return of_draws(distances.kernel_distance(_rows(each), reference), draws)
+    kernel = _kernel(judged.reference, self.embedder)
+    sums = distances.KernelSums.of(each, kernel, judged.works)
+    return of_draws(sums.distance(), sums.draws(self.draws))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +180,12 @@ def _embeddings(judged: Judged, embedder: Embedder) -> tuple[np.ndarray, np.ndar
   """Those of the clips [clips, patches, dim], and those of the reference [m, dim]."""
   each = features(judged.clips, embedder, "embed")
   return each, _rows(features(judged.reference, embedder, "embed"))
+
+
+@functools.lru_cache(maxsize=4)
+def _kernel(reference: Clips, embedder: Embedder) -> similarities.Kernel:
+  """That of a reference; kept, since every system is compared with the same one."""
+  return distances.kernel(_rows(features(reference, embedder, "embed")))
 
 
 def _rows(embeddings: np.ndarray) -> np.ndarray:
