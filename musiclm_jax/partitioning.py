@@ -5,6 +5,7 @@ Models name the logical axes of parameters and of a few activations; only this f
 
 import contextlib
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -90,6 +91,12 @@ def make_mesh(shape: MeshShape, devices=None) -> Mesh:
     within, between, devices, process_is_granule=groups is hosts, allow_split_physical_axes=True
   )
   return Mesh(grid, _AXES, axis_types)
+
+
+@functools.cache
+def local_mesh() -> Mesh:
+  """A mesh of all devices of this process along `data`, for what is computed row by row."""
+  return make_mesh(MeshShape(1, -1, 1, 1), jax.local_devices())
 
 
 def use(mesh: Mesh | None):

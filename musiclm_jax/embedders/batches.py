@@ -1,6 +1,38 @@
 """Rows through a function in batches of one shape, so that it is compiled once."""
 
+import functools
+
+import jax
 import numpy as np
+
+from musiclm_jax import partitioning
+
+
+class Weights:
+  """Arrays {name: array} of a network, `alone` on the first device and `everywhere`, a copy on each
+  device of this process.
+  """
+
+  def __init__(self, arrays: dict):
+    self.alone = jax.device_put(arrays)
+
+  @functools.cached_property
+  def everywhere(self) -> dict[str, jax.Array]:
+    """Made when it is first asked for."""
+    return jax.device_put(self.alone, partitioning.replicated(partitioning.local_mesh()))
+
+
+def on_devices(network, weights: Weights, rows: np.ndarray, size: int) -> np.ndarray:
+  """`network(arrays, rows)` of all rows [n, ...], n > 0, as `in_batches`: on each device of this
+  process `size` at a time, or on one alone where they are no more.
+  """
+  mesh = partitioning.local_mesh()
+  if mesh.size == 1 or len(rows) <= size:
+    return in_batches(lambda x: network(weights.alone, x), rows, size)
+  split = partitioning.batch_sharding(mesh)
+  return in_batches(
+    lambda x: network(weights.everywhere, jax.device_put(x, split)), rows, size * mesh.size
+  )
 
 
 def in_batches(function, rows: np.ndarray, size: int) -> np.ndarray:

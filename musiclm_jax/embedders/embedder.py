@@ -41,6 +41,17 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
+class Shared(Protocol):
+  """An embedder whose methods are of one network, which runs once for all of them."""
+
+  def outputs(self, waveforms: np.ndarray) -> np.ndarray:
+    """What the network gives [clips, ...] for waveforms [clips, samples] float32."""
+
+  def of_outputs(self, method: str, outputs: np.ndarray) -> np.ndarray:
+    """What the method of this name gives for waveforms of these outputs."""
+
+
+@runtime_checkable
 class Joint(Protocol):
   """Audio and texts to one space. sample_rate and spec as of an Embedder."""
 

@@ -16,6 +16,7 @@ import soxr
 
 from musiclm_jax import storage
 from musiclm_jax.embedders import packages
+from musiclm_jax.embedders.batches import Weights, on_devices
 from musiclm_jax.quiet import quiet
 
 EMBED_DIM = 200
@@ -30,7 +31,8 @@ _EPSILON = 1e-3  # of batch normalisation
 
 @dataclasses.dataclass(frozen=True)
 class Musicnn:
-  """An `embedder.Embedder`, and a Classifier: the shares are tag probabilities over their sum.
+  """An `embedder.Embedder`, and a Classifier: the shares are tag probabilities over their sum. Both
+  are of one pass of the network (`embedder.Shared`).
 
   Raises ValueError where the package musicnn is not installed.
   """
@@ -56,11 +58,21 @@ class Musicnn:
 
   def embed(self, waveforms: np.ndarray) -> np.ndarray:
     """Embeddings [clips, patches, 200] float32 of waveforms [clips, samples] at 16 kHz."""
-    return embed(waveforms, SAMPLE_RATE)[0]
+    return self.of_outputs("embed", self.outputs(waveforms))
 
   def classify(self, waveforms: np.ndarray) -> np.ndarray:
     """Shares [clips, 50] float64 of the tags, whose sum is 1, of [clips, samples] at 16 kHz."""
-    tags = embed(waveforms, SAMPLE_RATE)[1].mean(axis=1, dtype=np.float64)
+    return self.of_outputs("classify", self.outputs(waveforms))
+
+  def outputs(self, waveforms: np.ndarray) -> np.ndarray:
+    """Embeddings and tag probabilities [clips, patches, 250] float32, as `embed` gives them."""
+    return np.concatenate(embed(waveforms, SAMPLE_RATE), axis=-1)
+
+  def of_outputs(self, method: str, outputs: np.ndarray) -> np.ndarray:
+    """What the method "embed" or "classify" gives for clips of these outputs."""
+    if method == "embed":
+      return outputs[..., :EMBED_DIM]
+    tags = outputs[..., EMBED_DIM:].mean(axis=1, dtype=np.float64)
     return tags / tags.sum(axis=1, keepdims=True)
 
 
@@ -83,12 +95,8 @@ def embed(waveforms: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarr
   size = min(_PATCH, mels.shape[1])
   count = mels.shape[1] // size
   patches = mels[:, : count * size].reshape(-1, size, _MELS)
-  padded = np.concatenate([patches, np.zeros((-len(patches) % _BATCH, size, _MELS), np.float32)])
-  results = [_network(weights, rows) for rows in np.split(padded, len(padded) // _BATCH)]
-  embeddings, tags = (
-    np.concatenate(each)[: len(patches)].reshape(len(mels), count, -1) for each in zip(*results)
-  )
-  return embeddings, tags
+  results = on_devices(_network, weights, patches, _BATCH).reshape(len(mels), count, -1)
+  return results[..., :EMBED_DIM], results[..., EMBED_DIM:]
 
 
 def tag_names() -> list[str]:
@@ -110,7 +118,7 @@ def _log_mel(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 @jax.jit
 def _network(weights: dict, x):
-  """(embeddings [batch, 200], tag probabilities [batch, 50]) of log-mel [batch, frames, 96]."""
+  """Embeddings, then tag probabilities, [batch, 250] of log-mel [batch, frames, 96]."""
   x = _normalise(weights, 0, x[..., None])
   wide = jnp.pad(x, ((0, 0), (3, 3), (0, 0), (0, 0)))
   fronts = [_convolve(weights, i, each, "VALID") for i, each in ((0, wide), (1, wide))]
@@ -127,7 +135,7 @@ def _network(weights: dict, x):
   hidden = _normalise(weights, 9, pooled) @ weights["dense/kernel"]
   hidden = _normalise(weights, 10, jax.nn.relu(hidden + _row(weights["dense/bias"], 2)))
   logits = hidden @ weights["dense_1/kernel"] + _row(weights["dense_1/bias"], 2)
-  return hidden, jax.nn.sigmoid(logits)
+  return jnp.concatenate([hidden, jax.nn.sigmoid(logits)], axis=1)
 
 
 def _convolve(weights: dict, index: int, x, padding: str):
@@ -155,11 +163,11 @@ def _row(x, ndim: int):
 
 
 @functools.cache
-def _weights(prefix: str) -> dict:
-  """{name: array} of the checkpoint, without the state of its optimizer."""
+def _weights(prefix: str) -> Weights:
+  """Those of the checkpoint, without the state of its optimizer."""
   with quiet():
     from tensorflow.compat.v1.train import NewCheckpointReader
 
   reader = NewCheckpointReader(prefix)
   names = [n for n in reader.get_variable_to_shape_map() if "Adam" not in n and "power" not in n]
-  return {name: reader.get_tensor(name) for name in names}
+  return Weights({name: reader.get_tensor(name) for name in names})

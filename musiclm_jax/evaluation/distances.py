@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+import threadpoolctl
 from scipy import linalg
 
 from musiclm_jax.evaluation import similarities
@@ -30,6 +31,8 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
   return float(shift + np.square(roots[0] - rotation.T @ roots[1]).sum())
 
 
+# threads of BLAS wait for each other longer than such small products take
+@threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
 def frechet_draws(
   x: np.ndarray, y: np.ndarray, works: list[str], *, draws: int = 200, seed: int = 0
 ) -> np.ndarray:
@@ -76,6 +79,8 @@ def _moments(works: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
   return sums.reshape(len(counts), dim, dim)
 
 
+# threads of BLAS wait for each other longer than such small products take
+@threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
 def frechet_limit(x: np.ndarray, y: np.ndarray, *, subsets: int = 48, seed: int = 0) -> float:
   """Fréchet distance of x [n, dim] to y [m, dim] as n goes to infinity (FAD-inf, 2311.01616).
 

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import threadpoolctl
 from scipy import integrate, special
 from sklearn import cluster
 
@@ -72,6 +73,8 @@ def kl_divergence(real: np.ndarray, generated: np.ndarray, *, epsilon: float = 1
   return (special.xlogy(real, real) - real * np.log(generated + epsilon)).sum(axis=-1)
 
 
+# threads of BLAS wait for each other longer than such small products take
+@threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
 def frechet_of_each(clips: np.ndarray, reference: np.ndarray) -> np.ndarray:
   """Fréchet distances [clips] of each clip's patches to a reference (2311.01616, Section 4).
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from musiclm_jax import audio, storage
+from musiclm_jax.embedders.embedder import Shared
 
 _BATCH = 16  # clips
 
@@ -89,7 +90,10 @@ def find(pattern: str, seconds: float) -> Clips:
 def features(clips: Clips, maker, method: str):
   """What `maker.method` gives for all clips, concatenated; kept, since several measures ask for it.
 
-  maker is a frozen dataclass with sample_rate, whose method takes waveforms [batch, samples].
+  maker is a frozen dataclass with sample_rate, whose method takes waveforms [batch, samples]. The
+  methods of an `embedder.Shared` have the outputs of its network in common.
   """
+  if isinstance(maker, Shared) and method != "outputs":
+    return maker.of_outputs(method, features(clips, maker, "outputs"))
   found = [getattr(maker, method)(rows) for rows in clips.batches(maker.sample_rate)]
   return np.concatenate(found)
