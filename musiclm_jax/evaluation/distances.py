@@ -172,19 +172,17 @@ class KernelSums:
     """
     if len(self.sizes) < 3:
       return np.zeros(0)
-    pairs = np.outer(self.sizes, self.sizes) - np.diag(self.sizes)
     share = np.full(len(self.sizes), 1 / len(self.sizes))
     counts = np.random.default_rng(seed).multinomial(len(self.sizes), share, size=draws)
     counts = counts.astype(np.float64)
-
-    def total(each):
-      """Of all pairs: those within a work once for each copy, those of two works for both."""
-      diagonal = np.diagonal(each)
-      return np.einsum("dg,dg->d", counts @ (each - np.diag(diagonal)), counts) + counts @ diagonal
-
-    near, some = counts @ self.near / (counts @ self.sizes), total(pairs)
+    # pairs within a work count once for each copy, those of two works for both copies of both
+    again = np.square(counts) - counts
+    sums = ((counts @ self.pairs) * counts).sum(axis=1) - again @ np.diagonal(self.pairs)
+    rows = counts @ self.sizes
+    some = np.square(rows) - again @ np.square(self.sizes) - counts @ self.sizes
     kept = some > 0  # a single work of a single row has no pairs
-    return 1000 * (total(self.pairs)[kept] / some[kept] + self.within - 2 * near[kept])
+    near = (counts @ self.near)[kept] / rows[kept]
+    return 1000 * (sums[kept] / some[kept] + self.within - 2 * near)
 
 
 def _require_two(*counts: int) -> None:

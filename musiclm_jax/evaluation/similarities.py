@@ -101,6 +101,9 @@ def _between(rows: np.ndarray, low: float, high: float) -> tuple[int, np.ndarray
 def _over_blocks(function: Callable, blocks: Callable, *rows: np.ndarray) -> Iterator:
   """function(squared distances, index of their first row) of all blocks, on all processors."""
   starts, make = blocks(*rows)
+  if len(starts) == 1:
+    yield function(make(0), 0)
+    return
   # threads of BLAS inside these threads wait for each other: three times slower
   single = threadpoolctl.threadpool_limits(1, "blas")
   with single, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
