@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import threadpoolctl
 from scipy.spatial import distance
 
 from musiclm_jax.evaluation import distances, similarities
@@ -60,3 +61,11 @@ def test_draws_of_the_frechet_distance_are_those_of_the_drawn_rows(rng, monkeypa
     drawn = [x[works == work] for work, times in zip("abcd", count) for _ in range(times)]
     wanted = distances.frechet_distance(np.concatenate(drawn).reshape(-1, 4), y)
     assert value == pytest.approx(wanted, rel=1e-7)
+
+
+def test_a_distance_leaves_the_threads_of_blas_as_they_were(rng):
+  with threadpoolctl.threadpool_limits(2, "blas"):
+    before = [each["num_threads"] for each in threadpoolctl.threadpool_info()]
+    distances.frechet_limit(rng.normal(size=(40, 3)), rng.normal(size=(40, 3)), subsets=3)
+    similarities.kernel(rng.normal(size=(1500, 3)))
+    assert [each["num_threads"] for each in threadpoolctl.threadpool_info()] == before

@@ -4,17 +4,14 @@ import dataclasses
 import math
 
 import numpy as np
-import threadpoolctl
 from scipy import linalg
 
 from musiclm_jax.evaluation import similarities
 
-# Threads of BLAS wait for each other longer than such small products take.
-_ALONE = threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
 _MATRICES = 1 << 24  # elements of the matrices of several works or draws at once: 128 MB
 
 
-@_ALONE
+@similarities.one_thread
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
   """Fréchet distance of the Gaussians fitted to x [n, dim] and y [m, dim] (the formula of FAD).
 
@@ -34,7 +31,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
   return float(shift + np.square(roots[0] - rotation.T @ roots[1]).sum())
 
 
-@_ALONE
+@similarities.one_thread
 def frechet_draws(
   x: np.ndarray, y: np.ndarray, works: list[str], *, draws: int = 200, seed: int = 0
 ) -> np.ndarray:
@@ -81,7 +78,7 @@ def _moments(works: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
   return sums.reshape(len(counts), dim, dim)
 
 
-@_ALONE
+@similarities.one_thread
 def frechet_limit(x: np.ndarray, y: np.ndarray, *, subsets: int = 48, seed: int = 0) -> float:
   """Fréchet distance of x [n, dim] to y [m, dim] as n goes to infinity (FAD-inf, 2311.01616).
 

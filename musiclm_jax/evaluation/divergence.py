@@ -3,11 +3,10 @@
 import math
 
 import numpy as np
-import threadpoolctl
 from scipy import integrate, special
 from sklearn import cluster
 
-from musiclm_jax.evaluation import metrics
+from musiclm_jax.evaluation import metrics, similarities
 
 
 def mauve(x: np.ndarray, y: np.ndarray, *, clusters: int, seed: int = 0) -> float:
@@ -73,8 +72,7 @@ def kl_divergence(real: np.ndarray, generated: np.ndarray, *, epsilon: float = 1
   return (special.xlogy(real, real) - real * np.log(generated + epsilon)).sum(axis=-1)
 
 
-# threads of BLAS wait for each other longer than such small products take
-@threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
+@similarities.one_thread
 def frechet_of_each(clips: np.ndarray, reference: np.ndarray) -> np.ndarray:
   """Fréchet distances [clips] of each clip's patches to a reference (2311.01616, Section 4).
 

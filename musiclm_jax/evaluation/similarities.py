@@ -1,8 +1,9 @@
 """Gaussian similarities of rows of embeddings, summed block by block: memory does not grow with the
-number of pairs.
+number of pairs. And how many threads matrix products have.
 """
 
 import concurrent.futures
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,6 +15,19 @@ _BLOCK = 1 << 20  # pairs at a time: 8 MB, which stays in the cache
 _SAMPLE = 1 << 10  # rows that say about where the median is
 _BRACKET = 0.06  # share of the pairs on either side of it; the sample errs by about 0.01
 _LARGEST = np.finfo(np.float64).max  # less than infinity, which is no pair's
+
+
+def one_thread(function: Callable) -> Callable:
+  """The function with one thread of BLAS: those of others wait for each other longer than small
+  products take, a hundred times longer where the processors have other work.
+  """
+
+  @functools.wraps(function)
+  def run(*arguments, **settings):
+    with threadpoolctl.threadpool_limits(1, "blas"):
+      return function(*arguments, **settings)
+
+  return run
 
 
 class Kernel(NamedTuple):
