@@ -53,6 +53,7 @@ setup(
     "tensorboardX>=2.6.5,<3",
     "tensorflow>=2.20,<2.22",
     "tensorflow-datasets>=4.9.9,<4.10",
+    "threadpoolctl>=3.5,<4",
     "tokenizers>=0.20,<1",
     "tqdm>=4.66,<5",
   ],

@@ -13,9 +13,9 @@ PyTorch read and embed seven sets, `musiclm score`, whose distances share an emb
 Compilation (XLA's, Numba's) is not counted. The tools compute no intervals: here the distances get
 one draw, the means their usual interval.
 
-PYTHON is that of an environment with torch, safetensors, librosa's resampy, scipy below 1.16, and
-without their dependencies frechet-audio-distance 0.3.4, torchvggish 0.2, kadtk 1.1.0 with
-hypy_utils, and audiocraft 1.3.0.
+PYTHON is that of an environment with torch, soundfile, resampy, tqdm and scipy below 1.16, and,
+installed without their dependencies, frechet-audio-distance 0.3.4, torchvggish 0.2, kadtk 1.1.0,
+hypy_utils and audiocraft 1.3.0.
 """
 
 import argparse
