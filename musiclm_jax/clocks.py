@@ -50,6 +50,21 @@ class Beat:
 
     return make
 
+  def gone_on(self, before: dict, after: dict, time: float) -> dict:
+    """The record `after` with beats that go on, at its own tempo, where those of `before` are at
+    `time` in seconds; its own beats and no tempo stay as they are.
+    """
+    tempos = _number(before, self.tempo, 0.0), _number(after, self.tempo, 0.0)
+    if self.beat in after or not tempos[1] > 0:
+      return after
+    beat = _number(before, self.beat, 0.0)
+    if not tempos[0] > 0:
+      return after | {self.beat: time}
+    if tempos[0] != tempos[1]:
+      beats = (time - beat) * tempos[0] / 60 % 1.0
+      beat = time - beats * 60 / tempos[1]
+    return after | ({self.beat: beat} if beat else {})
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:

@@ -6,6 +6,7 @@ import numpy as np
 
 from musiclm_jax.lm import takes
 from musiclm_jax.lm.composer import Composer
+from musiclm_jax.lm.prompts import Asked
 from musiclm_jax.lm.sampling import UNCHANGED, Changes
 
 
@@ -27,7 +28,7 @@ class MusicLM:
 
   def generate(
     self,
-    prompt: str,
+    prompt: Asked,
     seconds: float = 10.0,
     *,
     seed: int = 0,
@@ -36,15 +37,21 @@ class MusicLM:
     instruments: Sequence[str] | None = None,
     ending: bool = False,
     best_of: int = 1,
+    crossfade: float = 0.0,
   ) -> np.ndarray:
     """Music [samples] float32 of exactly `seconds` for a text; the same for the same arguments.
+
+    A story has a list of (time in seconds, text) in place of the text, the first time 0; around
+    each change the texts are mixed for `crossfade` seconds.
 
     What is asked for exactly wants a bundle whose stages read such labels: the tempo in beats a
     minute, a key such as "D minor", the names of instruments, and that the music comes to its end.
     What is left out is read from the prompt where that names it. Of `best_of` takes the one is kept
     that MuLan finds nearest to the prompt. Raises ValueError for an empty
-    prompt, a length of no samples, and a label or a value that the bundle does not have.
+    prompt, times that do not rise from 0 or are not below `seconds`, a length of no samples, and a
+    label or a value that the bundle does not have.
     """
     facts = {"bpm": tempo, "key": key, "instruments": instruments}
     facts["end_s"] = seconds if ending else None
-    return takes.best_of(self._composer, [prompt], seconds, seed, best_of, facts)[0]
+    wanted = {"facts": facts, "crossfade": crossfade}
+    return takes.best_of(self._composer, [prompt], seconds, seed, best_of, **wanted)[0]

@@ -19,9 +19,11 @@ from musiclm_jax.lm import generate as generate_module
 from musiclm_jax.lm import takes
 from musiclm_jax.lm.composer import Composer, fold_in, prompt_keys
 from musiclm_jax.lm.conditions import constant
-from musiclm_jax.lm.generate import generate, read_prompts
+from musiclm_jax.lm.generate import generate
+from musiclm_jax.lm.prompts import read_prompts
 from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.lm.token_lm import TokenLM
+from musiclm_jax.lm.wanted import Wanted
 from musiclm_jax.seeds import random_key
 from musiclm_jax.tokens import Stage, flatten, unflatten
 from tests import bundles, test_text
@@ -183,9 +185,12 @@ def test_another_text_model_than_that_of_the_training_is_refused(runs, tmp_path)
 
 
 def write(bundle, out, **changes):
-  settings = dict(prompt="a flute", prompts="", seconds=0.5, seed=0, facts={}, ending=False)
-  settings |= {"format": "wav", "picture": "", "best_of": 1}
-  return generate(bundle=bundle, out=str(out), changes=Changes(), **settings | changes)
+  settings = {"seconds": 0.5, "seed": 0, "format": "wav", "picture": "", "best_of": 1}
+  asked = {name: changes.pop(name) for name in list(changes) if name not in settings}
+  wanted = Wanted(**{"prompt": "a flute"} | asked)
+  return generate(
+    bundle=bundle, wanted=wanted, out=str(out), changes=Changes(), **settings | changes
+  )
 
 
 def test_generate_writes_what_the_names_of_its_files_promise(bundle, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 
 from musiclm_jax import audio, storage
 from musiclm_jax.listening import page
-from musiclm_jax.lm.generate import read_prompts
+from musiclm_jax.lm.prompts import read_prompts
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, Seed
 
 KEY = "key.json"

@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from musiclm_jax.clocks import Beat
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.lm import prompt_words
-from musiclm_jax.lm.conditions import Condition, constant, of_records, sliced
+from musiclm_jax.lm.conditions import Condition, of_records, sliced, stacked, switched
+from musiclm_jax.lm.joint import Joint
+from musiclm_jax.lm.prompts import Asked, Story, name_of, story_of
 from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
 from musiclm_jax.loudness import steady
 from musiclm_jax.seeds import random_key
@@ -76,26 +79,20 @@ class Composer:
     """Replaces the part that does the same work by a module with its values."""
     self.parts[self.role(module)] = frozen.Frozen(module, variables)
 
+  @property
+  def joint(self) -> Joint:
+    """Prompts in MuLan's space."""
+    mulan, quantizer = (self.parts[role] for role in ("mulan", "mulan_rvq"))
+    windows = self._sources.get("mulan", {})
+    return Joint(mulan, quantizer, self.tokenizer, self._text_length, windows, self.sample_rate)
+
   def text_codes(self, prompts: list[str]) -> np.ndarray:
     """MuLan codes [batch, 1, num_quantizers] of texts. Raises ValueError for an empty one."""
-    for prompt in prompts:
-      if not self.tokenizer.encode(prompt):
-        raise ValueError(f"the prompt is empty: {prompt!r}")
-    rows = self.tokenizer.fitted(prompts, self._text_length)
-    embeddings = self.parts["mulan"]("embed_text", rows)
-    return np.asarray(self.parts["mulan_rvq"]("encode", embeddings[:, None]))
+    return self.joint.codes(self.joint.texts(prompts))
 
-  def agreement(self, prompts: list[str], music: np.ndarray) -> np.ndarray:
-    """MuLan's cosine [batch] of each prompt and its music [batch, samples]: the mean embedding of
-    windows that follow each other.
-    """
-    size = round(self._source("mulan")["window_seconds"] * self.sample_rate)
-    rows = cut(np.asarray(music, np.float32), size, size)
-    audio = np.asarray(self.parts["mulan"]("embed_audio", rows.reshape(-1, size)))
-    means = audio.reshape(*rows.shape[:2], -1).mean(axis=1)
-    text = self.parts["mulan"]("embed_text", self.tokenizer.fitted(prompts, self._text_length))
-    lengths = np.linalg.norm(means, axis=1)
-    return (np.asarray(text) * means).sum(axis=1) / np.maximum(lengths, 1e-6)
+  def agreement(self, prompts: list[Asked], music: np.ndarray) -> np.ndarray:
+    """MuLan's cosine [batch] of each prompt and its music [batch, samples]: `Joint.agreement`."""
+    return self.joint.agreement([story_of(prompt) for prompt in prompts], music)
 
   def melody_codes(self, waveform: np.ndarray) -> np.ndarray:
     """Melody codes [1, frames, num_quantizers] of a waveform [samples].
@@ -139,6 +136,23 @@ class Composer:
   def conditions(self, records: list[dict]) -> dict[str, Condition]:
     """{source: condition} of what is known of each row's piece (`told`)."""
     return {name: of_records(stream, records) for name, stream in self._streams.items()}
+
+  def _story_conditions(self, stories: list[Story], facts: dict) -> dict[str, Condition]:
+    """{source: condition} of what each row's prompts say of the piece, from their times on."""
+    rows = []
+    for story in stories:
+      records = self.told([prompt.words for prompt in story.prompts], facts)
+      for stream in self._streams.values():
+        if isinstance(stream.made, Beat):  # each change goes on from the record before it
+          for i in range(1, len(records)):
+            records[i] = stream.made.gone_on(records[i - 1], records[i], story.times[i])
+      rows.append(list(zip(story.times, records)))
+
+    def condition(stream: Stream) -> Condition:
+      parts = ([(time, of_records(stream, [record])) for time, record in row] for row in rows)
+      return stacked([switched(part) for part in parts])
+
+    return {name: condition(stream) for name, stream in self._streams.items()}
 
   def _source(self, name: str) -> dict:
     """The windows of a source, in seconds, as in the training of the stages."""
@@ -212,24 +226,32 @@ class Composer:
 
   def waveforms(
     self,
-    prompts: list[str],
+    prompts: list[Asked],
     seconds: float,
     seed: int,
     melody: np.ndarray | None = None,
     facts: dict | None = None,
     keys: jax.Array | None = None,
+    crossfade: float = 0.0,
   ) -> np.ndarray:
     """Music [batch, samples] float32 of exactly `seconds` for each prompt, of a steady level.
 
-    The same prompt and seed give the same music whatever else is in the batch; a prompt that comes
-    twice gives two takes. `melody` are codes from `melody_codes`, for stages that read them, and
-    `facts` {field: value} what is wanted exactly (`told`). `keys` [batch] are those of
-    `prompt_keys`, which it makes itself unless the prompts are some of many.
+    A prompt is a text, {text or audio file: weight}, or a story of them: [(time, prompt), ...],
+    where embeddings are mixed for `crossfade` seconds around each change. The same prompt and seed
+    give the same music whatever else is in the batch; a prompt that comes twice gives two takes.
+    `melody` are codes from `melody_codes`, for stages that read them, and `facts` {field: value}
+    what is wanted exactly (`told`). `keys` [batch] are those of `prompt_keys`, which it makes
+    itself unless the prompts are some of many.
     """
     if not 0 < seconds < float("inf"):
       raise ValueError(f"seconds: wanted more than 0, found {seconds}")
-    given = {"mulan": constant(self.text_codes(prompts))}
-    given |= self.conditions(self.told(prompts, facts or {}))
+    if not 0 <= crossfade < float("inf"):
+      raise ValueError(f"crossfade: wanted 0 or more seconds, found {crossfade}")
+    stories = [story_of(prompt) for prompt in prompts]
+    for story in stories:
+      story.check_length(seconds)
+    given = self._story_conditions(stories, facts or {})
+    given["mulan"] = self.joint.condition(stories, crossfade)
     if melody is not None:
       rate = 1 / self._source("melody")["hop_seconds"]
       given["melody"] = sliced(np.repeat(melody, len(prompts), axis=0), rate)
@@ -239,13 +261,13 @@ class Composer:
     return steady(music[:, : round(seconds * self.sample_rate)], self.sample_rate)
 
 
-def prompt_keys(prompts: list[str], seed: int) -> jax.Array:
+def prompt_keys(prompts: list[Asked], seed: int) -> jax.Array:
   """One random key [batch] per prompt, from the seed, the text and how often it came before."""
-  key = random_key(seed)
+  key, names = random_key(seed), [name_of(prompt) for prompt in prompts]
   rows = []
-  for index, prompt in enumerate(prompts):
-    take = prompts[:index].count(prompt)
-    rows.append(jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(prompt.encode())), take))
+  for index, name in enumerate(names):
+    take = names[:index].count(name)
+    rows.append(jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), take))
   return jnp.stack(rows)
 
 

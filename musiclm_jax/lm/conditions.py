@@ -23,15 +23,29 @@ def stepwise(changes: list[tuple[float, np.ndarray]]) -> Condition:
 
   A span has the codes of its middle. Raises ValueError where the times do not begin at 0 and rise.
   """
+  return switched([(time, constant(codes)) for time, codes in changes])
+
+
+def switched(changes: list[tuple[float, Condition]]) -> Condition:
+  """Conditions that follow each other at times in seconds; a span has that of its middle.
+
+  Raises ValueError where the times do not begin at 0 and rise.
+  """
   times = [time for time, _ in changes]
   if not times or times[0] != 0 or any(a >= b for a, b in zip(times, times[1:])):
     raise ValueError(f"wanted times that begin at 0 and rise, found {times}")
 
   def condition(start: float, seconds: float) -> np.ndarray:
     middle = start + seconds / 2
-    return changes[int(np.searchsorted(times, middle, side="right")) - 1][1]
+    which = int(np.searchsorted(times, middle, side="right")) - 1
+    return changes[which][1](start, seconds)
 
   return condition
+
+
+def stacked(rows: list[Condition]) -> Condition:
+  """One condition of a batch of conditions of one row each."""
+  return lambda start, seconds: np.concatenate([row(start, seconds) for row in rows])
 
 
 def of_records(stream: Stream, records: list[dict]) -> Condition:

@@ -10,7 +10,7 @@ import numpy as np
 
 from musiclm_jax import audio, partitioning
 from musiclm_jax.lm.composer import Composer
-from musiclm_jax.lm.generate import read_prompts
+from musiclm_jax.lm.prompts import read_prompts
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, Seed
 from musiclm_jax.training.progress import due
 from musiclm_jax.training.protocols import Run

@@ -3,25 +3,27 @@
 import numpy as np
 
 from musiclm_jax.lm.composer import Composer, fold_in, prompt_keys
+from musiclm_jax.lm.prompts import Asked
 
 
 def best_of(
   composer: Composer,
-  prompts: list[str],
+  prompts: list[Asked],
   seconds: float,
   seed: int,
   takes: int,
-  facts: dict | None = None,
   keys=None,
+  **wanted,
 ) -> np.ndarray:
   """Music [batch, samples] as of `Composer.waveforms`: of `takes` takes of each prompt the one that
-  MuLan finds nearest to the prompt. The first take is that of `waveforms`.
+  MuLan finds nearest to the prompt. The first take is that of `waveforms`; `wanted` are its other
+  arguments.
   """
   keys = prompt_keys(prompts, seed) if keys is None else keys
   best, highest = None, np.full(len(prompts), -np.inf)
   for take in range(takes):
     own = fold_in(keys, take) if take else keys
-    music = composer.waveforms(prompts, seconds, seed, facts=facts, keys=own)
+    music = composer.waveforms(prompts, seconds, seed, keys=own, **wanted)
     if takes == 1:
       return music
     found = composer.agreement(prompts, music)

@@ -1,0 +1,71 @@
+"""What `musiclm generate` asks of the music: the prompts, and what holds for all of them."""
+
+import dataclasses
+import pathlib
+
+from musiclm_jax.datasets import table_rows
+from musiclm_jax.lm.prompts import Story, read_prompts, read_story, story_of
+from musiclm_jax.ranges import NonNegativeFloat
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+  """One of `prompt`, a text; `prompts`, a file of a text a line, or a CSV with the columns `file`
+  and `caption`, whose files give the names; and `story`, a file of lines `TIME PROMPT`.
+
+  Around the changes of a story prompts are mixed for `crossfade` seconds. `facts` {field: value},
+  those that are not None, say exactly what is wanted beside the prompts, where the bundle's stages
+  read them (`Composer.told`), and `ending` that the music comes to its end.
+  """
+
+  prompt: str = ""
+  prompts: str = ""
+  story: str = ""
+  crossfade: NonNegativeFloat = 0.0
+  facts: dict = dataclasses.field(default_factory=dict)
+  ending: bool = False
+
+  def stories(self, seconds: float) -> dict[str, Story]:
+    """{name of its file: story} of `seconds` of music, the name "" where there is one file.
+
+    Raises ValueError, naming file and line, where a file cannot be read, where nothing is asked
+    for, or more than one thing.
+    """
+    prompt = self.prompt.strip()
+    given = {"a prompt": prompt, "--prompts": self.prompts, "--story": self.story}
+    given = {flag: value for flag, value in given.items() if value}
+    if len(given) > 1:
+      found = [flag if flag == "a prompt" else f"{flag} {given[flag]}" for flag in given]
+      raise ValueError(f"both {' and '.join(found)} are given: give one of them")
+    if not given:
+      raise ValueError("the prompt is empty: give one, or a file of prompts by --prompts FILE")
+    if self.story:
+      return {"": read_story(self.story, seconds)}
+    if prompt:
+      return {"": story_of(self.prompt)}
+    if self.prompts.lower().endswith(".csv"):
+      return {name: story_of(text) for name, text in _captions(self.prompts).items()}
+    return {f"{i:02}": story_of(text) for i, text in enumerate(read_prompts(self.prompts))}
+
+  def beside(self, seconds: float) -> dict:
+    """What else `Composer.waveforms` is told."""
+    facts = self.facts | {"end_s": seconds if self.ending else None}
+    return {"facts": facts, "crossfade": self.crossfade}
+
+
+def _captions(path: str) -> dict[str, str]:
+  """{name of the file without ending: caption} of a CSV."""
+  found: dict[str, str] = {}
+
+  def take(line: int, row: dict[str, str]) -> None:
+    name = pathlib.Path(row["file"]).stem
+    if not name or name in found:
+      raise ValueError(f"wanted a file of its own, found {row['file']!r}")
+    if not row["caption"].strip():
+      raise ValueError(f"the caption of {row['file']} is empty")
+    found[name] = row["caption"].strip()
+
+  table_rows.read_rows(path, ("file", "caption"), take)
+  if not found:
+    raise ValueError(f"{path}: no rows")
+  return found
