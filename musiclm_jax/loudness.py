@@ -7,13 +7,17 @@ _BLOCK_SECONDS = 0.1  # between which the gain is interpolated
 _MOST = 2.0  # the gain is at most this and at least its inverse: 6 dB
 
 
-def steady(music: np.ndarray, sample_rate: int) -> np.ndarray:
+def steady(music: np.ndarray, sample_rate: int, given_seconds: float = 0.0) -> np.ndarray:
   """[batch, samples] float32 with a gain that slowly takes the level back to that of the beginning.
+
+  Of music whose first `given_seconds` are no work of the stages, it is that of their last 10 s.
 
   Stages hear one window at a time, so that the level of long music wanders. The gain at any time
   follows from the 10 s before it alone; the first 10 s stay as they are.
   """
   block = round(_BLOCK_SECONDS * sample_rate)
+  if (first := round(max(given_seconds - _SECONDS, 0) * sample_rate)) > 0:
+    return np.concatenate([music[:, :first], steady(music[:, first:], sample_rate)], axis=1)
   count, past = music.shape[1] // block, round(_SECONDS / _BLOCK_SECONDS)
   if count <= past:
     return music

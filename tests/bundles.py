@@ -16,12 +16,16 @@ from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.sources import Label
 from musiclm_jax.tokenizers import (
+  conformer,
   convolutions,
   discriminators,
+  front_ends,
   mulan,
   quantizer,
   soundstream,
+  targets,
   towers,
+  w2v_bert,
 )
 from musiclm_jax.tokens import Stage, Stream, Vocabulary
 from musiclm_jax.transformer import Transformer
@@ -142,12 +146,47 @@ def make_runs(root, text=None):
   return runs, text
 
 
+def hearing():
+  """A w2v-BERT whose views are 64 wide, its layers 8."""
+  layers = dict(num_layers=1, num_heads=2, head_dim=4, mlp_dim=8, kernel_size=3)
+  rest = dict(dropout_rate=0.0, num_buckets=8, max_distance=32, remat="none", unroll=True)
+  stack = conformer.Conformer(**layers, **rest, dtype="float32")
+  codes = quantizer.ResidualQuantizer(1, 8, 64, 1.0, 0.0, None, 2, False)
+  return w2v_bert.W2vBert(
+    front_end=front_ends.LogMel(SAMPLE_RATE, 60, 24, 16, 2, 8, "float32"),
+    contrastive=stack,
+    masked=stack.clone(),
+    targets=(targets.Clusters("log_mel", codes, 4, "float32"),),
+    start_rate=0.1,
+    span=5,
+    num_distractors=10,
+    temperature=0.1,
+    contrastive_weight=1.0,
+    diversity_weight=0.1,
+    masked_weight=1.0,
+    unmasked_weight=0.0,
+  )
+
+
+def add_hearing(root, runs, width=64):
+  """The runs of `make_runs` and those that make semantic codes of audio, of vectors so wide."""
+  root, waveform = pathlib.Path(root), {"waveform": np.zeros((2, 4800), np.float32)}
+  heard = write_part(root / "w2v_bert", hearing(), waveform)
+  kmeans = quantizer.EmbeddingQuantizer(
+    quantizer.ResidualQuantizer(1, 16, width, 0.9, 1.0, None, 2, False), standardise=False
+  )
+  made = {"w2v_bert": {"encoder": part_files.fingerprint(heard)}}
+  batch = {"embeddings": np.zeros((2, 4, width), np.float32)}
+  return runs | {"w2v_bert": heard, "kmeans": write_part(root / "kmeans", kmeans, batch, made)}
+
+
 def export(runs, text, output_dir, text_length=16):
-  """Exports the runs of `make_runs`."""
+  """Exports the runs of `make_runs`, and those of `add_hearing` where they are there."""
+  names = [stage.name for stage in STAGES]
   bundle.export(
     output_dir=str(output_dir),
-    stages=tuple(runs[stage.name] for stage in STAGES),
-    tokenizers={role: runs[role] for role in ("soundstream", "mulan", "mulan_rvq")},
+    stages=tuple(runs[name] for name in names),
+    tokenizers={role: path for role, path in runs.items() if role not in names},
     text=bundle.Text(text, text_length),
     samplings=SAMPLINGS,
     sample_rate=SAMPLE_RATE,

@@ -112,6 +112,7 @@ LAYERS = (
     "training.input_pipeline",
     "lm.conditions",
     "lm.composer",
+    "lm.continuation",
     "lm.generate",
     "lm.joint",
     "lm.prompt_words",

@@ -194,6 +194,8 @@ class Encoder:
       "width": int(example.shape[-1]),
       **_made_by(self._encoder),
     }
+    if self.source.layer is not None:
+      entry["layer"] = self.source.layer
     if self._quantizer:
       entry["quantizer"] = self._quantizer.fingerprint
     if example.dtype == np.uint16:

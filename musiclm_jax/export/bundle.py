@@ -25,7 +25,7 @@ _INSTALLED = pathlib.Path(__file__).parent.parent / "models"
 RELEASED = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parent.parent / "models"
 
 # Which part is a maker of a source's tokens, by the source and the key of its manifest entry.
-_MAKERS = {
+MAKERS = {
   ("acoustic", "encoder"): "soundstream",
   ("semantic", "encoder"): "w2v_bert",
   ("semantic", "quantizer"): "kmeans",
@@ -138,7 +138,7 @@ def _tokenizers(directories: dict[str, str], stages: dict[str, _Part]) -> dict[s
 def _makers(provenance: dict) -> dict[str, str]:
   """{role: fingerprint} of all parts that a part's training data were made with."""
   makers = {
-    _MAKERS.get((source, key), f"{key} of {source}"): entry[key]
+    MAKERS.get((source, key), f"{key} of {source}"): entry[key]
     for source, entry in provenance["sources"].items()
     for key in ("encoder", "quantizer")
     if key in entry

@@ -17,6 +17,7 @@ from musiclm_jax.clocks import Beat
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.lm import prompt_words
 from musiclm_jax.lm.conditions import Condition, of_records, sliced, stacked, switched
+from musiclm_jax.lm.continuation import known_codes, known_seconds
 from musiclm_jax.lm.joint import Joint
 from musiclm_jax.lm.prompts import Asked, Story, name_of, story_of
 from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
@@ -233,6 +234,7 @@ class Composer:
     facts: dict | None = None,
     keys: jax.Array | None = None,
     crossfade: float = 0.0,
+    known: dict[str, np.ndarray] | None = None,
   ) -> np.ndarray:
     """Music [batch, samples] float32 of exactly `seconds` for each prompt, of a steady level.
 
@@ -241,7 +243,8 @@ class Composer:
     give the same music whatever else is in the batch; a prompt that comes twice gives two takes.
     `melody` are codes from `melody_codes`, for stages that read them, and `facts` {field: value}
     what is wanted exactly (`told`). `keys` [batch] are those of `prompt_keys`, which it makes
-    itself unless the prompts are some of many.
+    itself unless the prompts are some of many. `known` are codes of `known_codes`: the music begins
+    with what the codec makes of them and goes on from there, `seconds` in all.
     """
     if not 0 < seconds < float("inf"):
       raise ValueError(f"seconds: wanted more than 0, found {seconds}")
@@ -250,15 +253,26 @@ class Composer:
     stories = [story_of(prompt) for prompt in prompts]
     for story in stories:
       story.check_length(seconds)
+    known, stages = known or {}, [stage.module.stage for stage in self.stages]
+    if (beginning := known_seconds(stages, known)) >= seconds:
+      raise ValueError(f"seconds: wanted more than the {beginning:g} s known, found {seconds:g}")
     given = self._story_conditions(stories, facts or {})
     given["mulan"] = self.joint.condition(stories, crossfade)
     if melody is not None:
       rate = 1 / self._source("melody")["hop_seconds"]
       given["melody"] = sliced(np.repeat(melody, len(prompts), axis=0), rate)
     keys = prompt_keys(prompts, seed) if keys is None else keys
-    codes = self.compose(given, seconds, keys)
+    known = {name: np.repeat(codes, len(prompts), axis=0) for name, codes in known.items()}
+    codes = self.compose(given, seconds, keys, known)
     music = np.asarray(self.parts["soundstream"]("decode", codes["acoustic"]))
-    return steady(music[:, : round(seconds * self.sample_rate)], self.sample_rate)
+    music = music[:, : round(seconds * self.sample_rate)]
+    return steady(music, self.sample_rate, beginning)
+
+  def known_codes(self, waveform: np.ndarray, name: str = "") -> dict[str, np.ndarray]:
+    """The codes of a waveform [samples], of the bundle's rate, that music can continue:
+    `continuation.known_codes`. `name` is that of its file, for messages.
+    """
+    return known_codes(self.parts, self.stages, waveform, name or self._bundle)
 
 
 def prompt_keys(prompts: list[Asked], seed: int) -> jax.Array:

@@ -55,7 +55,8 @@ def generate(
     length = f"a finite length of at least 1 sample at {composer.sample_rate} Hz"
     raise ValueError(f"--seconds: wants {length}, got {seconds:g}")
   composer.tokenizer.check_known([text for story in stories for text in story.texts])
-  compose = functools.partial(best_of_takes, composer, takes=best_of, **wanted.beside(seconds))
+  beside = wanted.beside(composer, seconds)
+  compose = functools.partial(best_of_takes, composer, takes=best_of, **beside)
   music = _in_batches(compose, stories, seconds, seed)
   for path, waveform in zip(paths, music):
     audio.write(path, waveform, composer.sample_rate)

@@ -3,7 +3,9 @@
 import dataclasses
 import pathlib
 
+from musiclm_jax import audio
 from musiclm_jax.datasets import table_rows
+from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.prompts import Story, read_prompts, read_story, story_of
 from musiclm_jax.ranges import NonNegativeFloat
 
@@ -13,15 +15,17 @@ class Wanted:
   """One of `prompt`, a text; `prompts`, a file of a text a line, or a CSV with the columns `file`
   and `caption`, whose files give the names; and `story`, a file of lines `TIME PROMPT`.
 
-  Around the changes of a story prompts are mixed for `crossfade` seconds. `facts` {field: value},
-  those that are not None, say exactly what is wanted beside the prompts, where the bundle's stages
-  read them (`Composer.told`), and `ending` that the music comes to its end.
+  Around the changes of a story prompts are mixed for `crossfade` seconds. The music begins with
+  that of the audio file `continued`, if it is not "". `facts` {field: value}, those that are not
+  None, say exactly what is wanted beside the prompts, where the bundle's stages read them
+  (`Composer.told`), and `ending` that the music comes to its end.
   """
 
   prompt: str = ""
   prompts: str = ""
   story: str = ""
   crossfade: NonNegativeFloat = 0.0
+  continued: str = ""
   facts: dict = dataclasses.field(default_factory=dict)
   ending: bool = False
 
@@ -47,10 +51,21 @@ class Wanted:
       return {name: story_of(text) for name, text in _captions(self.prompts).items()}
     return {f"{i:02}": story_of(text) for i, text in enumerate(read_prompts(self.prompts))}
 
-  def beside(self, seconds: float) -> dict:
-    """What else `Composer.waveforms` is told."""
+  def beside(self, composer: Composer, seconds: float) -> dict:
+    """What else `Composer.waveforms` is told. Raises ValueError, naming the file, where one cannot
+    be continued: it is no audio, not shorter than `seconds`, or the bundle cannot encode it.
+    """
     facts = self.facts | {"end_s": seconds if self.ending else None}
-    return {"facts": facts, "crossfade": self.crossfade}
+    return {"facts": facts, "crossfade": self.crossfade, "known": self._known(composer, seconds)}
+
+  def _known(self, composer: Composer, seconds: float) -> dict:
+    if not self.continued:
+      return {}
+    waveform = audio.read(self.continued, composer.sample_rate)
+    if (found := len(waveform) / composer.sample_rate) >= seconds:
+      wanted = f"more than the {found:.2f} s of {self.continued}, which it continues"
+      raise ValueError(f"--seconds: wants {wanted}, got {seconds:g}")
+    return composer.known_codes(waveform, self.continued)
 
 
 def _captions(path: str) -> dict[str, str]:
