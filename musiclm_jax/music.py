@@ -37,14 +37,17 @@ class MusicLM:
     instruments: Sequence[str] | None = None,
     ending: bool = False,
     best_of: int = 1,
+    negative: str = "",
     crossfade: float = 0.0,
     continued: np.ndarray | None = None,
   ) -> np.ndarray:
     """Music [samples] float32 of exactly `seconds` for a text; the same for the same arguments.
 
-    A story has a list of (time in seconds, text) in place of the text, the first time 0; around
-    each change the texts are mixed for `crossfade` seconds. Music that is `continued` [samples],
-    mono at `sample_rate`, is the beginning, and `seconds` the length with it.
+    In place of a text there may be {text or audio file: weight}, where files count by their style.
+    A story is a list of (time in seconds, prompt), the first time 0; around each change prompts are
+    mixed for `crossfade` seconds. Music that is `continued` [samples],
+    mono at `sample_rate`, is the beginning, and `seconds` the length with it. Guidance goes against
+    the text `negative`.
 
     What is asked for exactly wants a bundle whose stages read such labels: the tempo in beats a
     minute, a key such as "D minor", the names of instruments, and that the music comes to its end.
@@ -56,5 +59,5 @@ class MusicLM:
     facts = {"bpm": tempo, "key": key, "instruments": instruments}
     facts["end_s"] = seconds if ending else None
     known = {} if continued is None else self._composer.known_codes(continued)
-    wanted = {"facts": facts, "crossfade": crossfade, "known": known}
+    wanted = {"facts": facts, "crossfade": crossfade, "known": known, "negative": negative}
     return takes.best_of(self._composer, [prompt], seconds, seed, best_of, **wanted)[0]

@@ -115,6 +115,7 @@ LAYERS = (
     "lm.continuation",
     "lm.generate",
     "lm.joint",
+    "lm.labels",
     "lm.prompt_words",
     "lm.prompts",
     "lm.takes",

@@ -13,21 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.clocks import Beat
 from musiclm_jax.export import bundle as bundles
-from musiclm_jax.lm import prompt_words
-from musiclm_jax.lm.conditions import Condition, of_records, sliced, stacked, switched
+from musiclm_jax.lm.conditions import Condition, codes_at, constant, sliced
 from musiclm_jax.lm.continuation import known_codes, known_seconds
 from musiclm_jax.lm.joint import Joint
-from musiclm_jax.lm.prompts import Asked, Story, name_of, story_of
+from musiclm_jax.lm.labels import Labels
+from musiclm_jax.lm.prompts import Asked, name_of, story_of
 from musiclm_jax.lm.sampling import UNCHANGED, Changes, Sampling
 from musiclm_jax.loudness import steady
 from musiclm_jax.seeds import random_key
 from musiclm_jax.sequences import sequence
-from musiclm_jax.sources import Label
 from musiclm_jax.text import Tokenizer
 from musiclm_jax.tokenizers import frozen, protocols
-from musiclm_jax.tokens import Facts, Stream, common_multiple, unflatten
+from musiclm_jax.tokens import Facts, common_multiple, unflatten
 from musiclm_jax.windows import cut, windows
 
 
@@ -108,52 +106,24 @@ class Composer:
     return np.asarray(self.parts["melody_rvq"]("encode", self.parts["melody"]("embed", rows)[None]))
 
   @functools.cached_property
-  def _streams(self) -> dict[str, Stream]:
-    """{source: stream} of the stages' conditions that follow from facts of a piece."""
+  def labels(self) -> Labels:
+    """What the stages can be told of a piece."""
     streams = (s for stage in self.stages for s in stage.module.stage.conditions)
-    return {s.source: s for s in streams if isinstance(s.made, Facts)}
+    facts = {s.source: s for s in streams if isinstance(s.made, Facts)}
+    return Labels(facts, self._words, self._bundle)
 
-  @functools.cached_property
+  @property
   def facts(self) -> tuple[str, ...]:
-    """What the stages can be told of a piece: bpm, key, instruments, ..."""
-    names = (name for stream in self._streams.values() for name in stream.made.facts)
-    return tuple(dict.fromkeys(names))
+    """The fields of what the stages can be told of a piece: bpm, key, instruments, ..."""
+    return self.labels.facts
 
   def told(self, prompts: list[str], facts: dict) -> list[dict]:
-    """The record of each prompt: `facts` {field: value}, those that are not None, and of other
-    fields what the prompt names, in the words of the bundle.
-
-    Raises ValueError for a field that no stage reads, and for a value that it does not have.
-    """
-    facts = {name: value for name, value in facts.items() if value is not None}
-    if unknown := sorted(set(facts) - set(self.facts)):
-      known = ", ".join(self.facts) or "none"
-      raise ValueError(f"{self._bundle}: no stage reads a label {unknown[0]}; they read {known}")
-    labels = {s.made.field: s.made for s in self._streams.values() if isinstance(s.made, Label)}
-    asked = {name: labels[name].values(v) if name in labels else v for name, v in facts.items()}
-    named = {name: label for name, label in labels.items() if label.prompted}
-    return [prompt_words.facts(prompt, named, self._words) | asked for prompt in prompts]
+    """The record of each prompt: `Labels.told`."""
+    return self.labels.told(prompts, facts)
 
   def conditions(self, records: list[dict]) -> dict[str, Condition]:
     """{source: condition} of what is known of each row's piece (`told`)."""
-    return {name: of_records(stream, records) for name, stream in self._streams.items()}
-
-  def _story_conditions(self, stories: list[Story], facts: dict) -> dict[str, Condition]:
-    """{source: condition} of what each row's prompts say of the piece, from their times on."""
-    rows = []
-    for story in stories:
-      records = self.told([prompt.words for prompt in story.prompts], facts)
-      for stream in self._streams.values():
-        if isinstance(stream.made, Beat):  # each change goes on from the record before it
-          for i in range(1, len(records)):
-            records[i] = stream.made.gone_on(records[i - 1], records[i], story.times[i])
-      rows.append(list(zip(story.times, records)))
-
-    def condition(stream: Stream) -> Condition:
-      parts = ([(time, of_records(stream, [record])) for time, record in row] for row in rows)
-      return stacked([switched(part) for part in parts])
-
-    return {name: condition(stream) for name, stream in self._streams.items()}
+    return self.labels.conditions(records)
 
   def _source(self, name: str) -> dict:
     """The windows of a source, in seconds, as in the training of the stages."""
@@ -167,12 +137,14 @@ class Composer:
     seconds: float,
     keys: jax.Array,
     known: dict[str, np.ndarray] | None = None,
+    against: dict[str, Condition] | None = None,
   ) -> dict[str, np.ndarray]:
     """The codes {source: [batch, frames, levels]} that the stages write for at least `seconds`.
 
     `given` are the conditions of sources that no stage writes, keys [batch] one random key per row.
     `known` are codes [batch, frames, levels] of sources that stages write, which stay: what is
-    written continues them. Facts that are not given are unknown. Raises ValueError where another
+    written continues them. Guidance goes against the conditions `against`, null ones of all sources
+    that are not there. Facts that are not given are unknown. Raises ValueError where another
     condition of a stage has no source.
     """
     conditions = self.conditions([{}] * len(keys)) | given
@@ -183,14 +155,16 @@ class Composer:
       stage_keys = fold_in(keys, index)
       beginning = known.get(target.source, np.zeros((len(keys), 0, target.last_quantizer), int))
       beginning = target.slice(beginning, 0.0, float(total))
-      new = self._write(stage, conditions, beginning, target.frames(total), stage_keys)
+      new = self._write(
+        stage, conditions, against or {}, beginning, target.frames(total), stage_keys
+      )
       below = written.get(target.source)
       codes = new if below is None else np.concatenate([below, new], axis=-1)
       written[target.source] = codes
       conditions[target.source] = sliced(codes, target.frame_rate)
     return written
 
-  def _write(self, part, conditions, known: np.ndarray, total_frames: int, keys) -> np.ndarray:
+  def _write(self, part, conditions, against, known, total_frames: int, keys) -> np.ndarray:
     """The target's codes [batch, total_frames, levels], window by window, from `known` on."""
     module, stage = part.module, part.module.stage
     target, settings = stage.target, self.settings[stage.name]
@@ -206,21 +180,17 @@ class Composer:
     for window in windows(total_frames, size, stride, grid, written.shape[1]):
       start, frames = window.start / target.frame_rate, window.end - window.start
       seconds = frames / target.frame_rate
-      codes = {
-        s.name: s.slice(conditions[s.source](start, seconds), 0.0, seconds)
-        for s in stage.conditions
-      }
-      codes[target.name] = written[:, window.start : window.new]
-      ids, beginning = sequence(stage, module.vocabulary, codes, seconds)
-      count = (window.new - window.start) * target.num_quantizers
-      tokens = part(
-        "generate",
-        ids,
-        beginning[:, :count],
-        fold_in(keys, window.new),
-        frames=frames,
-        settings=settings,
+      span = functools.partial(
+        codes_at, stage.conditions, start=start, seconds=seconds, rows=len(keys)
       )
+      codes = {target.name: written[:, window.start : window.new]}
+      ids, beginning = sequence(stage, module.vocabulary, span(conditions) | codes, seconds)
+      beginning = beginning[:, : (window.new - window.start) * target.num_quantizers]
+      method, arrays = "generate", (ids, beginning, fold_in(keys, window.new))
+      if against:
+        other, _ = sequence(stage, module.vocabulary, span(against) | codes, seconds)
+        method, arrays = "generate_against", (other, *arrays)
+      tokens = part(method, *arrays, frames=frames, settings=settings)
       new = unflatten(np.asarray(tokens), module.vocabulary.offsets(target))
       written = np.concatenate([written, new], axis=1)
     return written
@@ -235,6 +205,7 @@ class Composer:
     keys: jax.Array | None = None,
     crossfade: float = 0.0,
     known: dict[str, np.ndarray] | None = None,
+    negative: str = "",
   ) -> np.ndarray:
     """Music [batch, samples] float32 of exactly `seconds` for each prompt, of a steady level.
 
@@ -244,7 +215,8 @@ class Composer:
     `melody` are codes from `melody_codes`, for stages that read them, and `facts` {field: value}
     what is wanted exactly (`told`). `keys` [batch] are those of `prompt_keys`, which it makes
     itself unless the prompts are some of many. `known` are codes of `known_codes`: the music begins
-    with what the codec makes of them and goes on from there, `seconds` in all.
+    with what the codec makes of them and goes on from there, `seconds` in all. With the prompt
+    `negative` guidance goes against its codes.
     """
     if not 0 < seconds < float("inf"):
       raise ValueError(f"seconds: wanted more than 0, found {seconds}")
@@ -256,17 +228,31 @@ class Composer:
     known, stages = known or {}, [stage.module.stage for stage in self.stages]
     if (beginning := known_seconds(stages, known)) >= seconds:
       raise ValueError(f"seconds: wanted more than the {beginning:g} s known, found {seconds:g}")
-    given = self._story_conditions(stories, facts or {})
+    given = self.labels.of_stories(stories, facts or {})
     given["mulan"] = self.joint.condition(stories, crossfade)
     if melody is not None:
       rate = 1 / self._source("melody")["hop_seconds"]
       given["melody"] = sliced(np.repeat(melody, len(prompts), axis=0), rate)
+    against = {"mulan": constant(self._negative(negative, len(prompts)))} if negative else {}
     keys = prompt_keys(prompts, seed) if keys is None else keys
     known = {name: np.repeat(codes, len(prompts), axis=0) for name, codes in known.items()}
-    codes = self.compose(given, seconds, keys, known)
+    codes = self.compose(given, seconds, keys, known, against)
     music = np.asarray(self.parts["soundstream"]("decode", codes["acoustic"]))
     music = music[:, : round(seconds * self.sample_rate)]
     return steady(music, self.sample_rate, beginning)
+
+  def check_negative(self, negative: str) -> None:
+    """Raises ValueError where a negative prompt would do nothing: without guidance."""
+    reading = [s.module.stage for s in self.stages]
+    reading = [s.name for s in reading if "mulan" in {each.source for each in s.conditions}]
+    if negative and not any(self.settings[name].guidance for name in reading):
+      stages = ", ".join(reading)
+      raise ValueError(f"negative {negative!r}: wants guidance above 0 in a stage of {stages}")
+
+  def _negative(self, negative: str, rows: int) -> np.ndarray:
+    """The codes [rows, 1, num_quantizers] of a negative prompt."""
+    self.check_negative(negative)
+    return np.repeat(self.text_codes([negative]), rows, axis=0)
 
   def known_codes(self, waveform: np.ndarray, name: str = "") -> dict[str, np.ndarray]:
     """The codes of a waveform [samples], of the bundle's rate, that music can continue:

@@ -48,6 +48,25 @@ def stacked(rows: list[Condition]) -> Condition:
   return lambda start, seconds: np.concatenate([row(start, seconds) for row in rows])
 
 
+def codes_at(
+  streams: tuple[Stream, ...],
+  conditions: dict[str, Condition],
+  start: float,
+  seconds: float,
+  rows: int,
+) -> dict[str, np.ndarray]:
+  """The codes {stream: [rows, frames, levels]} of a span; no frames, which is null, where there is
+  no condition {source: condition} of a stream.
+  """
+  nothing = np.zeros((rows, 0, max(stream.last_quantizer for stream in streams)), np.int32)
+
+  def codes(stream: Stream) -> np.ndarray:
+    condition = conditions.get(stream.source)
+    return nothing if condition is None else condition(start, seconds)
+
+  return {stream.name: stream.slice(codes(stream), 0.0, seconds) for stream in streams}
+
+
 def of_records(stream: Stream, records: list[dict]) -> Condition:
   """The codes of what is known of each row's piece, as in training: tokens.Facts."""
   make = stream.made.open(stream, {}, {})

@@ -9,11 +9,14 @@ from musiclm_jax.lm.sampling import Sampling, draw, guided
 from musiclm_jax.tokens import PAD, Stage, Vocabulary
 
 
-def decode(model, variables, conditions, known, keys, *, frames: int, settings: Sampling):
+def decode(
+  model, variables, conditions, known, keys, against=None, *, frames: int, settings: Sampling
+):
   """The target's token ids [batch, (frames - known frames) * levels] int32 after the known ones.
 
   conditions [batch, tokens] and known [batch, tokens] int32 as `sequences.sequence` makes them, the
   known ones whole frames; keys [batch] are one random key per row, so a row depends on no other.
+  Guidance goes against the conditions `against` [batch, tokens], null ones where it is None.
   Every id is in its level's range. `model.step` scores positions, `model.init_cache` makes a cache.
   """
   stage, guidance = model.stage, settings.guidance
@@ -24,12 +27,13 @@ def decode(model, variables, conditions, known, keys, *, frames: int, settings: 
   unknown = jnp.full((batch, frames * levels - count), PAD, jnp.int32)
   pad = jnp.full((batch, 1), PAD, jnp.int32)
   buffer = jnp.concatenate([pad, conditions, known, unknown], axis=1)
-  nulls = jnp.asarray(null_conditions(stage, model.vocabulary, frames / stage.target.frame_rate))
+  if against is None:
+    against = null_conditions(stage, model.vocabulary, frames / stage.target.frame_rate)[None]
 
   def score(buffer, inputs, heads, cache):
     """Scores [batch, heads, codebook_size] after the positions that read `inputs`."""
     if guidance:
-      unconditional = buffer.at[:, 1:begin].set(nulls[None])
+      unconditional = buffer.at[:, 1:begin].set(against)
       buffer = jnp.concatenate([buffer, unconditional])
     tokens = jnp.where(inputs[None] >= 0, buffer[:, jnp.maximum(inputs, 0)], -1)
     scores, cache = model.apply(variables, tokens, heads % levels, cache, method="step")

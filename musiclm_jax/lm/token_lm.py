@@ -40,9 +40,10 @@ class TokenLM(nn.Module):
 
   @property
   def methods(self) -> inputs.Methods:
-    """What a trained stage can do; `generate` takes the number of frames and the settings too."""
+    """What a trained stage can do; both take the number of frames and the settings too."""
     tokens = inputs.Tokens(self.vocabulary.size)
-    return {"generate": (tokens, tokens, inputs.Keys())}
+    arrays = (tokens, tokens, inputs.Keys())
+    return {"generate": arrays, "generate_against": (tokens, *arrays)}
 
   def setup(self):
     shape = (self.vocabulary.size, self.decoder.embed_dim)
@@ -130,6 +131,13 @@ class TokenLM(nn.Module):
     """The target's ids [batch, (frames - known frames) * levels] after the known ones: `decode`."""
     model, variables = self.unbind()
     return decode(model, variables, conditions, known, keys, frames=frames, settings=settings)
+
+  def generate_against(
+    self, against: jax.Array, *arrays: jax.Array, frames: int, settings: Sampling
+  ) -> jax.Array:
+    """As `generate`, with guidance against other conditions [batch, tokens] than null ones."""
+    model, variables = self.unbind()
+    return decode(model, variables, *arrays, against, frames=frames, settings=settings)
 
   def __call__(self, batch, train: bool):
     tokens = jnp.asarray(batch["decoder_input_tokens"])
