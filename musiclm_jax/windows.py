@@ -16,17 +16,25 @@ class Window:
 
 
 def windows(
-  total: int, window: int, stride: int, grid: int = 1, known: int = 0
+  total: int,
+  window: int,
+  stride: int,
+  grid: int = 1,
+  known: int = 0,
+  breaks: tuple[int, ...] = (),
 ) -> Iterator[Window]:
   """Windows over `total` frames: each has `window` frames (all, if fewer), `stride` of them new.
 
   Together they write every frame after the `known` first ones once; the last slides back so that it
-  is as long as the others. Starts are multiples of `grid` frames.
+  is as long as the others. No window reaches across a frame of `breaks`. Starts are multiples of
+  `grid` frames.
 
   >>> [(w.start, w.new, w.end) for w in windows(total=10, window=6, stride=3)]
   [(0, 0, 6), (3, 6, 9), (4, 9, 10)]
   >>> [(w.start, w.new, w.end) for w in windows(total=10, window=6, stride=3, known=5)]
   [(2, 5, 8), (4, 8, 10)]
+  >>> [(w.start, w.new, w.end) for w in windows(total=10, window=6, stride=3, breaks=(4,))]
+  [(0, 0, 4), (1, 4, 7), (4, 7, 10)]
 
   Raises ValueError where stride is not in 1..window, nothing is left to write, or a number is not a
   multiple of the grid.
@@ -34,12 +42,12 @@ def windows(
   if not 1 <= stride <= window or not 0 <= known < total:
     wanted = f"windows of {window} frames, {stride} of them new"
     raise ValueError(f"{wanted}, over {total} frames, {known} of them known")
-  if total % grid or window % grid or stride % grid or known % grid:
+  if any(each % grid for each in (total, window, stride, known, *breaks)):
     numbers = f"total {total}, window {window}, stride {stride}, known {known}"
     raise ValueError(f"{numbers}: not multiples of {grid}")
   new = known
   while new < total:
-    end = min(max(new + stride, window), total)
+    end = min(max(new + stride, window), total, *(each for each in breaks if each > new))
     yield Window(max(end - window, 0), new, end)
     new = end
 

@@ -5,12 +5,14 @@ import pytest
 
 from musiclm_jax.clocks import Beat
 from musiclm_jax.lm.composer import Composer
+from musiclm_jax.lm.conditions import stepwise
 from musiclm_jax.lm.generate import generate
 from musiclm_jax.lm.prompts import prompt_of, read_story, story_of
 from musiclm_jax.lm.sampling import Changes
 from musiclm_jax.lm.wanted import Wanted
 from musiclm_jax.music import MusicLM
 from musiclm_jax.tokens import Stream
+from musiclm_jax.windows import windows
 from tests import bundles
 
 RATE = bundles.SAMPLE_RATE
@@ -42,20 +44,33 @@ def written(composer, prompts, monkeypatch, seconds=4.0, **more):
 
 
 @pytest.mark.slow
-def test_stories_that_begin_alike_differ_from_their_change_on(composer, monkeypatch):
-  one, music = written(composer, [[(0, "a flute"), (2, "fast drums at 150 bpm")]], monkeypatch)
-  other, _ = written(composer, [[(0, "a flute"), (2, "a slow harp at 60 bpm")]], monkeypatch)
-  # A window of 2 s that begins at 1 s has its middle at 2 s, and so writes from there.
+@pytest.mark.parametrize("change", [0.4, 2.0])
+def test_stories_that_begin_alike_differ_from_their_change_on(composer, monkeypatch, change):
+  one, music = written(composer, [[(0, "a flute"), (change, "drums at 150 bpm")]], monkeypatch)
+  other, _ = written(composer, [[(0, "a flute"), (change, "a harp at 60 bpm")]], monkeypatch)
   assert music.shape == (1, 4 * RATE)
   for name, rate in (("semantic", 25), ("acoustic", 50)):
-    np.testing.assert_array_equal(one[name][:, : 2 * rate], other[name][:, : 2 * rate])
-    assert (one[name][:, 2 * rate :] != other[name][:, 2 * rate :]).any()
+    frames = round(change * rate)
+    np.testing.assert_array_equal(one[name][:, :frames], other[name][:, :frames])
+    assert (one[name][:, frames:] != other[name][:, frames:]).any()
+
+
+@pytest.mark.parametrize("change", [0.43, 1.5, 2.0, 3.6])  # in the first and last window too
+def test_what_a_window_writes_is_under_one_prompt(change):
+  one, other = np.full((1, 1, 2), 1), np.full((1, 1, 2), 2)
+  story = stepwise([(0.0, one), (change, other)])
+  first = int(change * 25)  # the frame in which it changes
+  read = np.zeros(100)
+  for window in windows(100, 50, 25, breaks=(first,)):
+    found = story(window.start / 25, (window.end - window.start) / 25)
+    read[window.new : window.end] = found[0, 0, 0]
+  np.testing.assert_array_equal(read, np.where(np.arange(100) < first, 1, 2))
 
 
 @pytest.mark.slow
 def test_a_story_of_one_prompt_is_the_prompt(bundle, composer):
   plain = composer.waveforms(["a flute at 90 bpm", "drums"], 2.0, 3)
-  told = composer.waveforms([[(0, "a flute at 90 bpm")], "drums"], 2.0, 3)
+  told = composer.waveforms([[(0, "a flute at 90 bpm")], "drums"], 2.0, 3, crossfade=1.0)
   np.testing.assert_array_equal(told, plain)
   story = [(0, "a flute"), (1.0, "drums")]
   crossfade = {"crossfade": 0.0}
@@ -75,10 +90,14 @@ def test_embeddings_are_mixed_around_a_change(composer):
   for time, place in ((1.0, 0), (30.0, 2)):
     np.testing.assert_array_equal(fades(time, 0.0), steps(time, 0.0))
     np.testing.assert_array_equal(fades(time, 0.0), joint.codes(ends[place : place + 1]))
+  assert story.steps(0.0) == (0.0, 10.0, 12.0)
+  assert story.steps(8.0) == (0.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0)
   # At 11 s five eighths of the second prompt have begun, and three eighths of the third.
   mixed = 3 / 8 * ends[0] + (5 / 8 - 3 / 8) * ends[1] + 3 / 8 * ends[2]
   mixed /= np.linalg.norm(mixed)
-  np.testing.assert_array_equal(fades(10.0, 2.0), joint.codes(mixed[None]))
+  np.testing.assert_array_equal(fades(7.0, 5.0), joint.codes(mixed[None]))
+  with pytest.raises(ValueError, match="wanted stories that change at the same times in one batch"):
+    composer.waveforms(["drums", [(0, "a flute"), (1, "drums")]], 2.0, 0)
   with pytest.raises(ValueError, match="crossfade: wanted 0 or more seconds, found -1"):
     composer.waveforms(["drums"], 1.0, 0, crossfade=-1.0)
 

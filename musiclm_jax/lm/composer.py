@@ -138,14 +138,15 @@ class Composer:
     keys: jax.Array,
     known: dict[str, np.ndarray] | None = None,
     against: dict[str, Condition] | None = None,
+    changes: tuple[float, ...] = (),
   ) -> dict[str, np.ndarray]:
     """The codes {source: [batch, frames, levels]} that the stages write for at least `seconds`.
 
     `given` are the conditions of sources that no stage writes, keys [batch] one random key per row.
     `known` are codes [batch, frames, levels] of sources that stages write, which stay: what is
     written continues them. Guidance goes against the conditions `against`, null ones of all sources
-    that are not there. Facts that are not given are unknown. Raises ValueError where another
-    condition of a stage has no source.
+    that are not there. No window reaches across a time of `changes`, in seconds. Facts that are not
+    given are unknown. Raises ValueError where another condition of a stage has no source.
     """
     conditions = self.conditions([{}] * len(keys)) | given
     written, known = {}, known or {}
@@ -156,7 +157,7 @@ class Composer:
       beginning = known.get(target.source, np.zeros((len(keys), 0, target.last_quantizer), int))
       beginning = target.slice(beginning, 0.0, float(total))
       new = self._write(
-        stage, conditions, against or {}, beginning, target.frames(total), stage_keys
+        stage, conditions, against or {}, beginning, target.frames(total), stage_keys, changes
       )
       below = written.get(target.source)
       codes = new if below is None else np.concatenate([below, new], axis=-1)
@@ -164,7 +165,9 @@ class Composer:
       conditions[target.source] = sliced(codes, target.frame_rate)
     return written
 
-  def _write(self, part, conditions, against, known, total_frames: int, keys) -> np.ndarray:
+  def _write(
+    self, part, conditions, against, known, total_frames: int, keys, changes
+  ) -> np.ndarray:
     """The target's codes [batch, total_frames, levels], window by window, from `known` on."""
     module, stage = part.module, part.module.stage
     target, settings = stage.target, self.settings[stage.name]
@@ -177,7 +180,8 @@ class Composer:
     written = known[:, : known.shape[1] // grid * grid]
     if written.shape[1] >= total_frames:
       return written[:, :total_frames]
-    for window in windows(total_frames, size, stride, grid, written.shape[1]):
+    breaks = tuple(int(time * target.frame_rate / grid + 1e-6) * grid for time in changes)
+    for window in windows(total_frames, size, stride, grid, written.shape[1], breaks):
       start, frames = window.start / target.frame_rate, window.end - window.start
       seconds = frames / target.frame_rate
       span = functools.partial(
@@ -210,7 +214,8 @@ class Composer:
     """Music [batch, samples] float32 of exactly `seconds` for each prompt, of a steady level.
 
     A prompt is a text, {text or audio file: weight}, or a story of them: [(time, prompt), ...],
-    where embeddings are mixed for `crossfade` seconds around each change. The same prompt and seed
+    where embeddings are mixed for `crossfade` seconds around each change; those of one batch change
+    at the same times. The same prompt and seed
     give the same music whatever else is in the batch; a prompt that comes twice gives two takes.
     `melody` are codes from `melody_codes`, for stages that read them, and `facts` {field: value}
     what is wanted exactly (`told`). `keys` [batch] are those of `prompt_keys`, which it makes
@@ -225,6 +230,10 @@ class Composer:
     stories = [story_of(prompt) for prompt in prompts]
     for story in stories:
       story.check_length(seconds)
+    changes = {story.steps(crossfade)[1:] for story in stories}
+    if len(changes) > 1:
+      raise ValueError("wanted stories that change at the same times in one batch")
+    (changes,) = changes
     known, stages = known or {}, [stage.module.stage for stage in self.stages]
     if (beginning := known_seconds(stages, known)) >= seconds:
       raise ValueError(f"seconds: wanted more than the {beginning:g} s known, found {seconds:g}")
@@ -236,7 +245,7 @@ class Composer:
     against = {"mulan": constant(self._negative(negative, len(prompts)))} if negative else {}
     keys = prompt_keys(prompts, seed) if keys is None else keys
     known = {name: np.repeat(codes, len(prompts), axis=0) for name, codes in known.items()}
-    codes = self.compose(given, seconds, keys, known, against)
+    codes = self.compose(given, seconds, keys, known, against, changes)
     music = np.asarray(self.parts["soundstream"]("decode", codes["acoustic"]))
     music = music[:, : round(seconds * self.sample_rate)]
     return steady(music, self.sample_rate, beginning)

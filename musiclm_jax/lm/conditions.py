@@ -21,24 +21,26 @@ def constant(codes: np.ndarray) -> Condition:
 def stepwise(changes: list[tuple[float, np.ndarray]]) -> Condition:
   """Codes [batch, 1, levels] that change at times in seconds: the prompts of a story.
 
-  A span has the codes of its middle. Raises ValueError where the times do not begin at 0 and rise.
+  A span has the codes of its end. Raises ValueError where the times do not begin at 0 and rise.
   """
   return switched([(time, constant(codes)) for time, codes in changes])
 
 
 def switched(changes: list[tuple[float, Condition]]) -> Condition:
-  """Conditions that follow each other at times in seconds; a span has that of its middle.
+  """Conditions that follow each other at times in seconds; a span has that of its end.
 
-  Raises ValueError where the times do not begin at 0 and rise.
+  What a window writes is its end, and no window reaches across a change (`Composer.compose`), so
+  that the context before a change is read with the condition of what goes on from it. Raises
+  ValueError where the times do not begin at 0 and rise.
   """
   times = [time for time, _ in changes]
   if not times or times[0] != 0 or any(a >= b for a, b in zip(times, times[1:])):
     raise ValueError(f"wanted times that begin at 0 and rise, found {times}")
 
   def condition(start: float, seconds: float) -> np.ndarray:
-    middle = start + seconds / 2
-    which = int(np.searchsorted(times, middle, side="right")) - 1
-    return changes[which][1](start, seconds)
+    # A window that ends at a change is before it; its frames may end a rounding later.
+    which = int(np.searchsorted(times, start + seconds - 1e-6, side="left")) - 1
+    return changes[max(which, 0)][1](start, seconds)
 
   return condition
 

@@ -69,29 +69,20 @@ class Joint:
     """The codes of each row's story at any time.
 
     Around a change the embeddings of its two prompts are mixed for `crossfade` seconds, half of
-    them before it; 0 for none.
+    them before it, step by step (`Story.steps`); 0 for none.
     """
     embeddings = self.prompts([prompt for story in stories for prompt in story.prompts])
-    codes, rows, first = self.codes(embeddings), [], 0
+    rows, first = [], 0
     for story in stories:
-      own = slice(first, first + len(story.times))
-      if crossfade and len(story.times) > 1:
-        rows.append(self._fading(story.times, embeddings[own], crossfade))
-      else:
-        rows.append(stepwise([(time, row[None]) for time, row in zip(story.times, codes[own])]))
-      first = own.stop
+      own = embeddings[first : first + len(story.times)]
+      times = story.steps(crossfade)
+      ends = [*times[1:], times[-1] + crossfade]
+      middles = [(time + end) / 2 for time, end in zip(times, ends)]
+      mixed = [_mean(own, story.shares(middle, crossfade)) for middle in middles]
+      codes = self.codes(np.stack(mixed))
+      rows.append(stepwise([(time, row[None]) for time, row in zip(times, codes)]))
+      first += len(story.times)
     return stacked(rows)
-
-  def _fading(self, times, embeddings: np.ndarray, crossfade: float) -> Condition:
-    def condition(start: float, seconds: float) -> np.ndarray:
-      middle = start + seconds / 2
-      begun = np.clip((middle - np.asarray(times)) / crossfade + 0.5, 0, 1)
-      begun[0] = 1.0
-      # What of each prompt has begun and is not replaced yet; fades that overlap add up to 1 too.
-      shares = begun - np.append(begun[1:], 0.0)
-      return self.codes(_mean(embeddings, shares)[None])
-
-    return condition
 
   def agreement(self, stories: list[Story], music: np.ndarray) -> np.ndarray:
     """MuLan's cosine [batch] of each story and its music [batch, samples].

@@ -9,7 +9,10 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 _SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
+_STEPS = 4  # of a crossfade: windows are some seconds long
 _TIME = re.compile(r"(?:(\d+):(?=[0-5]\d(?:\.|$)))?(\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -69,6 +72,23 @@ class Story:
   def texts(self) -> list[str]:
     """All texts of all prompts."""
     return [text for prompt in self.prompts for text, _ in prompt.texts]
+
+  def steps(self, crossfade: float) -> tuple[float, ...]:
+    """The times at which its embedding changes, the first 0: around each change `_STEPS` equal
+    parts of `crossfade` seconds, or its time alone.
+    """
+    if not crossfade:
+      return self.times
+    parts = (crossfade * (step / _STEPS - 0.5) for step in range(_STEPS + 1))
+    times = {max(time + part, 0.0) for part in parts for time in self.times[1:]}
+    return tuple(sorted({0.0} | times))
+
+  def shares(self, time: float, crossfade: float) -> np.ndarray:
+    """What share each prompt has of the embedding at a time; they add up to 1."""
+    since = time - np.asarray(self.times)
+    begun = np.clip(since / crossfade + 0.5, 0, 1) if crossfade else (since >= 0).astype(float)
+    begun[0] = 1.0
+    return begun - np.append(begun[1:], 0.0)  # of each what has begun and is not replaced yet
 
   def check_length(self, seconds: float) -> None:
     """Raises ValueError where a prompt begins at or after the end."""

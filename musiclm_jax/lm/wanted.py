@@ -26,9 +26,9 @@ class Wanted:
 
   Around the changes of a story prompts are mixed for `crossfade` seconds. The music begins with
   that of the audio file `continued`, and guidance goes against the prompt `negative`, where they
-  are not "". `facts` {field: value}, those that are not
-  None, say exactly what is wanted beside the prompts, where the bundle's stages read them
-  (`Composer.told`), and `ending` that the music comes to its end.
+  are not "". `facts` {field: value}, those that are not None, say exactly what is wanted beside the
+  prompts, where the bundle's stages read them (`Composer.told`), and `ending` that the music comes
+  to its end.
   """
 
   prompt: str = ""
