@@ -39,6 +39,7 @@ def world(tmp_path_factory):
   (root / "out").mkdir()
   results = {"heard": {"section": "x.y", "figures": FIGURES, "took_seconds": 1.0}}
   (root / "out" / "metrics.json").write_text(json.dumps(results))
+  (root / "out" / "detector.json").write_text("{}")
   (root / "about.md").write_text("# A model\n\nIts limits.\n")
   return {
     "bundle": bundle,
@@ -70,6 +71,7 @@ def test_a_card_tells_of_parts_data_settings_and_figures(world):
     json.loads(pathlib.Path(world["bundle"], "bundle.json").read_text())["parts"]
   )
   assert json.loads(pathlib.Path(world["bundle"], "metrics.json").read_text())["heard"]
+  assert pathlib.Path(world["bundle"], "detector.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

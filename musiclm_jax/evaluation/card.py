@@ -43,14 +43,13 @@ def card(
   the parts with their trainings in runs_dir (model directories, named as the parts) on `hardware`,
   the data of tokens_dir, the sampling settings, and those figures of the evaluation in out_dir that
   have a target. Beside it are left logs/PART.jsonl, the metrics of every training, metrics.json,
-  all figures, and the detector of its music. Raises ValueError, naming the path, where a file is
-  missing or not what it should be.
+  all figures, and the detector of its music, if it made any. Raises ValueError, naming the path,
+  where a file is missing or not what it should be.
   """
   description = bundles.load_description(bundle)
   if not pathlib.Path(about).is_file():
     raise ValueError(f"{about}: no such file")
   runs, results = read_runs(runs_dir), read_results(out_dir)
-  detector.load(str(pathlib.Path(out_dir, detector.FILE)))
   missing = [role for role in description["parts"] if role not in runs]
   if missing:
     raise ValueError(f"{runs_dir}: no training of {missing[0]} (metrics.jsonl is missing)")
@@ -65,8 +64,9 @@ def card(
   for role in description["parts"]:
     log = "".join(json.dumps(line) + "\n" for line in runs[role])
     storage.write_text(pathlib.Path(bundle, LOGS, f"{role}.jsonl"), log)
-  for name in (FIGURES, detector.FILE):
-    shutil.copy(pathlib.Path(out_dir, name), pathlib.Path(bundle, name))
+  for path in (pathlib.Path(out_dir, name) for name in (FIGURES, detector.FILE)):
+    if path.is_file():  # an evaluation that generated no music trained no detector
+      shutil.copy(path, pathlib.Path(bundle, path.name))
   target = pathlib.Path(bundle, CARD)
   storage.write_text(target, "\n\n".join(sections) + "\n")
   return str(target)
