@@ -45,16 +45,15 @@ class MusicLM:
 
     In place of a text there may be {text or audio file: weight}, where files count by their style.
     A story is a list of (time in seconds, prompt), the first time 0; around each change prompts are
-    mixed for `crossfade` seconds. Music that is `continued` [samples],
-    mono at `sample_rate`, is the beginning, and `seconds` the length with it. Guidance goes against
-    the text `negative`.
+    mixed for `crossfade` seconds. What is `continued` [samples], mono at `sample_rate`, is the
+    beginning, and `seconds` the length with it. Guidance goes against the text `negative`.
 
     What is asked for exactly wants a bundle whose stages read such labels: the tempo in beats a
     minute, a key such as "D minor", the names of instruments, and that the music comes to its end.
     What is left out is read from the prompt where that names it. Of `best_of` takes the one is kept
-    that MuLan finds nearest to the prompt. Raises ValueError for an empty
-    prompt, times that do not rise from 0 or are not below `seconds`, a length of no samples, and a
-    label or a value that the bundle does not have.
+    that MuLan finds nearest to the prompt. Raises ValueError for an empty prompt, times that do not
+    rise from 0 or are not below `seconds`, a length of no samples, and a label or a value that the
+    bundle does not have.
     """
     facts = {"bpm": tempo, "key": key, "instruments": instruments}
     facts["end_s"] = seconds if ending else None

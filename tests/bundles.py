@@ -16,19 +16,16 @@ from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.lm.token_lm import TokenLM
 from musiclm_jax.sources import Label
 from musiclm_jax.tokenizers import (
-  conformer,
   convolutions,
   discriminators,
-  front_ends,
   mulan,
   quantizer,
   soundstream,
-  targets,
   towers,
-  w2v_bert,
 )
 from musiclm_jax.tokens import Stage, Stream, Vocabulary
 from musiclm_jax.transformer import Transformer
+from tests import small_world
 
 PLAYED = ("flute", "harp", "double bass")
 SAMPLE_RATE = 2400  # with the codec's hop of 48, 50 Hz
@@ -146,32 +143,10 @@ def make_runs(root, text=None):
   return runs, text
 
 
-def hearing():
-  """A w2v-BERT whose views are 64 wide, its layers 8."""
-  layers = dict(num_layers=1, num_heads=2, head_dim=4, mlp_dim=8, kernel_size=3)
-  rest = dict(dropout_rate=0.0, num_buckets=8, max_distance=32, remat="none", unroll=True)
-  stack = conformer.Conformer(**layers, **rest, dtype="float32")
-  codes = quantizer.ResidualQuantizer(1, 8, 64, 1.0, 0.0, None, 2, False)
-  return w2v_bert.W2vBert(
-    front_end=front_ends.LogMel(SAMPLE_RATE, 60, 24, 16, 2, 8, "float32"),
-    contrastive=stack,
-    masked=stack.clone(),
-    targets=(targets.Clusters("log_mel", codes, 4, "float32"),),
-    start_rate=0.1,
-    span=5,
-    num_distractors=10,
-    temperature=0.1,
-    contrastive_weight=1.0,
-    diversity_weight=0.1,
-    masked_weight=1.0,
-    unmasked_weight=0.0,
-  )
-
-
 def add_hearing(root, runs, width=64):
   """The runs of `make_runs` and those that make semantic codes of audio, of vectors so wide."""
   root, waveform = pathlib.Path(root), {"waveform": np.zeros((2, 4800), np.float32)}
-  heard = write_part(root / "w2v_bert", hearing(), waveform)
+  heard = write_part(root / "w2v_bert", small_world.self_supervised(SAMPLE_RATE, 60, 24), waveform)
   kmeans = quantizer.EmbeddingQuantizer(
     quantizer.ResidualQuantizer(1, 16, width, 0.9, 1.0, None, 2, False), standardise=False
   )

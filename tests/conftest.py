@@ -273,3 +273,25 @@ def studio(_studio_folder, monkeypatch, tmp_path):
   monkeypatch.setattr(configuration, "FOLDER", _studio_folder / "gin")
   monkeypatch.chdir(tmp_path)
   return _studio_folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """({role: directory}, text model) of a bundle with random weights."""
+  from tests import bundles  # few tests need it, and it loads all models
+
+  return bundles.make_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def bundle(runs, tmp_path_factory):
+  from tests import bundles
+
+  return bundles.export(*runs, tmp_path_factory.mktemp("made") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def composer(bundle):
+  from musiclm_jax.lm.composer import Composer
+
+  return Composer(bundle)

@@ -85,12 +85,13 @@ def codec():
   )
 
 
-def self_supervised():
+def self_supervised(rate: int = RATE, window: int = 600, hop: int = 240):
+  """A w2v-BERT whose views are 64 wide, its layers 8."""
   layers = dict(num_layers=1, num_heads=2, head_dim=4, mlp_dim=8, kernel_size=3)
   rest = dict(dropout_rate=0.0, num_buckets=8, max_distance=32, remat="none", unroll=True)
   stack = conformer.Conformer(**layers, **rest, dtype="float32")
   return w2v_bert.W2vBert(
-    front_end=front_ends.LogMel(RATE, 600, 240, 16, 2, 8, "float32"),
+    front_end=front_ends.LogMel(rate, window, hop, 16, 2, 8, "float32"),
     contrastive=stack,
     masked=stack.clone(),
     targets=(

@@ -31,21 +31,6 @@ from tests import bundles, test_text
 pytestmark = pytest.mark.slow  # they compile a whole bundle
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-  return bundles.make_runs(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="module")
-def bundle(runs, tmp_path_factory):
-  return bundles.export(*runs, tmp_path_factory.mktemp("made") / "bundle")
-
-
-@pytest.fixture(scope="module")
-def composer(bundle):
-  return Composer(bundle)
-
-
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 3.01])  # less than, equal to and beyond the crop
 def test_music_has_exactly_the_seconds_asked_for(composer, seconds):
   music = composer.waveforms(["a flute", "drums"], seconds, seed=0)

@@ -25,16 +25,6 @@ def runs(tmp_path_factory):
   return bundles.add_hearing(root, directories), text
 
 
-@pytest.fixture(scope="module")
-def bundle(runs, tmp_path_factory):
-  return bundles.export(*runs, tmp_path_factory.mktemp("made") / "bundle")
-
-
-@pytest.fixture(scope="module")
-def composer(bundle):
-  return Composer(bundle)
-
-
 def tones(seconds):
   """[samples] of tones that change all the time."""
   times = np.arange(round(seconds * RATE)) / RATE

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from musiclm_jax import main
 from musiclm_jax.evaluation import data_report, duplicates, origins
-from musiclm_jax.evaluation.shared import Duplicates
+from musiclm_jax.evaluation.duplicates_page import Duplicates
 from tests.records import AUDIO_FEATURES, audio_row, write_records
 
 CODES, FRAMES, RUN = 1024, 75, 4

@@ -18,17 +18,6 @@ RATE = bundles.SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-  root = tmp_path_factory.mktemp("prompts")
-  return bundles.export(*bundles.make_runs(root / "runs"), root / "bundle")
-
-
-@pytest.fixture(scope="module")
-def composer(bundle):
-  return Composer(bundle)
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory):
   """Two audio files of 2.2 s: noise and a tone."""
   folder, samples = tmp_path_factory.mktemp("audio"), round(2.2 * RATE)

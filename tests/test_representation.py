@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from musiclm_jax import audio
-from musiclm_jax.evaluation import heard, representation
-from musiclm_jax.evaluation.heard import Generated
+from musiclm_jax.evaluation import representation, representation_page
+from musiclm_jax.evaluation.representation_page import Generated
 
 RATE, SECONDS = 24000, 4
 
@@ -100,16 +100,18 @@ def test_the_section_begins_with_what_is_over_represented():
   real = quantities(key=one_hot("key", C_major=50, G_major=50, A_minor=100))
   generated = quantities(key=one_hot("key", C_major=140, G_major=60))
   works = [str(i) for i in range(200)]
-  labels = heard._labels({"key": [b"C major", b"Eb dorian"], "bpm": [100.0, np.float32(60)]})
-  text = heard.section((generated, works), (real, works), labels, 0)
+  labels = representation_page._labels(
+    {"key": [b"C major", b"Eb dorian"], "bpm": [100.0, np.float32(60)]}
+  )
+  text = representation_page.section((generated, works), (real, works), labels, 0)
   over, under = text.index("<td>C major (key)</td><td>2.78"), text.index("<td>A minor (key)</td>")
   assert text.index("Over-represented") < over < text.index("Under-represented") < under
   assert "<td>50\xa0%</td></tr>" in text  # of the labels
-  assert heard._labels({"key": [b"unknown"]}) == {}
+  assert representation_page._labels({"key": [b"unknown"]}) == {}
 
 
 def test_files_are_compared_with_files_or_records(tmp_path, monkeypatch, rng):
-  monkeypatch.setattr(heard, "section", lambda *sets: "")
+  monkeypatch.setattr(representation_page, "section", lambda *sets: "")
   monkeypatch.setattr(
     representation, "hear", lambda x, rate: quantities(key=one_hot("key", C_major=len(x)))
   )

@@ -50,7 +50,7 @@ SETS = (
   of_sets.Mauve(Bands(), 6, 100, 0),
 )
 MEASURES = (*SETS, of_pairs.ClassDivergence(Bands()), of_pairs.Chroma(RATE))
-KERNEL, KLD = MEASURES[0].name, MEASURES[5].name
+KERNEL, KLD = (score.name_of(MEASURES[i]) for i in (0, 5))
 
 
 def tone(pitch: float, noise: float, seed: int, rate: int = RATE) -> np.ndarray:
@@ -117,12 +117,12 @@ def test_scores_are_ordered_and_every_row_has_its_measures(done):
     anchors.NOISE,
   ]
   for measure in SETS:
-    values = [rows[name][measure.name]["value"] for name in ("real", "near", "far")]
+    values = [rows[name][score.name_of(measure)]["value"] for name in ("real", "near", "far")]
     ordered = values if measure.better == "less" else values[::-1]
-    assert ordered == sorted(ordered), (measure.name, values)
+    assert ordered == sorted(ordered), (score.name_of(measure), values)
   low, high = rows[anchors.HALVES][KERNEL]["interval"]
   assert low < 30 and high < rows["near"][KERNEL]["value"]
-  assert set(rows["near"]) == {m.name for m in MEASURES}
+  assert set(rows["near"]) == {score.name_of(m) for m in MEASURES}
   assert set(rows["near, shuffled prompts"]) == {KLD, "chroma correlation"}
   assert rows["near"][KLD]["value"] < rows["near, shuffled prompts"][KLD]["value"]
   for scores in rows.values():
@@ -202,7 +202,7 @@ def test_measures_of_too_few_clips_are_refused_by_name(folder, tmp_path, capsys)
   for i in range(2):
     (tmp_path / "two" / f"{i:02}.wav").symlink_to(folder / "near" / f"{i:02}.wav")
   rows = scored(tmp_path, tmp_path / "out", ("two",), SETS, **vars(material(folder)))["rows"]
-  found = rows["two"][SETS[1].name]
+  found = rows["two"][score.name_of(SETS[1])]
   assert found["too_few"] == "8 patches, at least 9 are needed" and "value" not in found
   assert "too few: 8 patches" in capsys.readouterr().out
   assert rows["two"][KERNEL]["value"] > -1000  # two clips are enough for this
@@ -210,7 +210,8 @@ def test_measures_of_too_few_clips_are_refused_by_name(folder, tmp_path, capsys)
 
 def test_what_is_not_there_leaves_measures_out(folder, tmp_path, capsys):
   rows = scored(folder, tmp_path, ("near",), real="", clip_table="")["rows"]
-  assert list(rows) == [anchors.HALVES, "near"] and set(rows["near"]) == {m.name for m in SETS}
+  assert list(rows) == [anchors.HALVES, "near"]
+  assert set(rows["near"]) == {score.name_of(measure) for measure in SETS}
   assert f"left out {KLD}: it needs real" in capsys.readouterr().err
 
 

@@ -18,17 +18,6 @@ from tests import bundles
 RATE = bundles.SAMPLE_RATE
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-  root = tmp_path_factory.mktemp("story")
-  return bundles.export(*bundles.make_runs(root / "runs"), root / "bundle")
-
-
-@pytest.fixture(scope="module")
-def composer(bundle):
-  return Composer(bundle)
-
-
 def written(composer, prompts, monkeypatch, seconds=4.0, **more):
   """The codes that the stages write, and the music."""
   found = []

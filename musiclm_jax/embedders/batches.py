@@ -36,7 +36,7 @@ def on_devices(network, weights: Weights, rows: np.ndarray, size: int) -> np.nda
 
 
 def in_batches(function, rows: np.ndarray, size: int) -> np.ndarray:
-  """`function` of all rows [n, ...], n > 0, `size` at a time; its results [n, ...] float32.
+  """`function` of all rows [n, ...], n > 0, `size` at a time; its results [n, ...].
 
   The last batch is filled up with copies of its last row, whose results are left out.
   """
@@ -44,7 +44,7 @@ def in_batches(function, rows: np.ndarray, size: int) -> np.ndarray:
   for start in range(0, len(rows), size):
     some = rows[start : start + size]
     filled = np.pad(some, [(0, size - len(some))] + [(0, 0)] * (some.ndim - 1), mode="edge")
-    results.append(np.asarray(function(filled), np.float32)[: len(some)])
+    results.append(np.asarray(function(filled))[: len(some)])
   return np.concatenate(results)
 
 

@@ -33,7 +33,9 @@ class SavedModel:
   sample_rate: PositiveInt
   window_seconds: PositiveFloat
   hop_seconds: PositiveFloat
-  arguments: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+  arguments: dict[str, str | int | float | bool] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
 
   def __post_init__(self):
     if not pathlib.Path(self.path, "saved_model.pb").is_file():

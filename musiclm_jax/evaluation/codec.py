@@ -11,8 +11,9 @@ import numpy as np
 import soundfile
 
 from musiclm_jax import spectrograms
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import metrics, page, pictures
-from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.soundstream import log_mel_distance, si_snr
 

@@ -7,7 +7,14 @@ import pathlib
 import numpy as np
 
 from musiclm_jax import storage
-from musiclm_jax.evaluation import heard, metrics, origins, page, pictures, shared
+from musiclm_jax.evaluation import (
+  duplicates_page,
+  metrics,
+  origins,
+  page,
+  pictures,
+  representation_page,
+)
 from musiclm_jax.quiet import quiet
 from musiclm_jax.ranges import PositiveInt
 
@@ -21,8 +28,8 @@ def data_report(
   out_dir: str,
   labels: tuple[str, ...],
   most_bars: PositiveInt,
-  duplicates: shared.Duplicates,
-  generated: heard.Generated,
+  duplicates: duplicates_page.Duplicates,
+  generated: representation_page.Generated,
 ) -> str:
   """Writes out_dir/index.html about the audio records or token shards in data_dir, and returns it.
 

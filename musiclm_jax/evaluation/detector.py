@@ -18,8 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from musiclm_jax import audio, storage
 from musiclm_jax.embedders import musicnn
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import metrics
-from musiclm_jax.evaluation.held_out import in_batches
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
 
 FILE = "detector.json"

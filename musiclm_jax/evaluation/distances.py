@@ -6,7 +6,7 @@ import math
 import numpy as np
 from scipy import linalg
 
-from musiclm_jax.evaluation import similarities
+from musiclm_jax.evaluation import metrics, similarities
 
 _MATRICES = 1 << 24  # elements of the matrices of several works or draws at once: 128 MB
 
@@ -45,8 +45,7 @@ def frechet_draws(
   labels, group = np.unique(np.repeat(works, x.shape[1]), return_inverse=True)
   if len(labels) < 3:
     return np.zeros(0)
-  share = np.full(len(labels), 1 / len(labels))
-  counts = np.random.default_rng(seed).multinomial(len(labels), share, size=draws)
+  counts = metrics.draws_of(len(labels), draws, seed)
   y = np.asarray(y, np.float64)
   place, covariance = y.mean(axis=0), np.cov(y, rowvar=False)
   variances, axes = np.linalg.eigh(covariance)
@@ -170,9 +169,7 @@ class KernelSums:
     """
     if len(self.sizes) < 3:
       return np.zeros(0)
-    share = np.full(len(self.sizes), 1 / len(self.sizes))
-    counts = np.random.default_rng(seed).multinomial(len(self.sizes), share, size=draws)
-    counts = counts.astype(np.float64)
+    counts = metrics.draws_of(len(self.sizes), draws, seed).astype(np.float64)
     # pairs within a work count once for each copy, those of two works for both copies of both
     again = np.square(counts) - counts
     sums = ((counts @ self.pairs) * counts).sum(axis=1) - again @ np.diagonal(self.pairs)

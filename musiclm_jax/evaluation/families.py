@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from musiclm_jax.embedders import musicnn
-from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches, read_split
+from musiclm_jax.embedders.batches import in_batches
+from musiclm_jax.evaluation.held_out import HeldOut, crop, read_split
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
 
 

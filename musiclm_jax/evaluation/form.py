@@ -12,9 +12,10 @@ import numpy as np
 from musiclm_jax import audio
 from musiclm_jax.datasets import catalogue, corpus_clips, soundfonts
 from musiclm_jax.embedders import packages
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import adherence, metrics, page, transcriber
 from musiclm_jax.evaluation.generated import choose_prompts, prompt
-from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.lm.composer import Composer
 from musiclm_jax.ranges import PositiveFloat, PositiveInt, Seed
 

@@ -13,6 +13,7 @@ import soundfile
 from musiclm_jax import audio
 from musiclm_jax.datasets import clip_files
 from musiclm_jax.embedders import packages
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import (
   detector,
   listeners,
@@ -23,7 +24,7 @@ from musiclm_jax.evaluation import (
   transcriber,
 )
 from musiclm_jax.evaluation.families import Families
-from musiclm_jax.evaluation.held_out import HeldOut, crop, in_batches
+from musiclm_jax.evaluation.held_out import HeldOut, crop
 from musiclm_jax.evaluation.retrieval import caption_cosines
 from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.sampling import Changes

@@ -186,17 +186,6 @@ def crop(clips: list[dict], samples: int) -> np.ndarray:
   return rows
 
 
-def in_batches(function, rows: np.ndarray, batch_size: int) -> np.ndarray:
-  """`function` of all rows [n, ...], in batches of one shape, its results concatenated."""
-  results = []
-  for start in range(0, len(rows), batch_size):
-    some = rows[start : start + batch_size]
-    spare = batch_size - len(some)
-    padded = np.concatenate([some, np.repeat(some[:1], spare, axis=0)])
-    results.append(np.asarray(function(padded))[: len(some)])
-  return np.concatenate(results)
-
-
 def _digest(paths: list[pathlib.Path]) -> str:
   """A digest of the content of files, in their order."""
   content = hashlib.sha256()

@@ -8,8 +8,9 @@ import dataclasses
 import numpy as np
 
 from musiclm_jax.datasets.captions import brightness
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import metrics, page
-from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.evaluation.retrieval import clip_embedding, clip_embeddings, text_rows
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
 

@@ -11,8 +11,9 @@ import functools
 import jax
 import numpy as np
 
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import metrics, page, probes
-from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.evaluation.semantic import labels
 from musiclm_jax.ranges import PositiveFloat, PositiveInt, Seed
 from musiclm_jax.seeds import random_key

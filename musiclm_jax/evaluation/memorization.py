@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import metrics, page, pictures
-from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.evaluation.stages import first_crops, write
 from musiclm_jax.lm.sampling import Sampling
 from musiclm_jax.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Seed

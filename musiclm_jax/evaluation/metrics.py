@@ -102,14 +102,18 @@ def bootstrap(values, groups, weights=None, *, resamples: int = 2000, seed: int 
   if len(labels) < 2:
     return None
   sums = np.stack([np.bincount(group, each) for each in (values, weights)], axis=1)
-  drawn = np.random.default_rng(seed).multinomial(
-    len(labels), np.full(len(labels), 1 / len(labels)), size=resamples
-  )
-  totals = drawn @ sums
+  totals = draws_of(len(labels), resamples, seed) @ sums
   if (totals[:, 1] == 0).any():
     return None
   low, high = np.percentile(totals[:, 0] / totals[:, 1], (2.5, 97.5))
   return float(low), float(high)
+
+
+def draws_of(count: int, draws: int, seed: int) -> np.ndarray:
+  """How often each of `count` works is drawn, [draws, count] int, where as many are drawn anew with
+  replacement: the resamples of every bootstrap, so that equal works and seeds have equal ones.
+  """
+  return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -167,9 +167,7 @@ def means_of_draws(rows: np.ndarray, works: list[str], seed: int) -> np.ndarray:
   labels, group = np.unique(np.asarray(works), return_inverse=True)
   sums = np.zeros((len(labels), rows.shape[1] + 1))
   np.add.at(sums, group, np.column_stack([rows, np.ones(len(rows))]))
-  count = len(labels)
-  drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_DRAWS)
-  totals = drawn @ sums
+  totals = metrics.draws_of(len(labels), _DRAWS, seed) @ sums
   return totals[:, :-1] / totals[:, -1:]
 
 

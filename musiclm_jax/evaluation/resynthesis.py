@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 
 from musiclm_jax.embedders import packages
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import listeners, metrics, page
-from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.evaluation.stages import check_tokens, first_crops, other_work, padded, write
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.lm.sampling import Sampling

@@ -8,8 +8,9 @@ import html
 
 import numpy as np
 
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import metrics, page, pictures
-from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.evaluation.humming import hum
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.ranges import PositiveInt

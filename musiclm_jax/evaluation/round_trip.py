@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from musiclm_jax.embedders import packages
+from musiclm_jax.embedders.batches import in_batches
 from musiclm_jax.evaluation import listeners, metrics, page, persistence, prompted
 from musiclm_jax.evaluation.codec import through_opus
 from musiclm_jax.evaluation.families import Families
-from musiclm_jax.evaluation.held_out import HeldOut, in_batches
+from musiclm_jax.evaluation.held_out import HeldOut
 from musiclm_jax.evaluation.retrieval import caption_cosines
 from musiclm_jax.ranges import PositiveFloat, PositiveInt
 from musiclm_jax.tokenizers.soundstream import log_mel_distance

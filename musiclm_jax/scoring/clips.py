@@ -40,14 +40,7 @@ class Clips:
     """
     read = functools.partial(self._read, sample_rate=sample_rate)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-      rows = []
-      for row in pool.map(read, self.paths):
-        rows.append(row)
-        if len(rows) == _BATCH:
-          yield np.stack(rows)
-          rows = []
-    if rows:
-      yield np.stack(rows)
+      yield from stacked(pool.map(read, self.paths))
 
   def named(self, names: Iterable[str]) -> "Clips":
     """The clips of these names, in their order. Raises ValueError for one that is not there."""
@@ -66,6 +59,18 @@ class Clips:
     row = np.zeros(samples, np.float32)
     row[: len(waveform)] = waveform[:samples]
     return row
+
+
+def stacked(rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+  """Waveforms [samples] as [up to 16 clips, samples]."""
+  batch = []
+  for row in rows:
+    batch.append(row)
+    if len(batch) == _BATCH:
+      yield np.stack(batch)
+      batch = []
+  if batch:
+    yield np.stack(batch)
 
 
 def find(pattern: str, seconds: float) -> Clips:

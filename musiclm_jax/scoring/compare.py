@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from musiclm_jax import storage
-from musiclm_jax.evaluation import page
+from musiclm_jax.evaluation import metrics, page
 
 
 def compare(*, files: tuple[str, ...], out: str) -> list[dict]:
@@ -100,8 +100,7 @@ def _difference(one: dict, other: dict) -> dict:
 
 def _paired_draws(sums: list, draws: int = 2000, seed: int = 0) -> np.ndarray:
   """Differences [draws] of two ratios of sums over works [2][works] when works are drawn anew."""
-  count = len(sums[0][0])
-  drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+  drawn = metrics.draws_of(len(sums[0][0]), draws, seed)
   one, other = ((drawn @ top) / np.maximum(drawn @ bottom, 1e-12) for top, bottom in sums)
   return one - other
 

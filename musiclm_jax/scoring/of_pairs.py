@@ -16,23 +16,13 @@ _TRANSCRIBER = {"transcriber": "basic-pitch 0.4.0", "threshold": 0.5}
 class ClassDivergence:
   """KLD: Kullback-Leibler divergence of class shares, of the real clip from the generated one."""
 
-  classifier: Classifier
+  embedder: Classifier
 
-  better = "less"
-  needs = ("real",)
-
-  @property
-  def name(self) -> str:
-    """The divergence and its classifier."""
-    return f"KLD, real ‖ generated ({self.classifier.spec['embedder']})"
-
-  @property
-  def spec(self) -> dict:
-    """That of the classifier, and the direction."""
-    return self.classifier.spec | {"direction": "real ‖ generated", "unit": "nats"}
+  label, better, needs = "KLD, real ‖ generated", "less", ("real",)
+  settings = {"direction": "real ‖ generated", "unit": "nats"}
 
   def __call__(self, judged: Judged) -> Score:
-    own, real = (features(x, self.classifier, "classify") for x in (judged.clips, judged.real))
+    own, real = (features(x, self.embedder, "classify") for x in (judged.clips, judged.real))
     return of_clips(divergence.kl_divergence(real, own), judged.works)
 
 
@@ -40,24 +30,13 @@ class ClassDivergence:
 class CaptionCosine:
   """Cosine of each clip and its caption: MuLan cycle consistency, or the CLAP score."""
 
-  joint: Joint
+  embedder: Joint
 
-  better = "more"
-  needs = ("captions",)
-
-  @property
-  def name(self) -> str:
-    """The cosine and its model."""
-    return f"cosine to the caption ({self.joint.spec['embedder']})"
-
-  @property
-  def spec(self) -> dict:
-    """That of the model."""
-    return self.joint.spec
+  label, better, needs, settings = "cosine to the caption", "more", ("captions",), {}
 
   def __call__(self, judged: Judged) -> Score:
-    texts = self.joint.embed_texts(list(judged.captions))
-    clips = features(judged.clips, self.joint, "embed_clips")
+    texts = self.embedder.embed_texts(list(judged.captions))
+    clips = features(judged.clips, self.embedder, "embed_clips")
     return of_clips((texts * clips).sum(axis=1), judged.works)
 
 
@@ -67,10 +46,11 @@ class Chroma:
 
   sample_rate: int
 
-  name, better, needs = "chroma correlation", "more", ("real",)
+  label, better, needs = "chroma correlation", "more", ("real",)
+  embedder = None
 
   @property
-  def spec(self) -> dict:
+  def settings(self) -> dict:
     """The rate and the method."""
     return {"sample_rate": self.sample_rate, "chroma": "librosa, log(1 + 100 x)"}
 
@@ -90,24 +70,27 @@ class Chroma:
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-  """What basic-pitch hears, the maker of features for measures of notes."""
+  """What basic-pitch hears, the maker of features for measures of notes: an `embedder.Shared`."""
 
   sample_rate = 22050  # Hz
 
-  def sounding(self, waveforms: np.ndarray) -> np.ndarray:
-    """Whether each note sounds, [clips, frames, 88] bool, in waveforms [clips, samples]."""
-    return transcriber.sounding(transcriber.transcribe(waveforms, self.sample_rate)[0])
+  def outputs(self, waveforms: np.ndarray) -> np.ndarray:
+    """Which notes sound, and contours.pitch_line, [clips, frames, 88 + 1] int16."""
+    notes, found = transcriber.outputs(waveforms, self.sample_rate, ("notes", "contours"))
+    line = contours.pitch_line(found)[..., None]
+    return np.concatenate([transcriber.sounding(notes), line], axis=2, dtype=np.int16)
 
-  def lines(self, waveforms: np.ndarray) -> np.ndarray:
-    """contours.pitch_line of waveforms [clips, samples]."""
-    return contours.pitch_line(*transcriber.outputs(waveforms, self.sample_rate, ("contours",)))
+  def of_outputs(self, method: str, outputs: np.ndarray) -> np.ndarray:
+    """Of "sounding" [clips, frames, 88] bool, of "line" [clips, frames]."""
+    return {"sounding": outputs[..., :-1] > 0, "line": outputs[..., -1]}[method]
 
 
 @dataclasses.dataclass(frozen=True)
 class NoteAgreement:
   """F-measure of (frame, pitch) against the real clip's, all frames of all clips pooled."""
 
-  name, better, needs, spec = "note F-measure", "more", ("real",), _TRANSCRIBER
+  label, better, needs = "note F-measure", "more", ("real",)
+  settings, embedder = _TRANSCRIBER, None
 
   def __call__(self, judged: Judged) -> Score:
     own, real = (features(x, Notes(), "sounding") for x in (judged.clips, judged.real))
@@ -119,10 +102,11 @@ class NoteAgreement:
 class PitchContour:
   """Raw pitch accuracy of the strongest pitch of each frame against the real clip's."""
 
-  name, better, needs, spec = "pitch contour accuracy", "more", ("real",), _TRANSCRIBER
+  label, better, needs = "pitch contour accuracy", "more", ("real",)
+  settings, embedder = _TRANSCRIBER, None
 
   def __call__(self, judged: Judged) -> Score:
-    own, real = (features(x, Notes(), "lines") for x in (judged.clips, judged.real))
+    own, real = (features(x, Notes(), "line") for x in (judged.clips, judged.real))
     right, total = contours.line_agreement(real, own).T
     return of_clips(right, judged.works, total)
 
@@ -133,10 +117,11 @@ class Tempo:
 
   sample_rate: int
 
-  name, better, needs = "tempo as stated", "more", ("bpm",)
+  label, better, needs = "tempo as stated", "more", ("bpm",)
+  embedder = None
 
   @property
-  def spec(self) -> dict:
+  def settings(self) -> dict:
     """The rate and the method."""
     return {"sample_rate": self.sample_rate, "tempo": "librosa, within 4 %, octaves count"}
 
@@ -153,8 +138,8 @@ class Tempo:
 class Key:
   """MIREX score of the key of the notes that basic-pitch hears."""
 
-  name, better, needs = "key as stated (MIREX)", "more", ("key",)
-  spec = _TRANSCRIBER | {"profiles": "Temperley"}
+  label, better, needs = "key as stated (MIREX)", "more", ("key",)
+  settings, embedder = _TRANSCRIBER | {"profiles": "Temperley"}, None
 
   def __call__(self, judged: Judged) -> Score:
     notes = features(judged.clips, Notes(), "sounding").astype(np.float32)

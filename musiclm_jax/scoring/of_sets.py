@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
 from musiclm_jax.embedders.embedder import Embedder
-from musiclm_jax.evaluation import distances, divergence, similarities
+from musiclm_jax.evaluation import distances, divergence, metrics, similarities
 from musiclm_jax.ranges import PositiveInt, Seed
 from musiclm_jax.scoring.clips import Clips, features
-from musiclm_jax.scoring.score import Judged, Score, of_clips, of_draws, require
+from musiclm_jax.scoring.score import Judged, Score, of_clips, of_draws, recentred, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,18 +20,8 @@ class KernelDistance:
   embedder: Embedder
   draws: PositiveInt
 
-  better = "less"
-  needs = ("reference",)
-
-  @property
-  def name(self) -> str:
-    """The distance and its embedder."""
-    return _name("kernel distance × 1000", self.embedder)
-
-  @property
-  def spec(self) -> dict:
-    """That of the embedder, and the kernel."""
-    return self.embedder.spec | {"kernel": "Gaussian, median of the reference", "unbiased": True}
+  label, better, needs = "kernel distance × 1000", "less", ("reference",)
+  settings = {"kernel": "Gaussian, median of the reference", "unbiased": True}
 
   def __call__(self, judged: Judged) -> Score:
     each, reference = _embeddings(judged, self.embedder)
@@ -48,26 +39,15 @@ class FrechetDistance:
   draws: PositiveInt
   seed: Seed
 
-  better = "less"
-  needs = ("reference",)
-
-  @property
-  def name(self) -> str:
-    """The distance and its embedder."""
-    return _name("Fréchet distance", self.embedder)
-
-  @property
-  def spec(self) -> dict:
-    """That of the embedder, and the covariance."""
-    return self.embedder.spec | {"covariance": "n - 1, patches pooled"}
+  label, better, needs = "Fréchet distance", "less", ("reference",)
+  settings = {"covariance": "n - 1, patches pooled"}
 
   def __call__(self, judged: Judged) -> Score:
     each, reference = _embeddings(judged, self.embedder)
     require(min(len(_rows(each)), len(reference)), each.shape[2] + 1, "patches")
     value = distances.frechet_distance(_rows(each), reference)
     draws = distances.frechet_draws(each, reference, judged.works, draws=self.draws, seed=self.seed)
-    # repeated clips lower the rank of the covariance, which shifts all draws alike
-    return of_draws(value, draws - draws.mean() + value if len(draws) else draws)
+    return of_draws(value, recentred(draws, value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +58,8 @@ class FrechetLimit:
   draws: PositiveInt
   seed: Seed
 
-  better = "less"
-  needs = ("reference",)
-
-  @property
-  def name(self) -> str:
-    """The distance and its embedder."""
-    return _name("Fréchet distance, limit", self.embedder)
-
-  @property
-  def spec(self) -> dict:
-    """That of the embedder, and the extrapolation."""
-    return self.embedder.spec | {"covariance": "n - 1, patches pooled", "limit": "linear in 1 / n"}
+  label, better, needs = "Fréchet distance, limit", "less", ("reference",)
+  settings = {"covariance": "n - 1, patches pooled", "limit": "linear in 1 / n"}
 
   def __call__(self, judged: Judged) -> Score:
     each, reference = _embeddings(judged, self.embedder)
@@ -100,7 +70,7 @@ class FrechetLimit:
       for some in _drawn(judged.works, self.draws, self.seed)
       if some.size * each.shape[1] >= 2 * each.shape[2]
     ]
-    return of_draws(value, np.array(draws) - np.mean(draws) + value if draws else np.zeros(0))
+    return of_draws(value, recentred(np.array(draws), value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,18 +79,8 @@ class FrechetOfEach:
 
   embedder: Embedder
 
-  better = "less"
-  needs = ("reference",)
-
-  @property
-  def name(self) -> str:
-    """The distance and its embedder."""
-    return _name("Fréchet distance of each clip", self.embedder)
-
-  @property
-  def spec(self) -> dict:
-    """That of the embedder, and the covariance."""
-    return self.embedder.spec | {"covariance": "n - 1, of each clip"}
+  label, better, needs = "Fréchet distance of each clip", "less", ("reference",)
+  settings = {"covariance": "n - 1, of each clip"}
 
   def __call__(self, judged: Judged) -> Score:
     each, reference = _embeddings(judged, self.embedder)
@@ -138,18 +98,12 @@ class Mauve:
   draws: PositiveInt
   seed: Seed
 
-  better = "more"
-  needs = ("reference",)
+  label, better, needs = "MAUVE", "more", ("reference",)
 
   @property
-  def name(self) -> str:
-    """The divergence and its embedder."""
-    return _name("MAUVE", self.embedder)
-
-  @property
-  def spec(self) -> dict:
-    """That of the embedder, the clusters and their seed."""
-    return self.embedder.spec | {"clusters": self.clusters, "seed": self.seed}
+  def settings(self) -> dict:
+    """The clusters and their seed."""
+    return {"clusters": self.clusters, "seed": self.seed}
 
   def __call__(self, judged: Judged) -> Score:
     each, reference = _embeddings(judged, self.embedder)
@@ -165,15 +119,10 @@ class Mauve:
         for some in _drawn(judged.works, self.draws, self.seed)
       ]
     )
-    moved = np.clip(draws - draws.mean() + value, 0, 1) if len(draws) else draws
-    return of_draws(value, moved)
+    return of_draws(value, np.clip(recentred(draws, value), 0, 1))
 
   def _shares(self, labels: np.ndarray) -> np.ndarray:
     return np.bincount(labels.ravel(), minlength=self.clusters) / labels.size
-
-
-def _name(measure: str, embedder: Embedder) -> str:
-  return f"{measure} ({embedder.spec['embedder']})"
 
 
 def _embeddings(judged: Judged, embedder: Embedder) -> tuple[np.ndarray, np.ndarray]:
@@ -192,13 +141,11 @@ def _rows(embeddings: np.ndarray) -> np.ndarray:
   return embeddings.reshape(-1, embeddings.shape[-1])
 
 
-def _drawn(works: tuple[str, ...], draws: int, seed: int):
+def _drawn(works: tuple[str, ...], draws: int, seed: int) -> Iterator[np.ndarray]:
   """Indices of the clips of works that are drawn with replacement, `draws` times; none where there
   are fewer than three works. The same for two systems with the same works.
   """
   labels, group = np.unique(works, return_inverse=True)
-  members = [np.flatnonzero(group == index) for index in range(len(labels))]
-  rng = np.random.default_rng(seed)
-  for _ in range(draws if len(labels) > 2 else 0):
-    drawn = rng.integers(len(labels), size=len(labels))
-    yield np.concatenate([members[index] for index in drawn])
+  if len(labels) > 2:
+    for counts in metrics.draws_of(len(labels), draws, seed):
+      yield np.repeat(np.arange(len(works)), counts[group])

@@ -14,7 +14,7 @@ from musiclm_jax.export import bundle as bundles
 from musiclm_jax.ranges import PositiveFloat, PositiveInt, Seed
 from musiclm_jax.scoring import anchors, show, table
 from musiclm_jax.scoring.clips import Clips, find
-from musiclm_jax.scoring.score import Judged, Measure, Score, TooFew
+from musiclm_jax.scoring.score import Judged, Measure, Score, TooFew, name_of, spec_of
 from musiclm_jax.tokenizers import frozen, protocols
 
 SCORES = "scores.json"
@@ -58,23 +58,22 @@ def score(
   found = {name: find(pattern, seconds) for name, pattern in systems.items()}
   if not found:
     raise ValueError("systems: wanted {'NAME': 'FOLDER/*.wav'}, found none")
-  rows = {}
-  used = []
+  rows, used = {}, []
   for name, judged in _rows(found, material, seconds, pathlib.Path(out_dir)):
     rows[name] = {}
     for measure in measures:
       if all(getattr(judged, need) is not None for need in measure.needs):
-        rows[name][measure.name] = _scored(measure, judged)
-        used.append(measure.name)
+        rows[name][name_of(measure)] = _scored(measure, judged)
+        used.append(measure)
     print(
       f"score {name}: {len(rows[name])} measures of {len(judged.clips.paths)} clips",
       file=sys.stderr,
       flush=True,
     )
-  for measure in measures:
-    if measure.name not in used:
-      print(f"score: left out {measure.name}: it needs {', '.join(measure.needs)}", file=sys.stderr)
-  better = {each.name: each.better for each in measures if each.name in used}
+  for measure in (each for each in measures if each not in used):
+    needs = ", ".join(measure.needs)
+    print(f"score: left out {name_of(measure)}: it needs {needs}", file=sys.stderr)
+  better = {name_of(each): each.better for each in measures if each in used}
   content = {"systems": list(found), "better": better, "rows": rows}
   storage.write_text(pathlib.Path(out_dir, SCORES), json.dumps(content) + "\n")
   storage.write_text(pathlib.Path(out_dir, "index.html"), show.document(content))
@@ -139,7 +138,7 @@ def _shuffled(judged: Judged) -> Judged:
 
 def _scored(measure: Measure, judged: Judged) -> dict:
   """The row of scores.json of one measure: its value, or why there is none."""
-  spec = {"measure": measure.name, **measure.spec, **_spec(measure, judged)}
+  spec = spec_of(measure) | _spec(measure, judged)
   try:
     found = measure(judged)
   except TooFew as error:

@@ -1,11 +1,13 @@
 """What a score is, and what measures it."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import numpy as np
 
+from musiclm_jax.embedders.embedder import Classifier, Embedder, Joint
 from musiclm_jax.evaluation import metrics
 from musiclm_jax.scoring.clips import Clips
 
@@ -45,23 +47,32 @@ class Score:
 class Measure(Protocol):
   """What measures audio: a frozen dataclass of its settings.
 
-  Two scores are comparable if the names and specs of their measures and all that they are judged by
-  are the same. `better` is "less" or "more"; `needs` are the fields of Judged that must be there.
+  `label` is what it is called in tables; `better` is "less" or "more"; `needs` are the fields of
+  Judged that must be there. Its value depends on these, on the audio, on its `settings` and on its
+  `embedder`, if it has one, and on nothing else: `spec_of`.
   """
 
-  @property
-  def name(self) -> str:
-    """What it is called in tables."""
-
-  @property
-  def spec(self) -> Mapping[str, str | int | float]:
-    """All that its value depends on besides the audio and the needs."""
-
+  label: str
   better: Literal["less", "more"]
   needs: tuple[Need, ...]
+  settings: Mapping[str, str | int | float]
+  embedder: Embedder | Classifier | Joint | None
 
   def __call__(self, judged: Judged) -> Score:
     """The score of clips. Raises TooFew where they do not suffice."""
+
+
+@functools.cache  # the fingerprint of an embedder reads all its weights
+def spec_of(measure: Measure) -> dict[str, str | int | float]:
+  """The name of a measure and all that its value depends on besides what it judges."""
+  own = measure.embedder.spec if measure.embedder else {}
+  name = f"{measure.label} ({own['embedder']})" if own else measure.label
+  return {"measure": name, **own, **measure.settings}
+
+
+def name_of(measure: Measure) -> str:
+  """What a measure is called in tables: its label and its embedder."""
+  return spec_of(measure)["measure"]
 
 
 class TooFew(Exception):
@@ -81,6 +92,13 @@ def of_clips(values, works: tuple[str, ...], weights=None) -> Score:
   values = np.asarray(values, np.float64)
   interval = metrics.bootstrap(values, works, weights)
   return Score(metrics.ratio(values, weights), interval, values, weights)
+
+
+def recentred(draws: np.ndarray, value: float) -> np.ndarray:
+  """Draws [draws] with the mean `value`: repeated clips have less spread than others, which moves
+  the draws of a distance of distributions all alike.
+  """
+  return draws - draws.mean() + value if len(draws) else draws
 
 
 def of_draws(value: float, draws: np.ndarray) -> Score:

@@ -1,18 +1,16 @@
 """Generated music beside real clips of a data set: the section of the data report."""
 
 import dataclasses
-import glob
 import html
-import os
-import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
 from musiclm_jax import audio
 from musiclm_jax.evaluation import adherence, origins, page, pictures, representation
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt
+from musiclm_jax.scoring.clips import Clips, find, stacked
 
-_BATCH = 16  # clips
 _FIRST = 12  # values of each direction that stand first
 
 Set = tuple[dict[str, np.ndarray], list[str]]  # what is heard in clips, and the works of these
@@ -36,9 +34,9 @@ class Generated:
 
   def check(self, train) -> None:
     """Raises ValueError where there are no such files, or no audio in the records of `train`."""
-    _files(self.generated)
+    find(self.generated, self.seconds)
     if self.real:
-      _files(self.real)
+      find(self.real, self.seconds)
     elif train is None or "waveform" not in train.features:
       raise ValueError(
         f"{self.generated}: nothing to compare with: the data set has no train split of audio "
@@ -52,12 +50,12 @@ class Generated:
     Raises ValueError as `check`, and, naming it, where a file cannot be read or a clip is shorter
     than `seconds`.
     """
-    paths = _files(self.generated)
-    generated = self._of_files(paths)
+    generated = self._of_files(find(self.generated, self.seconds))
     if self.real:
-      real, what = self._of_files(self._drawn(_files(self.real), len(paths))), self.real
+      drawn = self._drawn(find(self.real, self.seconds), len(generated[1]))
+      real, what = self._of_files(drawn), self.real
     else:
-      real, what = self._of_records(train, len(paths)), "the first records of train"
+      real, what = self._of_records(train, len(generated[1])), "the first records of train"
     labels = _labels(columns)
     note = (
       f"What published listeners hear in the first {self.seconds:g} s of {len(generated[1])} files "
@@ -68,40 +66,32 @@ class Generated:
     )
     return page.section("Generated music", note, section(generated, real, labels, self.seed))
 
-  def _drawn(self, paths: list[str], count: int) -> list[str]:
-    order = np.random.default_rng(self.seed).permutation(len(paths))
-    return [paths[i] for i in sorted(order[:count])]
+  def _drawn(self, clips: Clips, count: int) -> Clips:
+    order = np.random.default_rng(self.seed).permutation(len(clips.names))
+    return clips.named(clips.names[i] for i in sorted(order[:count]))
 
-  def _of_files(self, paths: list[str]) -> Set:
-    found = self._hear((path, audio.read(path, self.sample_rate)) for path in paths)
-    return found, [origins.work_of(pathlib.Path(path).stem) for path in paths]
+  def _of_files(self, clips: Clips) -> Set:
+    found = self._hear(clips.batches(self.sample_rate))
+    return found, [origins.work_of(name) for name in clips.names]
 
   def _of_records(self, train, count: int) -> Set:
     fields = [name for name in ("work",) if name in train.features]
-    works = []
+    works, samples = [], round(self.seconds * self.sample_rate)
 
     def waveforms():
       for row in train.rows(("id", "waveform", *fields), count):
-        name = row["id"].decode()
+        name, found = row["id"].decode(), len(row["waveform"]) / self.sample_rate
+        if len(row["waveform"]) < samples:
+          wanted = f"wanted {self.seconds:g} s or more, found {found:.2f} s"
+          raise ValueError(f"{train.directory}: {name}: {wanted}")
         works.append(row["work"].decode() if fields else origins.work_of(name))
-        yield f"{train.directory}: {name}", audio.from_int16(row["waveform"])
+        yield audio.from_int16(row["waveform"][:samples])
 
-    return self._hear(waveforms()), works
+    return self._hear(stacked(waveforms())), works
 
-  def _hear(self, clips) -> dict[str, np.ndarray]:
-    """representation.hear of (name, waveform [samples]) of clips."""
-    samples = round(self.seconds * self.sample_rate)
-    found, batch = [], []
-    for name, waveform in clips:
-      if len(waveform) < samples - 1:  # resampling may round the length down
-        length = len(waveform) / self.sample_rate
-        raise ValueError(f"{name}: wanted {self.seconds:g} s or more, found {length:.2f} s")
-      batch.append(np.pad(waveform[:samples], (0, max(0, samples - len(waveform)))))
-      if len(batch) == _BATCH:
-        found.append(representation.hear(np.stack(batch), self.sample_rate))
-        batch = []
-    if batch:
-      found.append(representation.hear(np.stack(batch), self.sample_rate))
+  def _hear(self, batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """representation.hear of batches of waveforms [clips, samples]."""
+    found = [representation.hear(rows, self.sample_rate) for rows in batches]
     return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
@@ -199,21 +189,12 @@ def _labels(columns: dict[str, list]) -> dict[str, np.ndarray]:
   if "key" in columns:
     try:
       keys = [adherence.parse_key(text.decode()) for text in columns["key"]]
+    except ValueError:
+      keys = []  # other data sets write keys in other ways, which the tables of labels show
+    if keys:
       rows = representation.keys_and_modes(keys)
       found |= {name: each.mean(axis=0) for name, each in rows.items()}
-    except (
-      ValueError
-    ):  # other data sets write keys in other ways, which are in the tables of labels
-      pass
   if "bpm" in columns:
     bpm = np.array(columns["bpm"], np.float64).ravel()
     found["tempo"] = representation.tempi(bpm[np.isfinite(bpm)]).mean(axis=0)
   return found
-
-
-def _files(pattern: str) -> list[str]:
-  paths = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
-  paths = [path for path in paths if pathlib.Path(path).is_file()]
-  if not paths:
-    raise ValueError(f"{pattern}: no such files")
-  return paths
