@@ -211,7 +211,7 @@ def test_prompts_of_a_table_are_named_as_its_files(bundle, tmp_path):
   paths = write(bundle, tmp_path / "out", prompt="", prompts=str(table), format="flac")
   assert [p.rpartition("/")[2] for p in paths] == ["a_1.flac", "b.flac"]
   for text, message in (
-    ("file,caption\na.wav,x\na.flac,y\n", "clips.csv:3: wanted a file of its own"),
+    ("file,caption\na.wav,x\na.flac,y\n", "clips.csv:3: a second row of a"),
     ("file,caption\na.wav, \n", "clips.csv:2: the caption of a.wav is empty"),
     ("file,caption\n", "clips.csv: no rows"),
     ("file,text\na.wav,x\n", "clips.csv:1: wanted a column caption"),

@@ -1,4 +1,4 @@
-"""Records of audio as files, with a table of what is known of them: the inverse of a folder's."""
+"""Records of audio as files, and the table of what is known of them."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ import pathlib
 import re
 
 from musiclm_jax import audio, storage
+from musiclm_jax.datasets import table_rows
 from musiclm_jax.quiet import quiet
 from musiclm_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -68,6 +69,30 @@ def write_table(path: str, rows: list[dict]) -> None:
   writer.writeheader()
   writer.writerows(rows)
   storage.write_text(pathlib.Path(path), text.getvalue())
+
+
+def read_table(path: str, wanted: tuple[str, ...] = ("file",)) -> dict[str, dict[str, str]]:
+  """{name: {column: value}} of a CSV with the columns `wanted`, of which none may be empty; a
+  clip's name is its file's, without folders and ending.
+
+  Raises ValueError as `table_rows.read_rows`, and with the line for an empty value or a second row
+  of one name; also where there are no rows.
+  """
+  rows: dict[str, dict[str, str]] = {}
+
+  def take(line: int, row: dict[str, str]) -> None:
+    name = pathlib.Path(row["file"]).stem
+    for column in wanted:
+      if not row[column].strip():
+        raise ValueError(f"the {column} of {row['file']} is empty")
+    if name in rows:
+      raise ValueError(f"a second row of {name}")
+    rows[name] = row
+
+  table_rows.read_rows(path, wanted, take)
+  if not rows:
+    raise ValueError(f"{path}: no rows")
+  return rows
 
 
 def _text(value):

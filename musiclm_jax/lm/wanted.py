@@ -1,10 +1,9 @@
 """What `musiclm generate` asks of the music: the prompts, and what holds for all of them."""
 
 import dataclasses
-import pathlib
 
 from musiclm_jax import audio
-from musiclm_jax.datasets import table_rows
+from musiclm_jax.datasets.clip_files import read_table
 from musiclm_jax.lm.composer import Composer
 from musiclm_jax.lm.prompts import (
   Prompt,
@@ -66,7 +65,8 @@ class Wanted:
     if prompt:
       return {"": story_of(self.prompt)}
     if self.prompts.lower().endswith(".csv"):
-      return {name: story_of(text) for name, text in _captions(self.prompts).items()}
+      rows = read_table(self.prompts, ("file", "caption"))
+      return {name: story_of(row["caption"].strip()) for name, row in rows.items()}
     return {f"{i:02}": story_of(text) for i, text in enumerate(read_prompts(self.prompts))}
 
   def beside(self, composer: Composer, seconds: float) -> dict:
@@ -106,21 +106,3 @@ def _heard(prompt: Prompt) -> Prompt:
   for path, _ in prompt.sounds:
     audio.header(path)
   return prompt
-
-
-def _captions(path: str) -> dict[str, str]:
-  """{name of the file without ending: caption} of a CSV."""
-  found: dict[str, str] = {}
-
-  def take(line: int, row: dict[str, str]) -> None:
-    name = pathlib.Path(row["file"]).stem
-    if not name or name in found:
-      raise ValueError(f"wanted a file of its own, found {row['file']!r}")
-    if not row["caption"].strip():
-      raise ValueError(f"the caption of {row['file']} is empty")
-    found[name] = row["caption"].strip()
-
-  table_rows.read_rows(path, ("file", "caption"), take)
-  if not found:
-    raise ValueError(f"{path}: no rows")
-  return found

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import soxr
 
 from musiclm_jax import storage
+from musiclm_jax.datasets.clip_files import read_table
 from musiclm_jax.datasets.file_table import subset_hash
 from musiclm_jax.export import bundle as bundles
 from musiclm_jax.ranges import PositiveFloat, PositiveInt, Seed
@@ -84,7 +85,7 @@ def _rows(
   systems: dict[str, Clips], material: Material, seconds: float, out: pathlib.Path
 ) -> Iterator[tuple[str, Judged]]:
   """(name, what is judged) of every row, the anchors before and after the systems."""
-  facts = table.read(material.clip_table) if material.clip_table else {}
+  facts = read_table(material.clip_table) if material.clip_table else {}
   reference = find(material.reference, seconds) if material.reference else None
   real = find(material.real, seconds) if material.real else None
   first = next(iter(systems.values()))

@@ -1,29 +1,7 @@
 """The table of what is known of clips: their captions, works, tempi and keys."""
 
-import pathlib
-
-from musiclm_jax.datasets import table_rows
-
 FACTS = ("captions", "bpm", "key")  # fields of score.Judged
 _COLUMNS = {"captions": "caption", "bpm": "bpm", "key": "key"}
-
-
-def read(path: str) -> dict[str, dict[str, str]]:
-  """{name: {column: value}} of a CSV with a column `file`; a clip's name is its file's, without
-  folders and ending.
-
-  Raises ValueError as `table_rows.read_rows`, and for two rows of one name.
-  """
-  rows: dict[str, dict[str, str]] = {}
-
-  def take(line: int, row: dict[str, str]) -> None:
-    name = pathlib.Path(row["file"]).stem
-    if name in rows:
-      raise ValueError(f"a second row of {name}")
-    rows[name] = row
-
-  table_rows.read_rows(path, ("file",), take)
-  return rows
 
 
 def works(rows: dict[str, dict[str, str]], names: tuple[str, ...]) -> tuple[str, ...]:
